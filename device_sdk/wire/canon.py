@@ -1,0 +1,35 @@
+"""Canonical bytes: what every proof, mac and computed id is taken over.
+
+Owns the one encoding of a list of items into bytes that cannot be read two ways. Source: docs/protocol.md,
+section "Identities, keys, bytes". Runs on MicroPython.
+"""
+
+_MAX_INTEGER = (1 << 64) - 1
+
+
+def canon(label, *items):
+    """The label and each item as a 4-byte big-endian length and its bytes.
+
+    Strings are UTF-8, integers 8 bytes big-endian, bytes raw, None empty. Raises TypeError for anything else (bool
+    among it) and ValueError for an integer outside 0..2**64-1.
+    """
+    out = bytearray()
+    for item in (label,) + items:
+        raw = _item_bytes(item)
+        out += len(raw).to_bytes(4, "big")
+        out += raw
+    return bytes(out)
+
+
+def _item_bytes(item):
+    if item is None:
+        return b""
+    if isinstance(item, str):
+        return item.encode("utf-8")
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return bytes(item)
+    if isinstance(item, int) and not isinstance(item, bool):
+        if not 0 <= item <= _MAX_INTEGER:
+            raise ValueError("integer out of range")
+        return item.to_bytes(8, "big")
+    raise TypeError("cannot take " + str(type(item)))

@@ -1,0 +1,36 @@
+"""What changes seldom and every rule may read: groups, products, release keys, environments.
+
+An immutable snapshot; storage loads a new one when its revision has changed. Values only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from service.domain.credential import CredentialKind
+from service.domain.group import Group
+from service.domain.product import Product, ReleaseKey
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    host: str
+    port: int
+    tls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    name: str
+    endpoints: Mapping[CredentialKind, Endpoint]  # the kinds of credential that this environment's broker takes
+    ca_pem: str | None = None  # what devices verify its endpoints with; also the issuer of client certificates
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    rev: int  # rises with every change of groups, products, versions, targets or release keys
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    products: Mapping[str, Product] = field(default_factory=dict)  # by product_id
+    release_keys: Mapping[str, ReleaseKey] = field(default_factory=dict)  # by key_id
+    environments: Mapping[str, Environment] = field(default_factory=dict)

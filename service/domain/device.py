@@ -1,0 +1,83 @@
+"""A device with its thing and credentials: the aggregate that every rule works on.
+
+Values and the TRANSITIONS tables of device and firmware states; no I/O, no clock. Source: docs/protocol.md, sections
+4 and 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from service.domain.credential import Credential
+from service.domain.thing import Thing
+from service.errors import Secret
+
+
+class DeviceState(StrEnum):
+    REGISTERED = "registered"  # the device's turn: power up and activate
+    ACTIVATED = "activated"  # the device's turn: confirm its first credential
+    CONFIRMED = "confirmed"  # in service
+    BLOCKED = "blocked"  # the operator's turn
+    REPLACED = "replaced"  # nobody's turn: another device holds its thing
+    RETIRED = "retired"  # nobody's turn: told to wipe its credentials
+
+
+class FirmwareState(StrEnum):
+    OFFERED = "offered"  # the device's turn
+    ACCEPTED = "accepted"
+    DEFERRED = "deferred"
+    DOWNLOADING = "downloading"
+    DOWNLOADED = "downloaded"
+    VERIFIED = "verified"
+    INSTALLING = "installing"
+    REBOOTING = "rebooting"
+    CONFIRMED = "confirmed"  # booted and reported itself
+    FAILED = "failed"  # the device keeps its old firmware and says why
+    ROLLED_BACK = "rolled_back"  # the old version was seen again after rebooting
+
+
+class KeyAlgorithm(StrEnum):
+    ED25519 = "ed25519"
+    ECDSA_P256 = "ecdsa_p256"  # SHA-256, signature r||s, 64 bytes
+    RSA_PSS = "rsa_pss"  # SHA-256
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    index: int  # 0..7
+    algorithm: KeyAlgorithm
+    spki: bytes  # DER SubjectPublicKeyInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Firmware:
+    """What the device last said of its firmware."""
+
+    state: FirmwareState | None = None
+    version_id: str | None = None  # which version that state is about
+    progress: int | None = None  # percent
+    cause: str | None = None
+    installing_boot_count: int | None = None  # confirmed needs a boot above this
+    confirmed_seq: int = 0
+    reported_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    device_id: str
+    group_id: str
+    serial: str
+    state: DeviceState
+    registered_at: datetime
+    key: Secret | None = None  # K: kind individual; for derived and group it is derived from the group's secret
+    public_keys: tuple[PublicKey, ...] = ()
+    ou: str | None = None  # its own allocation, before the group's default
+    environment: str | None = None
+    boot_count: int = 0  # highest proven
+    model: str | None = None
+    caps: tuple[str, ...] = ()
+    firmware: Firmware = Firmware()
+    thing: Thing | None = None
+    credentials: tuple[Credential, ...] = ()  # every row that is still kept, oldest first
