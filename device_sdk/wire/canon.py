@@ -7,7 +7,7 @@ section "Identities, keys, bytes". Runs on MicroPython.
 _MAX_INTEGER = (1 << 64) - 1
 
 
-def canon(label, *items):
+def canon(label: str, *items: "str | bytes | int | None") -> bytes:
     """The label and each item as a 4-byte big-endian length and its bytes.
 
     Strings are UTF-8, integers 8 bytes big-endian, bytes raw, None empty. Raises TypeError for anything else (bool
@@ -21,7 +21,7 @@ def canon(label, *items):
     return bytes(out)
 
 
-def _item_bytes(item):
+def _item_bytes(item: "str | bytes | int | None") -> bytes:
     if item is None:
         return b""
     if isinstance(item, str):

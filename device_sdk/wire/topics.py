@@ -11,27 +11,27 @@ BOOTSTRAP = "b"
 OPERATIONAL = "c"
 
 
-def up(space, owner, verb, root=ROOT):
+def up(space: str, owner: str, verb: str, root: str = ROOT) -> str:
     """Where `owner` (a session in space "b", a credential in "c") publishes a request."""
     return root + "/" + space + "/" + owner + "/up/" + verb
 
 
-def down(space, owner, verb, root=ROOT):
+def down(space: str, owner: str, verb: str, root: str = ROOT) -> str:
     """Where the reply to `verb`, or a push of that name, arrives."""
     return root + "/" + space + "/" + owner + "/dn/" + verb
 
 
-def down_filter(space, owner, root=ROOT):
+def down_filter(space: str, owner: str, root: str = ROOT) -> str:
     """What a device subscribes to once: its own pushes and replies, exactly one level deep."""
     return root + "/" + space + "/" + owner + "/dn/+"
 
 
-def up_filter(space, root=ROOT):
+def up_filter(space: str, root: str = ROOT) -> str:
     """What the service subscribes to."""
     return root + "/" + space + "/+/up/+"
 
 
-def parse(topic, root=ROOT):
+def parse(topic: str, root: str = ROOT) -> "tuple[str, str, str, str] | None":
     """(space, owner, direction, verb) of a topic that is ours in form, else None.
 
     The root may hold several levels. The owner must be 32 lower-case hex and the verb 1-16 lower-case letters; nothing
