@@ -1,0 +1,248 @@
+"""The service's own keys in one file of mode 0600, and the sealer that encrypts secrets at rest with them.
+
+Owns the file's format, its checks and its rotation. Must not log or show a key. Storage seals with it; the pipeline
+takes nonce keys and the service key from it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from service.errors import Secret
+
+KEY_BYTES = 32
+KID_CHARS = 8
+NONCE_BYTES = 12
+
+RandomBytes = Callable[[int], bytes]
+
+
+class KeyFileError(Exception):
+    """The key file is missing, open to others, damaged or holds a known key; the service must not start."""
+
+
+class SealError(Exception):
+    """A sealed value was not made by us for its place, or its key is gone."""
+
+
+class Sealer:
+    """AES-256-GCM under named keys: seals with the current one, opens with any.
+
+    A sealed value is the key's id (8 ASCII characters), a 12-byte nonce and the ciphertext with its tag. `aad` names
+    the place (table, column, row), so that a value moved elsewhere does not open.
+    """
+
+    __slots__ = ("_ciphers", "_current", "_random")
+
+    def __init__(self, current: str, keys: dict[str, Secret], *, random_bytes: RandomBytes = os.urandom) -> None:
+        if current not in keys:
+            raise KeyFileError("the current sealing key is not in the file")
+        self._current = current
+        self._ciphers = {kid: AESGCM(key.reveal()) for kid, key in keys.items()}
+        self._random = random_bytes
+
+    @property
+    def current_kid(self) -> str:
+        """The id of the key that new values are sealed with."""
+        return self._current
+
+    def seal(self, plaintext: bytes, aad: bytes) -> bytes:
+        nonce = self._random(NONCE_BYTES)
+        return self._current.encode("ascii") + nonce + self._ciphers[self._current].encrypt(nonce, plaintext, aad)
+
+    def open(self, sealed: bytes, aad: bytes) -> bytes:
+        """The plaintext. Raises SealError for an unknown key id, a wrong place or damaged bytes."""
+        kid = kid_of(sealed)
+        cipher = self._ciphers.get(kid)
+        if cipher is None:
+            raise SealError("sealed under a key that this file does not hold")
+        try:
+            return cipher.decrypt(sealed[KID_CHARS : KID_CHARS + NONCE_BYTES], sealed[KID_CHARS + NONCE_BYTES :], aad)
+        except (InvalidTag, ValueError) as error:
+            raise SealError("sealed value does not open here") from error
+
+
+def kid_of(sealed: bytes) -> str:
+    """Which key a value was sealed under (so that a rotation finds what is left to do)."""
+    return sealed[:KID_CHARS].decode("ascii", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """The keys of one data directory. `nonce_previous` is None until the first rotation."""
+
+    seal_current: str
+    seal_keys: dict[str, Secret]
+    nonce_current: Secret
+    nonce_previous: Secret | None
+    service_key: Secret  # Ed25519, raw private bytes
+
+    @classmethod
+    def create(cls, path: Path, *, random_bytes: RandomBytes = os.urandom) -> KeyFile:
+        """Make new keys and write the file. Raises KeyFileError when there is one already."""
+        if path.exists():
+            raise KeyFileError(f"{path.name} exists already; it is not replaced")
+        seal = Secret(random_bytes(KEY_BYTES))
+        kid = _kid(seal)
+        made = cls(
+            seal_current=kid,
+            seal_keys={kid: seal},
+            nonce_current=Secret(random_bytes(KEY_BYTES)),
+            nonce_previous=None,
+            service_key=Secret(random_bytes(KEY_BYTES)),
+        )
+        made.check()
+        made.write(path)
+        return made
+
+    @classmethod
+    def load(cls, path: Path) -> KeyFile:
+        """Read and check the file. Raises KeyFileError with what to do about it."""
+        # 1. Only the owner may have had a look at it. Checked on the open file, so that it is not swapped in between.
+        text = _read_private(path)
+        # 2. Its form.
+        try:
+            loaded = _from_json(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+            raise KeyFileError(f"{path.name} is damaged; restore it from a backup") from error
+        # 3. No key that others know.
+        loaded.check()
+        return loaded
+
+    def check(self) -> None:
+        """Refuse wrong lengths, repeated keys and keys that everyone knows. Raises KeyFileError."""
+        keys = [*self.seal_keys.values(), self.nonce_current, self.service_key]
+        if self.nonce_previous is not None:
+            keys.append(self.nonce_previous)
+        for key in keys:
+            raw = key.reveal()
+            if len(raw) != KEY_BYTES:
+                raise KeyFileError("a key has the wrong length")
+            if _is_known(raw):
+                raise KeyFileError("a key is a known or default one; make a new key file")
+        if len({key.reveal() for key in keys}) != len(keys):
+            raise KeyFileError("two keys are the same; make a new key file")
+        if self.seal_current not in self.seal_keys or any(_kid(key) != kid for kid, key in self.seal_keys.items()):
+            raise KeyFileError("a key does not fit its id")
+
+    def write(self, path: Path) -> None:
+        """Replace the file atomically, mode 0600, flushed to disk with its directory."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                json.dump(self._to_json(), file, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def rotate_seal(self, *, random_bytes: RandomBytes = os.urandom) -> KeyFile:
+        """With a new current sealing key; the old ones still open what they sealed. Call write() with the result."""
+        key = Secret(random_bytes(KEY_BYTES))
+        return replace(self, seal_current=_kid(key), seal_keys={**self.seal_keys, _kid(key): key})
+
+    def retire_seal_keys(self) -> KeyFile:
+        """Without the sealing keys that are not current; only after every value has been sealed again."""
+        return replace(self, seal_keys={self.seal_current: self.seal_keys[self.seal_current]})
+
+    def rotate_nonce(self, *, random_bytes: RandomBytes = os.urandom) -> KeyFile:
+        """With a new nonce key; the present one becomes the previous one and is accepted until the next rotation."""
+        return replace(self, nonce_current=Secret(random_bytes(KEY_BYTES)), nonce_previous=self.nonce_current)
+
+    def rotate(self, *, random_bytes: RandomBytes = os.urandom) -> KeyFile:
+        """Both rotations. The service key stays, because devices hold its public part."""
+        return self.rotate_seal(random_bytes=random_bytes).rotate_nonce(random_bytes=random_bytes)
+
+    def sealer(self) -> Sealer:
+        return Sealer(self.seal_current, self.seal_keys)
+
+    def nonce_keys(self) -> tuple[Secret, ...]:
+        """The current key and, after a rotation, the previous one."""
+        return (self.nonce_current,) if self.nonce_previous is None else (self.nonce_current, self.nonce_previous)
+
+    def service_private_key(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.service_key.reveal())
+
+    def service_public_key(self) -> bytes:
+        """32 raw bytes, as `public_key` devices hold it."""
+        return self.service_private_key().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    def _to_json(self) -> dict[str, Any]:
+        return {
+            "seal": {"current": self.seal_current, "keys": {kid: _b64(key) for kid, key in self.seal_keys.items()}},
+            "nonce": {
+                "current": _b64(self.nonce_current),
+                "previous": None if self.nonce_previous is None else _b64(self.nonce_previous),
+            },
+            "service_key": _b64(self.service_key),
+        }
+
+
+def _from_json(data: Any) -> KeyFile:
+    previous = data["nonce"]["previous"]
+    return KeyFile(
+        seal_current=data["seal"]["current"],
+        seal_keys={kid: _key(text) for kid, text in data["seal"]["keys"].items()},
+        nonce_current=_key(data["nonce"]["current"]),
+        nonce_previous=None if previous is None else _key(previous),
+        service_key=_key(data["service_key"]),
+    )
+
+
+def _read_private(path: Path) -> str:
+    try:
+        with path.open(encoding="ascii") as file:
+            found = os.fstat(file.fileno())
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                raise KeyFileError(f"{path.name} can be read by others; make new keys, or chmod 600 if nobody has")
+            return file.read()
+    except FileNotFoundError as error:
+        raise KeyFileError(f"{path.name} is missing; run `firstlight init`") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyFileError(f"{path.name} cannot be read") from error
+
+
+def _kid(key: Secret) -> str:
+    """8 hex characters computed from the key, so that an id never names two keys."""
+    return hashlib.sha256(b"firstlight seal key id" + key.reveal()).hexdigest()[:KID_CHARS]
+
+
+def _is_known(raw: bytes) -> bool:
+    """Whether a key is one byte repeated, a plain count, or a word repeated or padded with zeros: never from a generator."""
+    few_values = len(set(raw)) < 8
+    counting = len({(b - a) % 256 for a, b in pairwise(raw)}) == 1
+    printable = all(0x20 <= b <= 0x7E for b in raw.rstrip(b"\0"))
+    return few_values or counting or printable
+
+
+def _b64(key: Secret) -> str:
+    return base64.b64encode(key.reveal()).decode("ascii")
+
+
+def _key(text: str) -> Secret:
+    return Secret(base64.b64decode(text, validate=True))
