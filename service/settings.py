@@ -1,0 +1,239 @@
+"""What an installation is: where its data lies, which environments it serves and how it logs.
+
+Owns the form of `firstlight.toml` and of the environment variables that override it. Must not open a connection, make
+a file or hold a secret: passwords and keys are named by the files that hold them. Used by app.py and the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+CONFIG_NAME = "firstlight.toml"
+ENV_PREFIX = "FIRSTLIGHT_"
+ENV_NESTED = "__"
+
+BrokerKind = Literal["embedded", "mosquitto", "none"]
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used; the text is one line that says where and why."""
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser()
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+AnyPath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EndpointSettings(_Part):
+    """Where devices connect, as they see it."""
+
+    host: str = Field(min_length=1, max_length=253)
+    port: Port
+    tls: bool = True
+
+
+class LinkSettings(_Part):
+    """How the service itself reaches one broker. `password_file` holds the password as its first line."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
+    port: Port
+    username: str | None = None
+    password_file: AnyPath | None = None
+    ca_file: AnyPath | None = None  # set: TLS, verified with this CA
+    share: str | None = None  # group of a shared subscription, where the broker has them
+
+
+class EndpointsSettings(_Part):
+    bootstrap: EndpointSettings
+    api_key: EndpointSettings | None = None
+    x509: EndpointSettings | None = None
+
+
+class LinksSettings(_Part):
+    bootstrap: LinkSettings
+    operational: LinkSettings
+
+
+class PidFilesSettings(_Part):
+    """Where each Mosquitto writes its process id, so that it can be told to read its files again."""
+
+    bootstrap: AnyPath | None = None
+    operational: AnyPath | None = None
+
+
+class EnvironmentSettings(_Part):
+    """One deployment with its own brokers. With `embedded` the service runs them itself, on the endpoints' addresses."""
+
+    broker: BrokerKind
+    endpoints: EndpointsSettings
+    links: LinksSettings | None = None
+    pid_files: PidFilesSettings = PidFilesSettings()
+
+    @model_validator(mode="after")
+    def _fits_the_broker(self) -> Self:
+        if self.endpoints.api_key is None and self.endpoints.x509 is None:
+            raise ValueError("needs endpoints.api_key or endpoints.x509: devices must be able to log in somewhere")
+        if self.broker == "embedded":
+            if self.links is not None:
+                raise ValueError("an embedded broker takes no links: the service runs it")
+            if self.endpoints.x509 is not None or self.endpoints.api_key is None:
+                raise ValueError("the embedded broker knows API keys only: set endpoints.api_key, not endpoints.x509")
+            if self.endpoints.bootstrap.tls or self.endpoints.api_key.tls:
+                raise ValueError("the embedded broker speaks no TLS: set tls = false, and keep it on loopback")
+        elif self.links is None:
+            raise ValueError(f"broker = {self.broker!r} needs links.bootstrap and links.operational")
+        return self
+
+
+class StorageSettings(_Part):
+    path: Path | None = None  # default: firstlight.db in data_dir
+
+
+class HttpSettings(_Part):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8787, ge=0, le=65535)  # 0: any free port (it is logged)
+
+
+class LogSettings(_Part):
+    format: Literal["json", "text"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(BaseSettings):
+    """Everything that `firstlight serve` and the commands are told. Paths are absolute once loaded."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_NESTED, extra="forbid", frozen=True, case_sensitive=False
+    )
+
+    data_dir: AnyPath = Path("data")
+    storage: StorageSettings = StorageSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+    environments: dict[str, EnvironmentSettings] = Field(min_length=1)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file; nothing else is read."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    @property
+    def database_path(self) -> Path:
+        return self.storage.path or self.data_dir / "firstlight.db"
+
+    @property
+    def key_file(self) -> Path:
+        return self.data_dir / "keys.json"
+
+    @property
+    def images_dir(self) -> Path:
+        return self.data_dir / "images"
+
+    @property
+    def broker_dir(self) -> Path:
+        return self.data_dir / "broker"
+
+    def ca_dir(self, environment: str) -> Path:
+        """Where the CA of one environment lies: `ca.key` (private) and `ca.pem`."""
+        return self.data_dir / "ca" / environment
+
+
+def load_settings(config: Path) -> Settings:
+    """The settings of one file with the environment variables over them; relative paths are relative to the file.
+
+    Raises SettingsError when the file is missing, is not TOML, or holds an unknown or wrong key.
+    """
+    try:
+        values = tomllib.loads(config.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{config} is missing; run `firstlight init` first, or name it with --config") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{config} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config} is not TOML: {error}") from error
+    _refuse_unknown_variables(os.environ)
+    return make_settings(values, config.parent, source=config.name)
+
+
+def make_settings(values: Mapping[str, Any], base: Path, *, source: str = CONFIG_NAME) -> Settings:
+    """Settings from values already read; `base` is what relative paths are relative to. Raises SettingsError."""
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(f"{source}: {_one_line(error)}") from error
+    except ValueError as error:  # pydantic-settings: a variable that is not the JSON it should be
+        raise SettingsError(f"{source} or environment: {error}") from error
+    return _rooted(settings, base.absolute())
+
+
+def _rooted(settings: Settings, base: Path) -> Settings:
+    data_dir = base / settings.data_dir
+    storage = settings.storage
+    if storage.path is not None:
+        storage = storage.model_copy(update={"path": data_dir / storage.path.expanduser()})
+    environments = {
+        name: environment.model_copy(
+            update={
+                "links": None if environment.links is None else _rooted_links(environment.links, base),
+                "pid_files": PidFilesSettings(
+                    bootstrap=_under(base, environment.pid_files.bootstrap),
+                    operational=_under(base, environment.pid_files.operational),
+                ),
+            }
+        )
+        for name, environment in settings.environments.items()
+    }
+    return settings.model_copy(update={"data_dir": data_dir, "storage": storage, "environments": environments})
+
+
+def _rooted_links(links: LinksSettings, base: Path) -> LinksSettings:
+    def rooted(link: LinkSettings) -> LinkSettings:
+        paths = {"password_file": _under(base, link.password_file), "ca_file": _under(base, link.ca_file)}
+        return link.model_copy(update=paths)
+
+    return LinksSettings(bootstrap=rooted(links.bootstrap), operational=rooted(links.operational))
+
+
+def _under(base: Path, path: Path | None) -> Path | None:
+    return None if path is None else base / path
+
+
+def _refuse_unknown_variables(variables: Mapping[str, str]) -> None:
+    """A nested variable that names no section of ours is a slip of the pen, not something to ignore."""
+    for name in sorted(variables):
+        if name.upper().startswith(ENV_PREFIX) and ENV_NESTED in name:
+            section = name[len(ENV_PREFIX) :].split(ENV_NESTED)[0].lower()
+            if section not in Settings.model_fields:
+                known = ", ".join(sorted(Settings.model_fields))
+                raise SettingsError(f"environment variable {name}: no section {section!r}; there are {known}")
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first problem as `where: what`; the others are met one after the other. Values are not repeated."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    where = ".".join(str(part) for part in problem["loc"]) or "file"
+    words = {"extra_forbidden": "unknown key", "missing": "is missing"}
+    return f"{where}: {words.get(problem['type'], problem['msg'].removeprefix('Value error, '))}"

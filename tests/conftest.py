@@ -1,0 +1,66 @@
+"""What all tests share: which programs they need, and what is said of those that could not run.
+
+A test marked `mosquitto` or `micropython` is skipped where its program is missing, and the last lines of the run say so.
+With FIRSTLIGHT_REQUIRE_ALL or CI set, every skip is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+REQUIRE_ALL = bool(os.environ.get("FIRSTLIGHT_REQUIRE_ALL")) or os.environ.get("CI") == "true"
+
+
+def _missing(marker: str) -> str | None:
+    if marker == "mosquitto" and shutil.which("mosquitto", path=SEARCH) is None:
+        return "the mosquitto program is not installed"
+    if marker == "micropython":
+        if shutil.which("node", path=SEARCH) is None:
+            return "node is not installed"
+        if not (HERE / "micropython" / "node_modules").is_dir():
+            return "the MicroPython build for node is not installed (npm ci in tests/micropython)"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in ("mosquitto", "micropython"):
+        if item.get_closest_marker(marker) is not None and (reason := _missing(marker)):
+            pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be skipped: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    result = yield
+    skipped = Counter(
+        (report.nodeid.split("::")[0], _reason(report))
+        for report in terminalreporter.stats.get("skipped", [])
+        if hasattr(report, "nodeid")
+    )
+    if skipped:
+        terminalreporter.write_line("")
+        terminalreporter.write_line(f"NOT RUN: {sum(skipped.values())} tests were skipped:")
+        for (file, reason), count in sorted(skipped.items()):
+            terminalreporter.write_line(f"  {file}: {count}: {reason}")
+    return result
+
+
+def _reason(report) -> str:
+    longrepr = report.longrepr
+    text = longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)
+    return text.removeprefix("Skipped: ")
