@@ -1,0 +1,114 @@
+"""What the core needs of the device it runs on: flash, installer, crypto.
+
+Owns the three interfaces and Crypto in pure Python. Whoever embeds the core inherits and fills them in; the core calls
+them from start(), received() and tick() only, never from two threads. Runs on MicroPython.
+"""
+
+import hashlib
+
+from device_sdk.wire import keys
+
+TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class InstallError(Exception):
+    """The installer cannot do it; `cause` is a lower_snake word that the device reports, such as "no_space"."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Flash:
+    """A few small named values that survive a power loss. Names are 1-12 of `a-z 0-9 -`, values below 16 KiB."""
+
+    def load(self, name: str) -> "bytes | None":
+        """What was saved last, or None. May give damaged bytes: the core checks them."""
+        raise NotImplementedError
+
+    def save(self, name: str, data: bytes) -> None:
+        """Store durably before returning. A power loss may leave any mixture of old and new bytes under this name."""
+        raise NotImplementedError
+
+
+class Installer:
+    """The slot that does not run: where a new image is written, checked, and booted from on trial.
+
+    Any method may raise InstallError or OSError: the device keeps its old firmware and reports the cause.
+    """
+
+    def begin(self, image_id: str, size: int) -> None:
+        """Make room for `size` bytes. Called again for the same image (after a power loss): keep what was written."""
+        raise NotImplementedError
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write in any order; the same place may be written again. Need not be durable before sync()."""
+        raise NotImplementedError
+
+    def sync(self) -> None:
+        """Make every write so far durable. Called once a window, before the record of it."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read back `length` bytes from where they will boot."""
+        raise NotImplementedError
+
+    def install(self, version: "dict[str, Any]") -> None:
+        """Boot the written image next, once, on trial; without confirm() the boot after that is the old one again.
+
+        `version` has version_id, name, seq, image_id and size. May be called again for the same version.
+        """
+        raise NotImplementedError
+
+    def booted(self) -> "dict[str, Any]":
+        """What runs now: {"version_id": 32 hex or None (from the factory), "name": text or None, "trial": bool}."""
+        raise NotImplementedError
+
+    def confirm(self) -> None:
+        """What runs now is good: boot it from now on."""
+        raise NotImplementedError
+
+    def revert(self) -> None:
+        """Boot the old image from now on. A Reboot action follows."""
+        raise NotImplementedError
+
+    def healthy(self) -> bool:
+        """The product's own check of a new image, asked once after its first answered `online`."""
+        return True
+
+
+class Hash:
+    """A running SHA-256, as hashlib gives it."""
+
+    def update(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def digest(self) -> bytes:
+        raise NotImplementedError
+
+
+class Crypto:
+    """Hashes in pure Python; inherit to use hardware or a library, and for what Python alone does not have."""
+
+    def hmac_sha256(self, key: bytes, data: bytes) -> bytes:
+        return keys.hmac_sha256(key, data)
+
+    def sha256(self, data: bytes) -> bytes:
+        return hashlib.sha256(data).digest()
+
+    def sha256_new(self) -> "Any":
+        """A running SHA-256 with the methods of Hash."""
+        return hashlib.sha256()
+
+    def verify_ed25519(self, public_key: bytes, message: bytes, signature: bytes) -> "bool | None":  # noqa: ARG002
+        """Whether the signature fits; None where this device cannot tell (it then relies on mac and SHA-256)."""
+        return None
+
+    def make_csr(self) -> "tuple[bytes, str | None] | None":
+        """A new key's (certificate request as DER, private key as PEM or None if in hardware); None: API keys only."""
+        return None
+
+    def sign(self, message: bytes) -> "bytes | None":  # noqa: ARG002
+        """Sign with the device's private key (groups of kind public_key); None where it has none."""
+        return None
