@@ -1,0 +1,244 @@
+"""The link: one connection to one broker, made again for ever.
+
+Owns connecting, subscribing, receiving, acknowledging and publishing on aiomqtt. Knows topics only as filters and
+payloads only as bytes; never decides what a message means. Where it sits: below pipeline/inbound, above the socket.
+
+Nothing rests on broker sessions: each connect is clean, under a fresh random client id, and a message is acknowledged
+by its receiver after the commit. A connection that was lost makes its open acknowledgements no-ops, because the device
+repeats what was not answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiomqtt
+
+from device_sdk.wire import topics
+from service.errors import Secret
+from service.mqtt.port import Deliver, Inbound, LinkDown, Role
+
+if TYPE_CHECKING:
+    import paho.mqtt.client as paho_client
+    from paho.mqtt.client import SocketLike
+
+KEEPALIVE_S = 15  # a dead broker is noticed within 1.5 times this
+CONNECT_TIMEOUT_S = 10.0
+FIRST_RETRY_S = 0.2
+MAX_RETRY_S = 15.0
+STABLE_S = 30.0  # a connection that lasted this long starts the back-off anew
+YIELD_BYTES = 256 * 1024  # after so many bytes written without waiting, others get a turn
+_SPACES = {Role.BOOTSTRAP: topics.BOOTSTRAP, Role.OPERATIONAL: topics.OPERATIONAL}
+_NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # small replies do not wait for the peer's acknowledgement
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    host: str
+    port: int
+    username: str | None = None
+    password: Secret | None = None  # UTF-8
+    tls: ssl.SSLContext | None = None
+    root: str = topics.ROOT
+    share: str | None = None  # the group of `$share/{share}/...`, where the broker has shared subscriptions
+    keepalive_s: int = KEEPALIVE_S
+
+
+@dataclass(slots=True)
+class LinkState:
+    """What health and status show. Times are of the monotonic clock; counts are since the start of the process."""
+
+    connected_since: float | None = None
+    connects: int = 0
+    received: int = 0
+    sent: int = 0
+    last_error: str | None = None  # of the last failed or lost connection; holds no secret
+
+
+class MqttLink:
+    """One environment's bootstrap or operational broker, as the pipeline sees it. `run` never returns by itself."""
+
+    def __init__(
+        self,
+        environment: str,
+        role: Role,
+        settings: LinkSettings,
+        deliver: Deliver,
+        *,
+        client_id: Callable[[], str] = lambda: secrets.token_hex(16),
+        jitter: Callable[[], float] = random.random,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.environment = environment
+        self.role = role
+        self.settings = settings
+        self.state = LinkState()
+        self.connected = asyncio.Event()  # set while subscribed
+        self._deliver = deliver
+        self._client_id = client_id
+        self._jitter = jitter
+        self._monotonic = monotonic
+        self._paho: paho_client.Client | None = None  # None while not subscribed
+        self._writable = asyncio.Event()  # clear while paho holds bytes that the socket did not take
+        self._burst = 0  # bytes since this task last let others run
+
+    @property
+    def filter(self) -> str:
+        up = topics.up_filter(_SPACES[self.role], self.settings.root)
+        return f"$share/{self.settings.share}/{up}" if self.settings.share else up
+
+    async def run(self) -> None:
+        """Connect, and connect again after every loss, with jittered back-off, until cancelled."""
+        failures = 0
+        while True:
+            started = self._monotonic()
+            try:
+                await self._one_connection()
+            except (aiomqtt.MqttError, OSError, TimeoutError, ValueError) as error:
+                self.state.last_error = f"{type(error).__name__}: {error}"
+            if self._monotonic() - started >= STABLE_S:
+                failures = 0
+            delay_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(failures, 10))
+            failures += 1
+            await asyncio.sleep(delay_s * (0.5 + self._jitter()))
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Send at QoS 0; returns when the bytes have been handed to the socket. Raises LinkDown.
+
+        paho's own queue holds at most one message of each waiting caller's turn: while the socket takes no more,
+        callers wait here. A broker that reads nothing is ended by the keep-alive, which wakes them with LinkDown.
+        """
+        paho = self._paho
+        if paho is None:
+            raise LinkDown
+        while not self._writable.is_set():
+            await self._writable.wait()
+            if self._paho is not paho:
+                raise LinkDown
+        info = paho.publish(topic, payload, 0)
+        if info.rc != 0:
+            raise LinkDown
+        paho.loop_write()
+        if paho.want_write():
+            self._writable.clear()
+            await self._writable.wait()
+        if self._paho is not paho or not info.is_published():
+            raise LinkDown
+        self.state.sent += 1
+        self._burst += len(payload) + 256
+        if self._burst >= YIELD_BYTES:
+            self._burst = 0
+            await asyncio.sleep(0)
+
+    async def _one_connection(self) -> None:
+        settings = self.settings
+        client = aiomqtt.Client(
+            settings.host,
+            settings.port,
+            username=settings.username,
+            password=None if settings.password is None else settings.password.reveal().decode(),
+            identifier=self._client_id(),
+            clean_session=True,
+            keepalive=settings.keepalive_s,
+            timeout=CONNECT_TIMEOUT_S,
+            tls_context=settings.tls,
+            socket_options=_NODELAY,
+        )
+        paho = self._take_over(client)
+        try:
+            await self._hold(client, paho)
+        finally:
+            # A refused or unanswered CONNECT leaves aiomqtt's socket open.
+            if paho.disconnect() == 0:
+                paho.loop_write()
+
+    async def _hold(self, client: aiomqtt.Client, paho: paho_client.Client) -> None:
+        """Connect, subscribe and stay until the connection is lost, which raises."""
+        async with client:
+            try:
+                self._paho = paho  # before SUBSCRIBE: the first messages may come with the SUBACK
+                self._writable.set()
+                codes = await client.subscribe(self.filter, qos=1)
+                if any((code if isinstance(code, int) else code.value) >= 0x80 for code in codes):
+                    raise aiomqtt.MqttError(f"the broker refused the subscription {self.filter}")
+                self.state.connects += 1
+                self.state.connected_since = self._monotonic()
+                self.state.last_error = None
+                self.connected.set()
+                async for _ in client.messages:  # nothing comes this way; it raises when the connection is lost
+                    pass
+            finally:
+                self.connected.clear()
+                self._paho = None
+                self.state.connected_since = None
+                self._writable.set()  # whoever waits finds the link down
+
+    def _take_over(self, client: aiomqtt.Client) -> paho_client.Client:
+        """Acknowledge by hand, take messages without a task each, and learn when the socket takes bytes again.
+
+        aiomqtt acknowledges on receipt and offers no way to change that, hence the one private access of this project
+        to its paho client; all that is done with it is paho's public interface. A test fails if it goes away.
+        """
+        paho: paho_client.Client = client._client  # noqa: SLF001
+        paho.manual_ack_set(True)
+        state, deliver = self.state, self._deliver
+        loop, thread = asyncio.get_running_loop(), threading.get_ident()
+
+        def received(_client: object, _userdata: object, message: paho_client.MQTTMessage) -> None:
+            if message.retain:
+                return  # brokers refuse retained messages; one that is there all the same is nobody's request
+            state.received += 1
+            deliver(Inbound(self, message.topic, bytes(message.payload), _Acknowledgement(self, paho, message)))
+
+        def to_write(_client: object, _userdata: object, sock: SocketLike) -> None:
+            # Before the connection stands paho calls this from the thread that connects.
+            if threading.get_ident() == thread:
+                loop.call_soon(add_writer, sock)
+            else:
+                loop.call_soon_threadsafe(add_writer, sock)
+
+        def add_writer(sock: SocketLike) -> None:
+            if sock.fileno() >= 0 and paho.want_write():
+                loop.add_writer(sock.fileno(), write)
+
+        def write() -> None:
+            with contextlib.suppress(OSError):  # the reader meets the same error and ends the connection
+                paho.loop_write()
+
+        def drained(_client: object, _userdata: object, sock: SocketLike) -> None:
+            loop.remove_writer(sock.fileno())
+            self._writable.set()
+
+        paho.disable_logger()
+        paho.on_message = received
+        paho.on_publish = None
+        paho.on_socket_register_write = to_write
+        paho.on_socket_unregister_write = drained
+        return paho
+
+
+class _Acknowledgement:
+    """Acknowledges one message at most once, and only on the connection that it came by."""
+
+    __slots__ = ("_link", "_mid", "_paho", "_qos")
+
+    def __init__(self, link: MqttLink, paho: paho_client.Client, message: paho_client.MQTTMessage) -> None:
+        self._link = link
+        self._paho: paho_client.Client | None = paho
+        self._mid = message.mid
+        self._qos = message.qos
+
+    def __call__(self) -> None:
+        paho, self._paho = self._paho, None
+        if paho is not None and self._qos and self._link._paho is paho:  # noqa: SLF001
+            paho.ack(self._mid, self._qos)
