@@ -1,0 +1,165 @@
+"""The statements of the hot way: what one batch reads.
+
+Owns the one joined query for devices with their things and credentials, and the snapshot of the catalogue. Keys come
+in as one JSON parameter (json_each), so that a statement is the same for 1 and for 256 of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sqlalchemy import Select, String, and_, bindparam, column, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.domain.catalogue import Catalogue, Environment
+from service.domain.credential import Credential
+from service.domain.device import Device
+from service.storage import rows
+from service.storage.sealing import Sealer
+from service.storage.tables import (
+    credential,
+    device,
+    device_public_key,
+    meta,
+    product,
+    registration_group,
+    release_key,
+    thing,
+    version,
+)
+
+_DEVICE_COLUMNS = len(device.columns)
+_THING_COLUMNS = len(thing.columns)
+_VERSION_COLUMNS = tuple(one for one in version.columns if one.name != "added_at")
+
+
+def _wanted() -> Any:
+    """Ids of the devices that the asked serials and credentials belong to, each once."""
+    serials = func.json_each(bindparam("serials", type_=String)).table_valued(column("value", String), name="asked")
+    ids = func.json_each(bindparam("credential_ids", type_=String)).table_valued(column("value", String), name="logins")
+    by_serial = select(device.c.device_id).select_from(
+        serials.join(
+            device,
+            and_(
+                device.c.group_id == func.json_extract(serials.c.value, "$[0]"),
+                device.c.serial == func.json_extract(serials.c.value, "$[1]"),
+            ),
+        )
+    )
+    by_credential = select(credential.c.device_id).select_from(
+        ids.join(credential, credential.c.credential_id == ids.c.value)
+    )
+    return by_serial.union(by_credential).cte("wanted")
+
+
+_KEYS_OF_DEVICE = (
+    select(
+        func.json_group_array(
+            func.json_array(
+                device_public_key.c.key_index, device_public_key.c.algorithm, func.hex(device_public_key.c.spki)
+            ),
+            type_=String,
+        )
+    )
+    .where(device_public_key.c.device_id == device.c.device_id)
+    .correlate(device)
+    .scalar_subquery()
+)
+
+
+def _devices() -> Select[Any]:
+    wanted = _wanted()
+    # The thing that a device holds, or is named to take over.
+    of_device = or_(thing.c.holder_device_id == device.c.device_id, thing.c.successor_device_id == device.c.device_id)
+    return select(_KEYS_OF_DEVICE, *device.columns, *thing.columns, *credential.columns).select_from(
+        wanted.join(device, device.c.device_id == wanted.c.device_id)
+        .outerjoin(thing, of_device)
+        .outerjoin(credential, credential.c.device_id == device.c.device_id)
+    )
+
+
+_DEVICES = _devices()
+_SPKI = select(credential.c.spki_sha256).where(credential.c.spki_sha256.in_(bindparam("spki", expanding=True)))
+_NUMBERS = select(product.c.product_id, product.c.next_number)
+_REV = select(meta.c.value).where(meta.c.name == "catalogue_rev")
+
+
+async def devices(
+    connection: AsyncConnection,
+    sealer: Sealer,
+    *,
+    serials: Collection[tuple[str, str]] = (),
+    credential_ids: Collection[str] = (),
+) -> list[Device]:
+    """The devices behind these (group_id, serial) and credential ids, each once, with all that belongs to them."""
+    found = await connection.execute(
+        _DEVICES,
+        {"serials": json.dumps(list(serials)), "credential_ids": json.dumps(list(credential_ids))},
+    )
+    first: dict[str, tuple[Any, ...]] = {}
+    credentials: dict[str, list[Credential]] = {}
+    split = 1 + _DEVICE_COLUMNS + _THING_COLUMNS
+    for row in found.all():
+        values = tuple(row)
+        device_id = values[1]
+        if device_id not in first:
+            first[device_id] = values
+            credentials[device_id] = []
+        if values[split] is not None:
+            credentials[device_id].append(rows.credential_of(values[split:]))
+    return [_device(values, credentials[device_id], sealer) for device_id, values in first.items()]
+
+
+def _device(values: tuple[Any, ...], credentials: list[Credential], sealer: Sealer) -> Device:
+    of_thing = values[1 + _DEVICE_COLUMNS : 1 + _DEVICE_COLUMNS + _THING_COLUMNS]
+    if len(credentials) > 1:
+        credentials.sort(key=_created_at)
+    return rows.device_of(
+        values[1 : 1 + _DEVICE_COLUMNS],
+        values[0],
+        None if of_thing[0] is None else rows.thing_of(of_thing),
+        tuple(credentials),
+        sealer,
+    )
+
+
+def _created_at(one: Credential) -> Any:
+    return one.created_at
+
+
+async def spki_in_use(connection: AsyncConnection, asked: Collection[bytes]) -> frozenset[bytes]:
+    found = await connection.execute(_SPKI, {"spki": list(asked)})
+    return frozenset(found.scalars())
+
+
+async def next_numbers(connection: AsyncConnection) -> dict[str, int]:
+    return {row.product_id: row.next_number for row in await connection.execute(_NUMBERS)}
+
+
+async def catalogue_rev(connection: AsyncConnection) -> int:
+    return int((await connection.execute(_REV)).scalar_one())
+
+
+async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: Mapping[str, Environment]) -> Catalogue:
+    """The whole catalogue, in one transaction's view."""
+    rev = await catalogue_rev(connection)
+    groups = [rows.group_of(tuple(row), sealer) for row in await connection.execute(select(registration_group))]
+    targets = await connection.execute(
+        select(*_VERSION_COLUMNS).join(product, product.c.target_version_id == version.c.version_id)
+    )
+    versions = {one.version_id: one for one in (rows.version_of(tuple(row)) for row in targets)}
+    products = {}
+    for *of_product, target in await connection.execute(
+        select(product.c.product_id, product.c.name, product.c.hardware, product.c.target_version_id)
+    ):
+        products[of_product[0]] = rows.product_of(of_product, versions.get(target))
+    keys = await connection.execute(select(release_key.c.key_id, release_key.c.public_key, release_key.c.name))
+    return Catalogue(
+        rev=rev,
+        groups={group.group_id: group for group in groups},
+        products=products,
+        release_keys={key.key_id: key for key in (rows.release_key_of(tuple(row)) for row in keys)},
+        environments=environments,
+    )

@@ -1,0 +1,332 @@
+"""Between rows and domain values: the one place that knows which column is which field.
+
+Owns the conversions of devices, things, credentials, groups, products, versions and traces, in both directions; does
+no query. Rows come in as positional tuples in the column order of tables.py, because a batch reads thousands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from service.domain.changes import Trace
+from service.domain.credential import Credential, CredentialKind, CredentialState
+from service.domain.device import Device, DeviceState, Firmware, FirmwareState, KeyAlgorithm, PublicKey
+from service.domain.group import Group, KeyKind, Reactivation
+from service.domain.product import Product, ReleaseKey, Version
+from service.domain.thing import Thing
+from service.errors import Secret
+from service.storage.sealing import Sealer, device_key_aad, group_secret_aad
+
+Row = dict[str, Any]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+# A dictionary look-up is four times quicker than calling the enum, and a batch makes thousands of them.
+_DEVICE_STATES = {state.value: state for state in DeviceState}
+_FIRMWARE_STATES = {state.value: state for state in FirmwareState}
+_CREDENTIAL_KINDS = {kind.value: kind for kind in CredentialKind}
+_CREDENTIAL_STATES = {state.value: state for state in CredentialState}
+_NO_FIRMWARE = Firmware()
+
+
+def to_ms(at: datetime | None) -> int | None:
+    """Milliseconds since the epoch; what is finer is cut off. Naive times raise TypeError."""
+    return None if at is None else (at - _EPOCH) // _MS
+
+
+def from_ms(ms: int | None) -> datetime | None:
+    return None if ms is None else _EPOCH + timedelta(milliseconds=ms)
+
+
+def _at(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def device_row(device: Device) -> Row:
+    """All columns but the sealed key."""
+    firmware = device.firmware
+    return {
+        "device_id": device.device_id,
+        "group_id": device.group_id,
+        "serial": device.serial,
+        "state": device.state.value,
+        "registered_at": to_ms(device.registered_at),
+        "ou": device.ou,
+        "environment": device.environment,
+        "boot_count": device.boot_count,
+        "model": device.model,
+        "caps": json.dumps(device.caps) if device.caps else "[]",
+        "fw_state": firmware.state.value if firmware.state else None,
+        "fw_version_id": firmware.version_id,
+        "fw_progress": firmware.progress,
+        "fw_cause": firmware.cause,
+        "fw_installing_boot_count": firmware.installing_boot_count,
+        "fw_confirmed_seq": firmware.confirmed_seq,
+        "fw_reported_at": to_ms(firmware.reported_at),
+    }
+
+
+def sealed_key(device: Device, sealer: Sealer) -> bytes | None:
+    if device.key is None:
+        return None
+    return sealer.seal(device.key.reveal(), device_key_aad(device.device_id))
+
+
+def public_key_rows(device: Device) -> list[Row]:
+    return [
+        {"device_id": device.device_id, "key_index": key.index, "algorithm": key.algorithm.value, "spki": key.spki}
+        for key in device.public_keys
+    ]
+
+
+def thing_row(thing: Thing) -> Row:
+    return {
+        "thing_id": thing.thing_id,
+        "group_id": thing.group_id,
+        "product_id": thing.product_id,
+        "name": thing.name,
+        "ou": thing.ou,
+        "environment": thing.environment,
+        "holder_device_id": thing.holder_device_id,
+        "created_at": to_ms(thing.created_at),
+        "successor_device_id": thing.successor_device_id,
+        "installed_version_id": thing.installed_version_id,
+    }
+
+
+def credential_row(one: Credential) -> Row:
+    return {
+        "credential_id": one.credential_id,
+        "device_id": one.device_id,
+        "kind": one.kind.value,
+        "state": one.state.value,
+        "environment": one.environment,
+        "created_at": to_ms(one.created_at),
+        "expires_at": to_ms(one.expires_at),
+        "boot_count": one.boot_count,
+        "nonce": one.nonce,
+        "server_nonce": one.server_nonce,
+        "grant": one.grant,
+        "encoding": one.encoding,
+        "api_key_sha256": one.api_key_sha256,
+        "certificate_pem": one.certificate_pem,
+        "certificate_serial": one.certificate_serial,
+        "spki_sha256": one.spki_sha256,
+        "certificate_expires_at": to_ms(one.certificate_expires_at),
+        "confirmed_at": to_ms(one.confirmed_at),
+        "dropped_at": to_ms(one.dropped_at),
+        "drop_cause": one.drop_cause,
+        "revoked_at": to_ms(one.revoked_at),
+        "last_boot_count": one.last_boot_count,
+        "last_n": one.last_n,
+        "last_reply": one.last_reply,
+        "desired_rev": one.desired_rev,
+        "desired_doc": one.desired_doc,
+        "held_at": to_ms(one.held_at),
+        "awaits_operator": one.awaits_operator,
+        "approved": one.approved,
+        "last_heard_at": to_ms(one.last_heard_at),
+    }
+
+
+def trace_row(step: Trace) -> Row:
+    return {
+        "group_id": step.group_id,
+        "serial": step.serial,
+        "at": to_ms(step.at),
+        "trace_id": step.trace_id,
+        "verb": step.verb,
+        "step": step.step,
+        "code": step.code,
+        "cause": step.cause,
+        "detail": step.detail,
+        "credential_id": step.credential_id,
+    }
+
+
+def device_of(
+    row: Sequence[Any],
+    public_keys: str | None,
+    thing: Thing | None,
+    credentials: tuple[Credential, ...],
+    sealer: Sealer,
+) -> Device:
+    """From a row of `device` and what belongs to it; `public_keys` is a JSON array of [index, algorithm, SPKI hex]."""
+    (device_id, group_id, serial, state, registered_at, key_sealed, ou, environment, boot_count, model, caps, *fw) = row
+    return Device(
+        device_id=device_id,
+        group_id=group_id,
+        serial=serial,
+        state=_DEVICE_STATES[state],
+        registered_at=_at(registered_at),
+        key=None if key_sealed is None else Secret(sealer.open(key_sealed, device_key_aad(device_id))),
+        public_keys=() if not public_keys or public_keys == "[]" else public_keys_of(public_keys),
+        ou=ou,
+        environment=environment,
+        boot_count=boot_count,
+        model=model,
+        caps=() if caps == "[]" else tuple(json.loads(caps)),
+        firmware=_firmware_of(fw),
+        thing=thing,
+        credentials=credentials,
+    )
+
+
+def public_keys_of(text: str) -> tuple[PublicKey, ...]:
+    return tuple(
+        PublicKey(index, KeyAlgorithm(algorithm), bytes.fromhex(spki))
+        for index, algorithm, spki in sorted(json.loads(text))
+    )
+
+
+def _firmware_of(row: Sequence[Any]) -> Firmware:
+    state, version_id, progress, cause, installing_boot_count, confirmed_seq, reported_at = row
+    if reported_at is None and state is None and version_id is None and not confirmed_seq:
+        return _NO_FIRMWARE
+    return Firmware(
+        state=None if state is None else _FIRMWARE_STATES[state],
+        version_id=version_id,
+        progress=progress,
+        cause=cause,
+        installing_boot_count=installing_boot_count,
+        confirmed_seq=confirmed_seq,
+        reported_at=from_ms(reported_at),
+    )
+
+
+def thing_of(row: Sequence[Any]) -> Thing:
+    (thing_id, group_id, product_id, name, ou, environment, holder, created_at, successor, installed) = row
+    return Thing(
+        thing_id=thing_id,
+        group_id=group_id,
+        product_id=product_id,
+        name=name,
+        ou=ou,
+        environment=environment,
+        holder_device_id=holder,
+        created_at=_at(created_at),
+        successor_device_id=successor,
+        installed_version_id=installed,
+    )
+
+
+def credential_of(row: Sequence[Any]) -> Credential:
+    (credential_id, device_id, kind, state, environment, created_at, expires_at, *rest) = row
+    (boot_count, nonce, server_nonce, grant, encoding, api_key_sha256, pem, serial, spki_sha256, *rest) = rest
+    (certificate_expires_at, confirmed_at, dropped_at, drop_cause, revoked_at, *rest) = rest
+    (last_boot_count, last_n, last_reply, desired_rev, desired_doc, held_at, awaits, approved, last_heard_at) = rest
+    return Credential(
+        credential_id=credential_id,
+        device_id=device_id,
+        kind=_CREDENTIAL_KINDS[kind],
+        state=_CREDENTIAL_STATES[state],
+        environment=environment,
+        created_at=_at(created_at),
+        expires_at=_at(expires_at),
+        boot_count=boot_count,
+        nonce=nonce,
+        server_nonce=server_nonce,
+        grant=grant,
+        encoding=encoding,
+        api_key_sha256=api_key_sha256,
+        certificate_pem=pem,
+        certificate_serial=serial,
+        spki_sha256=spki_sha256,
+        certificate_expires_at=from_ms(certificate_expires_at),
+        confirmed_at=from_ms(confirmed_at),
+        dropped_at=from_ms(dropped_at),
+        drop_cause=drop_cause,
+        revoked_at=from_ms(revoked_at),
+        last_boot_count=last_boot_count,
+        last_n=last_n,
+        last_reply=last_reply,
+        desired_rev=desired_rev,
+        desired_doc=desired_doc,
+        held_at=from_ms(held_at),
+        awaits_operator=bool(awaits),
+        approved=bool(approved),
+        last_heard_at=from_ms(last_heard_at),
+    )
+
+
+def trace_of(row: Sequence[Any]) -> Trace:
+    (group_id, serial, at, trace_id, verb, step, code, cause, detail, credential_id) = row
+    return Trace(group_id, serial, _at(at), trace_id, verb, step, code, cause, detail, credential_id)
+
+
+def group_of(row: Sequence[Any], sealer: Sealer) -> Group:
+    (group_id, product_id, key_kind, sealed, self_registration, ou, environment, pending_expiry_s, reactivation) = row
+    return Group(
+        group_id=group_id,
+        product_id=product_id,
+        key_kind=KeyKind(key_kind),
+        secret=None if sealed is None else Secret(sealer.open(sealed, group_secret_aad(group_id))),
+        self_registration=bool(self_registration),
+        default_ou=ou,
+        default_environment=environment,
+        pending_expiry_s=pending_expiry_s,
+        reactivation=Reactivation(reactivation),
+    )
+
+
+def group_row(group: Group, sealer: Sealer) -> Row:
+    sealed = None if group.secret is None else sealer.seal(group.secret.reveal(), group_secret_aad(group.group_id))
+    return {
+        "group_id": group.group_id,
+        "product_id": group.product_id,
+        "key_kind": group.key_kind.value,
+        "secret_sealed": sealed,
+        "self_registration": group.self_registration,
+        "default_ou": group.default_ou,
+        "default_environment": group.default_environment,
+        "pending_expiry_s": group.pending_expiry_s,
+        "reactivation": group.reactivation.value,
+    }
+
+
+def version_of(row: Sequence[Any]) -> Version:
+    """From a row of `version` without `added_at`."""
+    (version_id, product_id, name, description, product, hardware, seq, image_id, size, signature, key_id) = row
+    return Version(
+        version_id=version_id,
+        product_id=product_id,
+        name=name,
+        description=description,
+        product=product,
+        hardware=hardware,
+        seq=seq,
+        image_id=image_id,
+        size=size,
+        signature=signature,
+        key_id=key_id,
+    )
+
+
+def version_row(version: Version, added_at: datetime) -> Row:
+    return {
+        "version_id": version.version_id,
+        "product_id": version.product_id,
+        "name": version.name,
+        "description": version.description,
+        "product": version.product,
+        "hardware": version.hardware,
+        "seq": version.seq,
+        "image_id": version.image_id,
+        "size": version.size,
+        "signature": version.signature,
+        "key_id": version.key_id,
+        "added_at": to_ms(added_at),
+    }
+
+
+def product_of(row: Sequence[Any], target: Version | None) -> Product:
+    (product_id, name, hardware) = row
+    return Product(product_id, name, hardware, target)
+
+
+def release_key_of(row: Sequence[Any]) -> ReleaseKey:
+    (key_id, public_key, name) = row
+    return ReleaseKey(key_id, public_key, name)

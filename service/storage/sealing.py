@@ -1,0 +1,28 @@
+"""What storage needs of the service's seal key: to keep secrets unreadable at rest.
+
+Owns the port and the names that a sealed value is bound to; credentials/keyfile.py implements it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+KID_BYTES = 8  # a sealed value begins with the id of its key, in ASCII
+
+
+class Sealer(Protocol):
+    def seal(self, plaintext: bytes, aad: bytes) -> bytes:
+        """Encrypt under the current key: key id, nonce, ciphertext."""
+        ...
+
+    def open(self, sealed: bytes, aad: bytes) -> bytes:
+        """Decrypt what `seal` made with the same `aad`. Raises ServiceError for an unknown key or a changed byte."""
+        ...
+
+
+def device_key_aad(device_id: str) -> bytes:
+    return b"device.key_sealed:" + device_id.encode()
+
+
+def group_secret_aad(group_id: str) -> bytes:
+    return b"registration_group.secret_sealed:" + group_id.encode()

@@ -1,0 +1,198 @@
+"""The pipeline's store on the database: one load, one save, one commit.
+
+Owns how aggregates become statements: it compares each device before and after, and writes the differences of all of
+them with one statement for each table and set of columns. Implements pipeline/ports.py; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+from sqlalchemy import Insert, Table, Update, bindparam, insert, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.domain.catalogue import Catalogue, Environment
+from service.domain.changes import Changes
+from service.domain.credential import CredentialState
+from service.domain.device import Device
+from service.pipeline.ports import Loaded
+from service.storage import queries, rows
+from service.storage.database import Database, Transaction
+from service.storage.tables import counter, credential, device, device_public_key, product, thing, trace
+
+T = TypeVar("T")
+Environments = Mapping[str, Environment]
+
+
+class SqlStore:
+    """Implements ports.Store. `environments` come from the settings and ride along in the catalogue."""
+
+    def __init__(self, database: Database, environments: Environments) -> None:
+        self._database = database
+        self._environments = environments
+        self._catalogue: Catalogue | None = None
+
+    @asynccontextmanager
+    async def batch(self) -> AsyncIterator[SqlBatch]:
+        async with self._database.write() as transaction:
+            batch = SqlBatch(transaction, await self._current(transaction.connection), self._database)
+            yield batch
+            if not batch.saved:
+                transaction.abandon()
+
+    async def catalogue(self) -> Catalogue:
+        """The newest committed catalogue, for those who only look."""
+        async with self._database.read() as connection:
+            return await self._current(connection)
+
+    async def _current(self, connection: AsyncConnection) -> Catalogue:
+        rev = await queries.catalogue_rev(connection)
+        if self._catalogue is None or self._catalogue.rev != rev:
+            self._catalogue = await queries.catalogue(connection, self._database.sealer, self._environments)
+        return self._catalogue
+
+
+class SqlBatch:
+    """Implements ports.Batch within one immediate transaction."""
+
+    def __init__(self, transaction: Transaction, catalogue: Catalogue, database: Database) -> None:
+        self._connection = transaction.connection
+        self._catalogue = catalogue
+        self._sealer = database.sealer
+        self.saved = False
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return self._catalogue
+
+    async def load(
+        self,
+        *,
+        serials: Collection[tuple[str, str]] = (),
+        credential_ids: Collection[str] = (),
+        spki: Collection[bytes] = (),
+    ) -> Loaded:
+        """Three queries, whatever is asked for and found: devices, SPKI hashes, numbers."""
+        found = await queries.devices(self._connection, self._sealer, serials=serials, credential_ids=credential_ids)
+        return Loaded(
+            by_serial={(one.group_id, one.serial): one for one in found},
+            by_credential={kept.credential_id: one for one in found for kept in one.credentials},
+            spki_in_use=await queries.spki_in_use(self._connection, spki),
+            next_numbers=await queries.next_numbers(self._connection),
+        )
+
+    async def save(self, changes: Changes) -> None:
+        """Devices, then things, then credentials, as foreign keys ask; dropped credentials before new and confirmed ones."""
+        devices, things, credentials = _Writes(device), _Writes(thing), _Writes(credential)
+        keys: list[rows.Row] = []
+        for before, after in changes.devices:
+            self._compare_device(before, after, devices, keys)
+            _compare_thing(before, after, things)
+            _compare_credentials(before, after, credentials)
+        for writes in (devices, things, credentials):
+            await writes.execute(self._connection)
+        await self._execute(insert(device_public_key), keys)
+        await self._execute(insert(trace), [rows.trace_row(step) for step in changes.traces])
+        await self._execute(
+            update(product).where(product.c.product_id == bindparam("of")).values(next_number=bindparam("number")),
+            [{"of": product_id, "number": number} for product_id, number in changes.numbers.items()],
+        )
+        await add_counters(self._connection, changes.counters)
+        self.saved = True
+
+    async def _execute(self, statement: Insert | Update, parameters: list[rows.Row]) -> None:
+        if parameters:
+            await self._connection.execute(statement, parameters)
+
+    def _compare_device(self, before: Device | None, after: Device, writes: _Writes, keys: list[rows.Row]) -> None:
+        if before is None:
+            writes.insert({**rows.device_row(after), "key_sealed": rows.sealed_key(after, self._sealer)})
+            keys.extend(rows.public_key_rows(after))
+            return
+        if before.device_id != after.device_id or before.public_keys != after.public_keys:
+            raise ValueError("a saved device keeps its id and its public keys")
+        changed = _difference(rows.device_row(before), rows.device_row(after))
+        if before.key != after.key:
+            changed["key_sealed"] = rows.sealed_key(after, self._sealer)
+        writes.update(after.device_id, changed)
+
+
+def _compare_thing(before: Device | None, after: Device, writes: _Writes) -> None:
+    old = before.thing if before is not None else None
+    new = after.thing
+    if new is None or new is old:
+        return
+    if old is None or old.thing_id != new.thing_id:
+        writes.insert(rows.thing_row(new))
+    else:
+        writes.update(new.thing_id, _changed(old, new, rows.thing_row))
+
+
+def _compare_credentials(before: Device | None, after: Device, writes: _Writes) -> None:
+    old = {one.credential_id: one for one in before.credentials} if before is not None else {}
+    for one in after.credentials:
+        was = old.pop(one.credential_id, None)
+        if was is None:
+            writes.insert(rows.credential_row(one))
+        elif was is not one:
+            # Only one may be confirmed at any moment, also between two statements.
+            first = one.state is CredentialState.DROPPED
+            writes.update(one.credential_id, _changed(was, one, rows.credential_row), first=first)
+    if old:
+        raise ValueError("a credential's row is dropped, not left out")
+
+
+def _changed(old: T, new: T, row: Callable[[T], rows.Row]) -> rows.Row:
+    return _difference(row(old), row(new))
+
+
+def _difference(old: rows.Row, new: rows.Row) -> rows.Row:
+    return {name: value for name, value in new.items() if value != old[name]}
+
+
+class _Writes:
+    """What happens to one table: rows to insert, and updates grouped by the columns that they change."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._first: dict[tuple[str, ...], list[rows.Row]] = {}
+        self._inserts: list[rows.Row] = []
+        self._updates: dict[tuple[str, ...], list[rows.Row]] = {}
+
+    def insert(self, row: rows.Row) -> None:
+        self._inserts.append(row)
+
+    def update(self, key: str, changed: rows.Row, *, first: bool = False) -> None:
+        if changed:
+            groups = self._first if first else self._updates
+            groups.setdefault(tuple(changed), []).append({**changed, "key_": key})
+
+    async def execute(self, connection: AsyncConnection) -> None:
+        for columns, parameters in self._first.items():
+            await connection.execute(_update(self._table, columns), parameters)
+        if self._inserts:
+            await connection.execute(insert(self._table), self._inserts)
+        for columns, parameters in self._updates.items():
+            await connection.execute(_update(self._table, columns), parameters)
+
+
+@cache
+def _update(table: Table, columns: tuple[str, ...]) -> Update:
+    (key,) = table.primary_key.columns
+    return update(table).where(key == bindparam("key_")).values({name: bindparam(name) for name in columns})
+
+
+_ADD = upsert(counter)
+_ADD_COUNTER = _ADD.on_conflict_do_update(
+    index_elements=[counter.c.name], set_={"value": counter.c.value + _ADD.excluded.value}
+)
+
+
+async def add_counters(connection: AsyncConnection, increments: Mapping[str, int]) -> None:
+    added: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in increments.items() if value]
+    if added:
+        await connection.execute(_ADD_COUNTER, added)
