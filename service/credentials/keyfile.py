@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service.errors import Secret
+from device_sdk.wire import codes
+from service.errors import Secret, ServiceError
 
 KEY_BYTES = 32
 KID_CHARS = 8
@@ -37,8 +38,11 @@ class KeyFileError(Exception):
     """The key file is missing, open to others, damaged or holds a known key; the service must not start."""
 
 
-class SealError(Exception):
-    """A sealed value was not made by us for its place, or its key is gone."""
+class SealError(ServiceError):
+    """A sealed value was not made by us for its place, or its key is gone. Code INTERNAL."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(codes.INTERNAL, "internal error", cause="seal_broken", detail=detail)
 
 
 class Sealer:

@@ -1,0 +1,272 @@
+"""One environment's certificate authority: device certificates for CSRs, server certificates, revocation lists.
+
+Owns the CA's key and what a certificate of ours looks like. Must not decide who gets one: handlers have checked the
+proof before. Files: `<directory>/ca.key` (mode 0600) and `ca.pem`. Source: RFC 5280, RFC 2986; docs/protocol.md 4.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+BACKDATE = timedelta(minutes=5)  # a device's clock may be behind
+DEVICE_LIFE = timedelta(days=365)
+CA_LIFE = timedelta(days=365 * 20)
+SERVER_LIFE = timedelta(days=365 * 2)
+CRL_LIFE = timedelta(days=365 * 10)  # Mosquitto refuses everyone once a list has lapsed
+MIN_RSA_BITS = 2048
+MAX_RSA_BITS = 8192  # a larger one costs the verifier too much
+SERIAL_BYTES = 20
+
+_DIGITAL_SIGNATURE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+_CA_USAGE = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+_NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
+_CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+
+
+class AuthorityError(Exception):
+    """The CA's files are missing, damaged or open to others."""
+
+
+class CsrError(ValueError):
+    """A CSR that is refused. `cause` names the counter, the text says what is wrong; neither holds its content."""
+
+    def __init__(self, cause: str, text: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A device certificate. `serial` is lower-case hex without leading zeros, as `certificate_serial` is stored."""
+
+    pem: str
+    serial: str
+    spki_sha256: bytes
+    expires_at: datetime
+
+
+def csr_spki_sha256(der: bytes) -> bytes | None:
+    """SHA-256 of the key in a CSR, or None when it cannot be read; for the look-up only, checks nothing."""
+    try:
+        return _spki_sha256(x509.load_der_x509_csr(der).public_key())
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+
+
+class Authority:
+    """Signs for one environment. Pure but for `create` and `load`: time and serial numbers are arguments."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self._key = key
+        self._certificate = certificate
+        self._key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+        self.ca_pem = _pem(certificate)
+
+    @classmethod
+    def create(cls, directory: Path, environment: str, now: datetime, *, serial: bytes | None = None) -> Authority:
+        """Make a P-256 CA that lives 20 years. Raises AuthorityError when there is one already."""
+        key_path, certificate_path = directory / "ca.key", directory / "ca.pem"
+        if key_path.exists() or certificate_path.exists():
+            raise AuthorityError(f"there is a CA for {environment} already; it is not replaced")
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Firstlight CA {environment}"[:64])])
+        certificate = (
+            _builder(name, name, key.public_key(), _serial(serial or os.urandom(SERIAL_BYTES)), now, CA_LIFE)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_CA_USAGE, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        _write_private(key_path, _key_pem(key))
+        certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        return cls(key, certificate)
+
+    @classmethod
+    def load(cls, directory: Path) -> Authority:
+        """Read the files of `create`. Raises AuthorityError."""
+        key_path = directory / "ca.key"
+        try:
+            if stat.S_IMODE(key_path.stat().st_mode) & 0o077:
+                raise AuthorityError("ca.key can be read by others; chmod 600 if nobody has, else make a new CA")
+            key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+            certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            raise AuthorityError("the CA's files are missing or damaged") from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise AuthorityError("ca.key and ca.pem do not belong together")
+        return cls(key, certificate)
+
+    def sign_csr(
+        self, der: bytes, credential_id: str, now: datetime, serial: bytes, life: timedelta = DEVICE_LIFE
+    ) -> Issued:
+        """The certificate for a device's CSR, with CN = credential_id. `serial` is 20 random bytes. Raises CsrError."""
+        # 1. It is a CSR. Its subject and its extensions are never looked at.
+        try:
+            csr = x509.load_der_x509_csr(der)
+            public = csr.public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise CsrError("csr_malformed", "the CSR cannot be read") from error
+        # 2. The key is of a kind and size that is good enough; before any arithmetic with it.
+        if not _is_good_key(public):
+            raise CsrError("csr_key_type", "the CSR's key must be ECDSA P-256 or P-384, Ed25519 or RSA of 2048 bits")
+        # 3. Whoever sent it holds the private key.
+        try:
+            valid = csr.is_signature_valid
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise CsrError("csr_signature", "the CSR's signature is of an unknown kind") from error
+        if not valid:
+            raise CsrError("csr_signature", "the CSR's signature is wrong")
+        # 4. The subject is ours, the extensions are fixed.
+        number = _serial(serial)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, credential_id)])
+        certificate = (
+            _builder(subject, self._certificate.subject, public, number, now, life)
+            .add_extension(_NOT_A_CA, critical=True)
+            .add_extension(_DIGITAL_SIGNATURE, critical=True)
+            .add_extension(_CLIENT, critical=False)
+            .add_extension(self._key_id, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return Issued(_pem(certificate), f"{number:x}", _spki_sha256(public), certificate.not_valid_after_utc)
+
+    def server_certificate(
+        self, names: Sequence[str], now: datetime, *, serial: bytes | None = None, life: timedelta = SERVER_LIFE
+    ) -> tuple[str, str]:
+        """(certificate PEM, private key PEM) for a broker known by these host names or addresses, the first as CN."""
+        if not names:
+            raise ValueError("a server certificate needs a name")
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+        certificate = (
+            _builder(
+                subject,
+                self._certificate.subject,
+                key.public_key(),
+                _serial(serial or os.urandom(SERIAL_BYTES)),
+                now,
+                life,
+            )
+            .add_extension(_NOT_A_CA, critical=True)
+            .add_extension(_DIGITAL_SIGNATURE, critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+            .add_extension(self._key_id, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return _pem(certificate), _key_pem(key).decode("ascii")
+
+    def render_crl(self, serials: Sequence[tuple[str, datetime]], now: datetime) -> str:
+        """The revocation list (PEM) of (certificate serial in hex, when it was revoked)."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._certificate.subject)
+            .last_update(now - BACKDATE)
+            .next_update(now + CRL_LIFE)
+            .add_extension(self._key_id, critical=False)
+            .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
+        )
+        for serial, at in serials:
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(at).build()
+            )
+        crl = builder.sign(self._key, hashes.SHA256())
+        return crl.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def _is_good_key(public: object) -> bool:
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        return isinstance(public.curve, (ec.SECP256R1, ec.SECP384R1))
+    if isinstance(public, rsa.RSAPublicKey):
+        return MIN_RSA_BITS <= public.key_size <= MAX_RSA_BITS
+    return isinstance(public, ed25519.Ed25519PublicKey)
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public: CertificatePublicKeyTypes,
+    number: int,
+    now: datetime,
+    life: timedelta,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public)
+        .serial_number(number)
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + life)
+    )
+
+
+def _serial(raw: bytes) -> int:
+    """159 random bits, never zero. Source: RFC 5280, 4.1.2.2."""
+    return (int.from_bytes(raw, "big") >> 1) | 1
+
+
+def _spki_sha256(public: object) -> bytes:
+    spki: bytes = public.public_bytes(  # type: ignore[attr-defined]  # every public key has it
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(spki).digest()
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
