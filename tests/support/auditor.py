@@ -1,0 +1,132 @@
+"""The auditor: does what the service remembers agree with what its devices were told and what its brokers let in?
+
+Reads a database file with the standard library only, so that no mistake of ours is shared with it, and says every
+broken promise in one sentence. An empty list is a clean audit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One reply that a device received and took for genuine."""
+
+    group_id: str
+    serial: str
+    verb: str  # "activate" or "online"
+    credential_id: str
+    thing_id: str | None = None  # of an activate
+
+
+def audit(
+    database: Path,
+    told: Iterable[Told] = (),
+    *,
+    logins: Collection[str] | None = None,
+    settled: bool = True,
+) -> list[str]:
+    """Every broken promise found. `logins`: the API-key credential ids that the broker would let in, where it can say.
+
+    `settled`: the service has been left alone long enough to have told its broker of every drop.
+    """
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    connection.row_factory = sqlite3.Row
+    try:
+        found = [
+            *_file(connection),
+            *_credentials(connection),
+            *_things(connection),
+            *_replies(connection, told),
+        ]
+        if settled:
+            found += _revocations(connection)
+        if logins is not None:
+            found += _logins(connection, set(logins))
+        return found
+    finally:
+        connection.close()
+
+
+def confirmed_devices(database: Path) -> set[tuple[str, str]]:
+    """(group_id, serial) of every device whose target firmware is confirmed on a confirmed credential."""
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        rows = connection.execute(
+            "SELECT d.group_id, d.serial FROM device d JOIN credential c ON c.device_id = d.device_id"
+            " JOIN thing t ON t.holder_device_id = d.device_id JOIN product p ON p.product_id = t.product_id"
+            " WHERE c.state = 'confirmed' AND d.fw_state = 'confirmed' AND t.installed_version_id = p.target_version_id"
+        )
+        return set(rows)
+    finally:
+        connection.close()
+
+
+def _file(connection: sqlite3.Connection) -> list[str]:
+    verdict = connection.execute("PRAGMA integrity_check").fetchall()
+    broken = [f"integrity check: {row[0]}" for row in verdict if row[0] != "ok"]
+    return broken + [f"foreign key: {tuple(row)}" for row in connection.execute("PRAGMA foreign_key_check")]
+
+
+def _credentials(connection: sqlite3.Connection) -> list[str]:
+    found = []
+    for row in connection.execute(
+        "SELECT d.group_id, d.serial, sum(c.state = 'confirmed') AS confirmed, sum(c.state = 'pending') AS pending"
+        " FROM credential c JOIN device d USING (device_id) GROUP BY device_id HAVING confirmed > 1 OR pending > 4"
+    ):
+        found.append(f"{row['group_id']}/{row['serial']} has {row['confirmed']} confirmed, {row['pending']} pending")
+    for row in connection.execute(
+        "SELECT credential_id FROM credential WHERE (state = 'confirmed' AND confirmed_at IS NULL)"
+        " OR (state = 'pending' AND confirmed_at IS NOT NULL) OR (state = 'dropped') <> (dropped_at IS NOT NULL)"
+    ):
+        found.append(f"credential {row['credential_id']} went back or lacks its times")
+    return found
+
+
+def _things(connection: sqlite3.Connection) -> list[str]:
+    found = []
+    for row in connection.execute(
+        "SELECT d.group_id, d.serial FROM device d LEFT JOIN thing t ON t.holder_device_id = d.device_id"
+        " WHERE t.thing_id IS NULL AND EXISTS (SELECT 1 FROM credential c WHERE c.device_id = d.device_id"
+        " AND c.state IN ('pending', 'confirmed'))"
+    ):
+        found.append(f"{row['group_id']}/{row['serial']} has a live credential and no thing")
+    for row in connection.execute("SELECT name, product_id FROM thing GROUP BY product_id, name HAVING count(*) > 1"):
+        found.append(f"two things of {row['product_id']} were named {row['name']}")
+    return found
+
+
+def _replies(connection: sqlite3.Connection, told: Iterable[Told]) -> list[str]:
+    found = []
+    query = (
+        "SELECT c.confirmed_at, t.thing_id FROM credential c JOIN device d USING (device_id)"
+        " LEFT JOIN thing t ON t.holder_device_id = d.device_id"
+        " WHERE c.credential_id = ? AND d.group_id = ? AND d.serial = ?"
+    )
+    for reply in told:
+        who = f"{reply.group_id}/{reply.serial}"
+        row = connection.execute(query, (reply.credential_id, reply.group_id, reply.serial)).fetchone()
+        if row is None:
+            found.append(f"{who} was told of credential {reply.credential_id}, which is forgotten")
+        elif reply.verb == "online" and row["confirmed_at"] is None:
+            found.append(f"{who} was told that {reply.credential_id} is confirmed, which is forgotten")
+        elif reply.thing_id is not None and row["thing_id"] != reply.thing_id:
+            found.append(f"{who} was told thing {reply.thing_id}, but its thing is {row['thing_id']}")
+    return found
+
+
+def _revocations(connection: sqlite3.Connection) -> list[str]:
+    rows = connection.execute("SELECT credential_id FROM credential WHERE state = 'dropped' AND revoked_at IS NULL")
+    return [f"dropped credential {row['credential_id']} was never revoked at the broker" for row in rows]
+
+
+def _logins(connection: sqlite3.Connection, logins: set[str]) -> list[str]:
+    query = "SELECT credential_id FROM credential WHERE kind = 'api_key' AND state IN ('pending', 'confirmed')"
+    wanted = {row["credential_id"] for row in connection.execute(query)}
+    return [f"the broker lets in {one}, which no row allows" for one in sorted(logins - wanted)] + [
+        f"the broker refuses {one}, whose row is live" for one in sorted(wanted - logins)
+    ]
