@@ -21,6 +21,7 @@ from service.storage.schema import BUSY_TIMEOUT_S, check_current, schema_of
 from service.storage.sealing import Sealer
 
 READERS = 4
+CHECKPOINT_PAGES = 4000  # 16 MiB of log: a batch writes one or two, and a checkpoint costs as much as a batch
 CACHE_KIB = 16 * 1024  # pages of each connection that are kept in memory, at most
 
 
@@ -140,6 +141,8 @@ def _engine(path: Path, max_pages: int | None) -> AsyncEngine:
         cursor.execute("PRAGMA synchronous=FULL")  # a reply that was given is never forgotten
         cursor.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         cursor.execute("PRAGMA secure_delete=FAST")
+        cursor.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+        cursor.execute(f"PRAGMA journal_size_limit={CHECKPOINT_PAGES * 4096 * 2}")
         if max_pages is not None:
             cursor.execute(f"PRAGMA max_page_count={int(max_pages)}")
         cursor.close()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from service.domain.changes import Trace
@@ -30,6 +32,30 @@ _FIRMWARE_STATES = {state.value: state for state in FirmwareState}
 _CREDENTIAL_KINDS = {kind.value: kind for kind in CredentialKind}
 _CREDENTIAL_STATES = {state.value: state for state in CredentialState}
 _NO_FIRMWARE = Firmware()
+
+
+def _getter(kind: type[Thing | Credential]) -> tuple[tuple[str, ...], attrgetter[tuple[Any, ...]]]:
+    names = tuple(field.name for field in fields(kind))
+    return names, attrgetter(*names)
+
+
+_FIELDS = {Thing: _getter(Thing), Credential: _getter(Credential)}  # their columns are named as their fields
+
+
+def difference(old: Thing | Credential, new: Thing | Credential) -> Row:
+    """The columns in which two values of one kind differ, as the new one has them."""
+    names, values = _FIELDS[type(new)]
+    changed: Row = {}
+    for name, was, now in zip(names, values(old), values(new), strict=True):
+        if was is not now and was != now:
+            changed[name] = to_ms(now) if isinstance(now, datetime) else now
+    return changed
+
+
+def device_difference(old: Device, new: Device) -> Row:
+    """The columns in which two devices differ, but for key, public keys, thing and credentials."""
+    before, after = device_row(old), device_row(new)
+    return {name: value for name, value in after.items() if value != before[name]}
 
 
 def to_ms(at: datetime | None) -> int | None:
