@@ -73,30 +73,38 @@ def _file(connection: sqlite3.Connection) -> list[str]:
 
 
 def _credentials(connection: sqlite3.Connection) -> list[str]:
-    found = []
-    for row in connection.execute(
-        "SELECT d.group_id, d.serial, sum(c.state = 'confirmed') AS confirmed, sum(c.state = 'pending') AS pending"
-        " FROM credential c JOIN device d USING (device_id) GROUP BY device_id HAVING confirmed > 1 OR pending > 4"
-    ):
-        found.append(f"{row['group_id']}/{row['serial']} has {row['confirmed']} confirmed, {row['pending']} pending")
-    for row in connection.execute(
-        "SELECT credential_id FROM credential WHERE (state = 'confirmed' AND confirmed_at IS NULL)"
-        " OR (state = 'pending' AND confirmed_at IS NOT NULL) OR (state = 'dropped') <> (dropped_at IS NOT NULL)"
-    ):
-        found.append(f"credential {row['credential_id']} went back or lacks its times")
+    found = [
+        f"{row['group_id']}/{row['serial']} has {row['confirmed']} confirmed, {row['pending']} pending"
+        for row in connection.execute(
+            "SELECT d.group_id, d.serial, sum(c.state = 'confirmed') AS confirmed, sum(c.state = 'pending') AS pending"
+            " FROM credential c JOIN device d USING (device_id) GROUP BY device_id HAVING confirmed > 1 OR pending > 4"
+        )
+    ]
+    found += [
+        f"credential {row['credential_id']} went back or lacks its times"
+        for row in connection.execute(
+            "SELECT credential_id FROM credential WHERE (state = 'confirmed' AND confirmed_at IS NULL)"
+            " OR (state = 'pending' AND confirmed_at IS NOT NULL) OR (state = 'dropped') <> (dropped_at IS NOT NULL)"
+        )
+    ]
     return found
 
 
 def _things(connection: sqlite3.Connection) -> list[str]:
-    found = []
-    for row in connection.execute(
-        "SELECT d.group_id, d.serial FROM device d LEFT JOIN thing t ON t.holder_device_id = d.device_id"
-        " WHERE t.thing_id IS NULL AND EXISTS (SELECT 1 FROM credential c WHERE c.device_id = d.device_id"
-        " AND c.state IN ('pending', 'confirmed'))"
-    ):
-        found.append(f"{row['group_id']}/{row['serial']} has a live credential and no thing")
-    for row in connection.execute("SELECT name, product_id FROM thing GROUP BY product_id, name HAVING count(*) > 1"):
-        found.append(f"two things of {row['product_id']} were named {row['name']}")
+    found = [
+        f"{row['group_id']}/{row['serial']} has a live credential and no thing"
+        for row in connection.execute(
+            "SELECT d.group_id, d.serial FROM device d LEFT JOIN thing t ON t.holder_device_id = d.device_id"
+            " WHERE t.thing_id IS NULL AND EXISTS (SELECT 1 FROM credential c WHERE c.device_id = d.device_id"
+            " AND c.state IN ('pending', 'confirmed'))"
+        )
+    ]
+    found += [
+        f"two things of {row['product_id']} were named {row['name']}"
+        for row in connection.execute(
+            "SELECT name, product_id FROM thing GROUP BY product_id, name HAVING count(*) > 1"
+        )
+    ]
     return found
 
 
