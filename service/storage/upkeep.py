@@ -1,0 +1,175 @@
+"""What the clock asks of the database: deadlines, revocations, rebuilding a broker's list, pruning.
+
+Owns the ticker's queries, each bounded by a page, and the small writes that need no rules. What needs rules (dropping
+an expired credential) goes through the store like any message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+
+from sqlalchemy import bindparam, delete, exists, select, update
+
+from service.domain.credential import Credential
+from service.domain.device import Device
+from service.storage import queries, rows
+from service.storage.database import Database
+from service.storage.store import add_counters
+from service.storage.tables import credential, meta, thing, trace
+
+PAGE = 1000
+TRACES_KEPT = 200  # for each device, the newest
+
+
+class Upkeep:
+    """The ticker's view of one database. Every method may raise ServiceError UNAVAILABLE."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def data_version(self) -> int:
+        """Changes whenever another process has written; costs no query."""
+        return await self._database.data_version()
+
+    async def catalogue_rev(self) -> int:
+        async with self._database.read() as connection:
+            return await queries.catalogue_rev(connection)
+
+    async def unrevoked(self, *, after: str = "", limit: int = PAGE) -> list[Credential]:
+        """Dropped credentials of which a broker has not confirmed yet that they are dead, by credential id."""
+        query = (
+            select(credential)
+            .where(credential.c.state == "dropped", credential.c.revoked_at.is_(None))
+            .where(credential.c.credential_id > after)
+            .order_by(credential.c.credential_id)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [rows.credential_of(tuple(row)) for row in await connection.execute(query)]
+
+    async def mark_revoked(self, credential_ids: Collection[str], at: datetime) -> None:
+        """Record that the brokers refuse these; each must be dropped, and keeps its first time."""
+        if not credential_ids:
+            return
+        statement = (
+            update(credential)
+            .where(credential.c.credential_id == bindparam("of"))
+            .where(credential.c.state == "dropped", credential.c.revoked_at.is_(None))
+            .values(revoked_at=rows.to_ms(at))
+        )
+        async with self._database.write() as transaction:
+            await transaction.connection.execute(statement, [{"of": one} for one in credential_ids])
+
+    async def pending_expired(self, now: datetime, *, limit: int = PAGE) -> list[str]:
+        """Ids of pending credentials whose time is over, the longest over first."""
+        query = (
+            select(credential.c.credential_id)
+            .where(credential.c.state == "pending", credential.c.expires_at <= rows.to_ms(now))
+            .order_by(credential.c.expires_at)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def delete_dropped(self, dropped_before: datetime, *, limit: int = PAGE) -> int:
+        """Delete rows that were dropped before then and revoked; returns how many, at most `limit`."""
+        old = (
+            select(credential.c.credential_id)
+            .where(credential.c.state == "dropped", credential.c.revoked_at.is_not(None))
+            .where(credential.c.dropped_at < rows.to_ms(dropped_before))
+            .limit(limit)
+        )
+        async with self._database.write() as transaction:
+            done = await transaction.connection.execute(delete(credential).where(credential.c.credential_id.in_(old)))
+            if not done.rowcount:
+                transaction.abandon()
+            return done.rowcount
+
+    async def confirmed_of_product(self, product_id: str, *, after: str = "", limit: int = PAGE) -> list[str]:
+        """Ids of the confirmed credentials of a product's things, by credential id after `after`."""
+        of_product = exists().where(
+            thing.c.holder_device_id == credential.c.device_id, thing.c.product_id == product_id
+        )
+        query = (
+            select(credential.c.credential_id)
+            .where(credential.c.state == "confirmed", of_product)
+            .where(credential.c.credential_id > after)
+            .order_by(credential.c.credential_id)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def live(
+        self, *, environment: str | None = None, after: str = "", limit: int = PAGE
+    ) -> list[tuple[Device, Credential]]:
+        """Every credential that a broker must let in (pending or confirmed) with its device, by credential id.
+
+        For rebuilding a broker's list: the next page begins after the last id of this one; an empty page is the end.
+        """
+        query = (
+            select(credential.c.credential_id)
+            .where(credential.c.state != "dropped", credential.c.credential_id > after)
+            .order_by(credential.c.credential_id)
+            .limit(limit)
+        )
+        if environment is not None:
+            query = query.where(credential.c.environment == environment)
+        async with self._database.read() as connection:
+            ids = list((await connection.execute(query)).scalars())
+            found = await queries.devices(connection, self._database.sealer, credential_ids=ids)
+        of = {kept.credential_id: (device, kept) for device in found for kept in device.credentials}
+        return [of[one] for one in ids]
+
+    async def credential_ids(self, *, after: str = "", limit: int = PAGE) -> list[tuple[str, str]]:
+        """(credential id, state) of every kept row, by id: for audits."""
+        query = (
+            select(credential.c.credential_id, credential.c.state)
+            .where(credential.c.credential_id > after)
+            .order_by(credential.c.credential_id)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [(row[0], row[1]) for row in await connection.execute(query)]
+
+    async def add_counters(self, increments: Mapping[str, int]) -> None:
+        """Add to counters that no batch carries (refusals of the unproven)."""
+        if any(increments.values()):
+            async with self._database.write() as transaction:
+                await add_counters(transaction.connection, increments)
+
+    async def prune_traces(self, *, keep: int = TRACES_KEPT, limit: int = 2000) -> int:
+        """Delete what is older than the newest `keep` steps of each device that got new ones; returns how many.
+
+        Looks at `limit` new steps a call and remembers in the database how far it has come.
+        """
+        async with self._database.write() as transaction:
+            connection = transaction.connection
+            done_to = (await connection.execute(_PRUNED_TO)).scalar() or 0
+            new = select(trace.c.step_id, trace.c.group_id, trace.c.serial).where(trace.c.step_id > done_to)
+            found = (await connection.execute(new.order_by(trace.c.step_id).limit(limit))).all()
+            if not found:
+                transaction.abandon()
+                return 0
+            devices = {(group_id, serial) for _, group_id, serial in found}
+            pruned = await connection.execute(
+                _PRUNE, [{"of_group": group_id, "of_serial": serial, "keep": keep} for group_id, serial in devices]
+            )
+            await connection.execute(delete(meta).where(meta.c.name == "traces_pruned_to"))
+            await connection.execute(meta.insert().values(name="traces_pruned_to", value=found[-1][0]))
+            return pruned.rowcount
+
+
+_PRUNED_TO = select(meta.c.value).where(meta.c.name == "traces_pruned_to")
+_OF_DEVICE = (trace.c.serial == bindparam("of_serial"), trace.c.group_id == bindparam("of_group"))
+_OLDEST_KEPT = (
+    select(trace.c.step_id)
+    .where(*_OF_DEVICE)
+    .order_by(trace.c.step_id.desc())
+    .limit(1)
+    .offset(bindparam("keep"))
+    .scalar_subquery()
+)
+# No such step: the comparison is with NULL, and nothing is deleted.
+_PRUNE = delete(trace).where(*_OF_DEVICE, trace.c.step_id <= _OLDEST_KEPT)
