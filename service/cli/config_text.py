@@ -1,0 +1,114 @@
+"""The commented firstlight.toml that `firstlight init` writes.
+
+Owns that text and the ports it proposes; settings.py owns what is allowed in it.
+"""
+
+from __future__ import annotations
+
+BOOTSTRAP_PORT = 8884  # Mosquitto: devices that have no credential yet, TLS
+API_KEY_PORT = 8883  # Mosquitto: devices with an API key, TLS
+X509_PORT = 8885  # Mosquitto: devices with a certificate, TLS
+SERVICE_BOOTSTRAP_PORT = 18841  # Mosquitto: the service itself, loopback
+SERVICE_OPERATIONAL_PORT = 18831
+EMBEDDED_BOOTSTRAP_PORT = 1884
+EMBEDDED_API_KEY_PORT = 1883
+
+_HEAD = """\
+# Firstlight: what this installation is. `firstlight serve` and every other command read this file.
+# An environment variable overrides a value: FIRSTLIGHT_HTTP__PORT=9000, FIRSTLIGHT_LOG__FORMAT=json.
+# Unknown keys are refused. No secret stands in this file: keys.json and the files named here hold them.
+
+# Database, keys, certificate authority, images and the brokers' files. Relative to this file.
+data_dir = "data"
+
+[storage]
+# path = "firstlight.db"    # the SQLite database, relative to data_dir
+
+[http]
+# GET /health and GET /stats, without login: keep it on loopback or behind a proxy.
+host = "127.0.0.1"
+port = 8787
+
+[log]
+format = "text"             # or "json": one object per line
+level = "info"              # debug, info, warning, error
+
+# One section per environment: a deployment with its own MQTT endpoints. Groups and devices name it.
+"""
+
+_EMBEDDED = """\
+[environments.{name}]
+# The service runs its own brokers: for trials, on this machine, API keys only and without TLS.
+broker = "embedded"
+
+# Where devices connect, as they see it; the embedded brokers listen here.
+[environments.{name}.endpoints.bootstrap]
+host = "{host}"
+port = {bootstrap}
+tls = false
+
+[environments.{name}.endpoints.api_key]
+host = "{host}"
+port = {api_key}
+tls = false
+"""
+
+_MOSQUITTO = """\
+[environments.{name}]
+# Two Mosquittos, configured by the files in data/broker (see README.md): one for devices that have no credential yet,
+# one for those that have. `firstlight doctor` checks them.
+broker = "mosquitto"
+
+# Where devices connect, as they see it: this name must be in the brokers' certificate.
+[environments.{name}.endpoints.bootstrap]
+host = "{host}"
+port = {bootstrap}
+tls = true
+
+[environments.{name}.endpoints.api_key]
+host = "{host}"
+port = {api_key}
+tls = true
+
+[environments.{name}.endpoints.x509]
+host = "{host}"
+port = {x509}
+tls = true
+
+# Where the service itself connects: the brokers' loopback listeners.
+[environments.{name}.links.bootstrap]
+host = "127.0.0.1"
+port = {service_bootstrap}
+username = "{service_user}"
+password_file = "data/broker/{name}/service.password"
+
+[environments.{name}.links.operational]
+host = "127.0.0.1"
+port = {service_operational}
+username = "{service_user}"
+password_file = "data/broker/{name}/service.password"
+
+# Where each Mosquitto writes its process id, so that it can be told to read its files again.
+[environments.{name}.pid_files]
+bootstrap = "data/broker/{name}/bootstrap.pid"
+operational = "data/broker/{name}/operational.pid"
+"""
+
+
+def embedded(name: str, host: str) -> str:
+    return _HEAD + _EMBEDDED.format(
+        name=name, host=host, bootstrap=EMBEDDED_BOOTSTRAP_PORT, api_key=EMBEDDED_API_KEY_PORT
+    )
+
+
+def mosquitto(name: str, host: str, service_user: str) -> str:
+    return _HEAD + _MOSQUITTO.format(
+        name=name,
+        host=host,
+        service_user=service_user,
+        bootstrap=BOOTSTRAP_PORT,
+        api_key=API_KEY_PORT,
+        x509=X509_PORT,
+        service_bootstrap=SERVICE_BOOTSTRAP_PORT,
+        service_operational=SERVICE_OPERATIONAL_PORT,
+    )
