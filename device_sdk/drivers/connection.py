@@ -34,6 +34,18 @@ class ConnectWish(Protocol):
     private_key_pem: Any
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """paho leaves a socket open whose handshake failed, and gives a handshake the whole keep-alive time."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        self.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 def tls_context(wish: ConnectWish) -> ssl.SSLContext:
     """A context that trusts `ca_pem` alone (the system's authorities where it is None) and checks the host name.
 
@@ -42,6 +54,7 @@ def tls_context(wish: ConnectWish) -> ssl.SSLContext:
     """
     context = ssl.create_default_context(cadata=_text(wish.ca_pem) if wish.ca_pem else None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = _TlsSocket
     if wish.certificate_pem:
         with tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
             certificate = _private_file(folder, "certificate", wish.certificate_pem)
