@@ -1,0 +1,133 @@
+"""The admin's conversation with the dynamic-security plugin: commands out, answers in, one message at a time.
+
+Owns the connection of the admin login and the matching of answers to questions. Knows the plugin's wire form, not what
+is granted to whom (gate.py). Answers come at QoS 0 on one topic, so each command carries correlationData and a silence
+is a GateError, after which the caller asks what is there before it repeats itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import aiomqtt
+
+from service.brokers.gate import GateError
+from service.brokers.mosquitto.plan import ADMIN_USER
+from service.errors import Secret
+
+TOPIC = "$CONTROL/dynamic-security/v1"
+ANSWERS = TOPIC + "/response"
+ANSWER_TIMEOUT_S = 10.0  # a save takes 0.8 s at 100,000 clients
+CONNECT_TIMEOUT_S = 5.0
+MAX_COMMANDS = 100  # in one message; each still costs the plugin one save
+KEEPALIVE_S = 15
+FIRST_RETRY_S, MAX_RETRY_S = 0.2, 5.0
+
+Command = dict[str, Any]
+Answer = dict[str, Any]
+
+
+class DynsecControl:
+    """`run` holds the connection for ever; `ask` waits for it. One client id, pinned to the admin's login."""
+
+    def __init__(self, host: str, port: int, password: Secret, *, jitter: Callable[[], float] = random.random) -> None:
+        self._host = host
+        self._port = port
+        self._password = password
+        self._jitter = jitter
+        self._client: aiomqtt.Client | None = None
+        self._lock = asyncio.Lock()
+        self._number = 0
+        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self.connected = asyncio.Event()
+        self.connects = 0  # rises with each connection: the drift check runs again
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            with contextlib.suppress(aiomqtt.MqttError, OSError):
+                await self._one_connection()
+                failures = 0
+            delay_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(failures, 8))
+            failures += 1
+            await asyncio.sleep(delay_s * (0.5 + self._jitter()))
+
+    async def ask(self, commands: Sequence[Command]) -> list[Answer]:
+        """The answer to each command, in order; an answer with `error` is returned, not raised. Raises GateError."""
+        answers: list[Answer] = []
+        async with self._lock:
+            for start in range(0, len(commands), MAX_COMMANDS):
+                answers += await self._exchange(commands[start : start + MAX_COMMANDS])
+        return answers
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Answer]:
+        loop = asyncio.get_running_loop()
+        pending: list[asyncio.Future[Answer]] = []
+        message = []
+        for command in commands:
+            self._number += 1
+            key = f"{self._number:x}"
+            pending.append(loop.create_future())
+            self._waiting[key] = pending[-1]
+            message.append({**command, "correlationData": key})
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self.connected.wait()
+                client = self._client
+                if client is None:
+                    raise GateError("the broker's admin connection was lost")
+                await client.publish(TOPIC, json.dumps({"commands": message}), qos=1)
+                return await asyncio.gather(*pending)
+        except TimeoutError as error:
+            raise GateError("the broker did not answer in time") from error
+        except aiomqtt.MqttError as error:
+            raise GateError(f"the broker's admin connection was lost: {error}") from error
+        finally:
+            for command in message:
+                self._waiting.pop(command["correlationData"], None)
+            for future in pending:
+                future.cancel()
+
+    async def _one_connection(self) -> None:
+        client = aiomqtt.Client(
+            self._host,
+            self._port,
+            username=ADMIN_USER,
+            password=self._password.reveal().decode(),
+            identifier=ADMIN_USER,
+            clean_session=True,
+            keepalive=KEEPALIVE_S,
+            timeout=CONNECT_TIMEOUT_S,
+            max_queued_incoming_messages=1000,
+            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
+        )
+        async with client:
+            await client.subscribe(ANSWERS, qos=1)
+            self._client = client
+            self.connects += 1
+            self.connected.set()
+            try:
+                async for message in client.messages:
+                    self._answered(message.payload)
+            finally:
+                self.connected.clear()
+                self._client = None
+                for future in self._waiting.values():
+                    if not future.done():
+                        future.set_exception(GateError("the broker's admin connection was lost"))
+
+    def _answered(self, payload: object) -> None:
+        try:
+            answers = json.loads(payload)["responses"] if isinstance(payload, bytes | bytearray) else []
+        except (ValueError, KeyError, TypeError):
+            return
+        for answer in answers:
+            future = self._waiting.get(answer.get("correlationData", ""))
+            if future is not None and not future.done():
+                future.set_result(answer)

@@ -1,0 +1,199 @@
+"""The gate to an operational Mosquitto: API keys by the dynamic-security plugin, certificates by CRL and kick.
+
+Owns how a credential becomes valid and dead there. The database is the truth: `reconcile` makes the plugin's list equal
+to what the database expects, each minute and after every reconnect; `render` writes the file before each start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from service.brokers.gate import GateError, Login
+from service.brokers.mosquitto import certificates
+from service.brokers.mosquitto.control import Answer, Command, DynsecControl
+from service.brokers.mosquitto.files import write_whole
+from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER
+from service.domain.credential import CredentialKind
+
+PAGE = 1000  # clients asked for in one listClients
+RELOAD_TIMEOUT_S = 10.0
+_OURS = frozenset({SERVICE_USER, ADMIN_USER})
+Reload = Callable[[], Awaitable[None]]
+
+
+class RevocationList:
+    """The CRL file of one environment. Not for two writers at once; the gate is the only one while the service runs."""
+
+    def __init__(self, path: Path, issuer: certificates.Issuer, reload: Reload, *, owner: str | None = None) -> None:
+        self._path = path
+        self._issuer = issuer
+        self._reload = reload
+        self._owner = owner
+
+    async def add(self, serials: set[int], now: datetime) -> None:
+        """Refuse these certificates from the next reload on, and reload. Raises GateError."""
+        try:
+            known = certificates.revoked_serials(self._path.read_bytes()) if self._path.exists() else set()
+            if not serials <= known:
+                crl = certificates.revocation_list(self._issuer, known | serials, now)
+                await asyncio.to_thread(write_whole, self._path, crl, owner=self._owner)
+        except (OSError, ValueError) as error:
+            raise GateError(f"the revocation list cannot be written: {error}") from error
+        await self._reload()
+
+
+class MosquittoGate:
+    """All calls may be repeated. `crl` None: this broker takes no certificates."""
+
+    def __init__(
+        self,
+        control: DynsecControl,
+        crl: RevocationList | None = None,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._control = control
+        self._crl = crl
+        self._now = now
+
+    async def grant(self, logins: Sequence[Login]) -> None:
+        """Raises GateError. A certificate needs no grant: the CA's signature is it."""
+        keys = [login for login in logins if login.kind is CredentialKind.API_KEY]
+        answers = await self._control.ask([_create(login) for login in keys])
+        # One that is there already has this very key: a credential id and its key come from the same claim. It is left
+        # alone, because modifyClient would end the session of a device that is online.
+        _check(answers, but="Client already exists")
+
+    async def revoke(self, logins: Sequence[Login]) -> None:
+        """Raises GateError."""
+        keys = [login.credential_id for login in logins if login.kind is CredentialKind.API_KEY]
+        if keys:
+            await self._delete(keys)
+        certified = [login for login in logins if login.kind is CredentialKind.X509]
+        if certified:
+            await self._revoke_certificates(certified)
+
+    async def snapshot(self) -> frozenset[str]:
+        """The API key logins that the broker has now, in pages. Raises GateError."""
+        found: set[str] = set()
+        offset = 0
+        while True:
+            page = {"command": "listClients", "verbose": False, "count": PAGE, "offset": offset}
+            (answer,) = await self._control.ask([page])
+            _check([answer])
+            names = answer["data"]["clients"]
+            found.update(names)
+            offset += len(names)
+            if not names or offset >= answer["data"]["totalCount"]:
+                return frozenset(found - _OURS)
+
+    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
+        """Delete what the database does not know, grant what the broker lost. Returns (granted, deleted).
+
+        `expected` is read once, after the broker was asked, so that a credential granted meanwhile is not taken for
+        an extra one. Raises GateError.
+        """
+        have = await self.snapshot()
+        known: set[str] = set()
+        missing: list[Login] = []
+        granted = 0
+        async for login in expected:
+            if login.kind is not CredentialKind.API_KEY:
+                continue
+            known.add(login.credential_id)
+            if login.credential_id not in have:
+                missing.append(login)
+            if len(missing) >= 100:
+                await self.grant(missing)
+                granted += len(missing)
+                missing.clear()
+        await self.grant(missing)
+        extra = have - known
+        await self._delete(sorted(extra))
+        return granted + len(missing), len(extra)
+
+    async def _revoke_certificates(self, logins: Sequence[Login]) -> None:
+        if self._crl is None:
+            raise GateError("this broker takes no certificates")
+        # 1. New connections are refused from the reload on.
+        await self._crl.add({int(x.certificate_serial, 16) for x in logins if x.certificate_serial}, self._now())
+        # 2. One answered question: the broker's loop has been round since, so the reload is done.
+        await self._control.ask([{"command": "getDefaultACLAccess"}])
+        # 3. The live session stays after a reload of the CRL; a login that is made and deleted ends it.
+        names = [login.credential_id for login in logins]
+        password = secrets.token_hex(32)
+        created = [{"command": "createClient", "username": x, "password": password, "clientid": x} for x in names]
+        _check(await self._control.ask(created), but="Client already exists")
+        await self._delete(names)
+
+    async def _delete(self, names: Sequence[str]) -> None:
+        commands = [{"command": "deleteClient", "username": name} for name in names if name not in _OURS]
+        _check(await self._control.ask(commands), but="Client not found")
+
+
+def reload_by_signal(pid_file: Path) -> Reload:
+    """SIGHUP to the process in `pid_file`. The service must be allowed to signal it: the same user, or root."""
+
+    async def reload() -> None:
+        try:
+            os.kill(int(pid_file.read_text()), signal.SIGHUP)
+        except (OSError, ValueError) as error:
+            raise GateError(f"the broker of {pid_file} cannot be told to reload: {error}") from error
+
+    return reload
+
+
+def reload_by_command(*command: str) -> Reload:
+    """Run a command that reloads the broker, where the service may not signal it."""
+
+    async def reload() -> None:
+        try:
+            process = await asyncio.create_subprocess_exec(*command)
+            async with asyncio.timeout(RELOAD_TIMEOUT_S):
+                code = await process.wait()
+        except (OSError, TimeoutError) as error:
+            raise GateError(f"{command[0]} failed: {error}") from error
+        if code != 0:
+            raise GateError(f"{command[0]} ended with {code}")
+
+    return reload
+
+
+class NoGate:
+    """For a broker that somebody else tells (`broker = "none"`): nothing to do, nothing known."""
+
+    async def grant(self, logins: Sequence[Login]) -> None:
+        """Nothing: the broker's own means have to know the credential."""
+
+    async def revoke(self, logins: Sequence[Login]) -> None:
+        """Nothing: the service itself ignores a dropped credential in any case."""
+
+    async def snapshot(self) -> None:
+        """It keeps no list."""
+        return
+
+    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
+        """Nothing to compare with."""
+        del expected
+        return 0, 0
+
+
+def _create(login: Login) -> Command:
+    if login.api_key is None:
+        raise GateError(f"no API key at hand for {login.credential_id}")
+    password = login.api_key.reveal().decode()
+    name = login.credential_id
+    return {"command": "createClient", "username": name, "password": password, "clientid": name}
+
+
+def _check(answers: Sequence[Answer], *, but: str = "") -> None:
+    for answer in answers:
+        error = answer.get("error")
+        if error and error != but:
+            raise GateError(f"the broker refused {answer.get('command')}: {error}")

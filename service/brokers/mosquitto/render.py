@@ -1,0 +1,154 @@
+"""Writes everything that one environment's two Mosquittos read, from the database and the environment's CA.
+
+Owns the configuration texts and the order of writing. Runs before every start of a broker (`ExecStartPre`), so a file
+that a crash emptied is whole again. Passwords, the server's key and its certificate are kept while they serve.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
+from pathlib import Path
+
+from service.brokers.gate import Login
+from service.brokers.mosquitto import certificates
+from service.brokers.mosquitto.acl import parse_acl, render_acl
+from service.brokers.mosquitto.certificates import Issuer
+from service.brokers.mosquitto.dynsec import render_dynsec
+from service.brokers.mosquitto.files import write_whole
+from service.brokers.mosquitto.plan import BrokerPlan, Listener
+from service.errors import Secret
+from service.mqtt.port import Role
+
+MAX_PACKET_BYTES = 262_144
+_HEADER = "# Rendered by `firstlight broker render`; changes here are lost. What each line is for: docs/brokers.md\n"
+
+
+def render(
+    plan: BrokerPlan,
+    issuer: Issuer,
+    logins: Iterable[Login],
+    revoked: Collection[int],
+    now: datetime,
+    token: Callable[[], str] = lambda: secrets.token_hex(32),
+) -> list[Path]:
+    """Write all files of one environment; returns their paths. Raises OSError, AclError.
+
+    `logins` are the API keys that are valid now, `revoked` the serial numbers of dropped certificates not yet expired.
+    """
+    written: list[Path] = []
+
+    def write(path: Path, data: bytes, *, for_broker: bool = True) -> None:
+        write_whole(path, data, owner=plan.run_as if for_broker else None)
+        written.append(path)
+
+    for folder in (plan.directory, plan.folder(Role.BOOTSTRAP), plan.folder(Role.OPERATIONAL), plan.ca.parent):
+        _folder(folder, plan.run_as)
+    # 1. Passwords: random, made once, readable by the service only.
+    for path in (plan.password_file(Role.BOOTSTRAP), plan.password_file(Role.OPERATIONAL), plan.admin_password_file):
+        if not path.exists():
+            write(path, token().encode() + b"\n", for_broker=False)
+    # 2. The server's certificate, while it lasts.
+    write(plan.ca, certificates.pem(issuer))
+    old = plan.certificate.read_bytes() if plan.certificate.exists() and plan.private_key.exists() else b""
+    if not certificates.still_serves(old, issuer, plan.hostnames, now):
+        certificate, key = certificates.server_certificate(issuer, plan.hostnames, now)
+        write(plan.private_key, key)
+        write(plan.certificate, certificate)
+    if plan.x509 is not None:
+        write(plan.crl, certificates.revocation_list(issuer, revoked, now))
+    # 3. Who may log in, and what each may do; then the configuration that names both.
+    for role in Role:
+        acl = render_acl(role, plan.root)
+        parse_acl(acl)
+        write(plan.acl(role), acl.encode())
+        admin = read_password(plan.admin_password_file) if role is Role.OPERATIONAL else None
+        valid = logins if role is Role.OPERATIONAL else ()
+        write(plan.dynsec(role), render_dynsec(read_password(plan.password_file(role)), admin, valid))
+        write(plan.config(role), configuration(plan, role).encode())
+    return written
+
+
+def read_password(path: Path) -> Secret:
+    """The first line of a password file. Raises OSError."""
+    return Secret(path.read_bytes().split(b"\n", 1)[0].strip())
+
+
+def configuration(plan: BrokerPlan, role: Role) -> str:
+    body = _bootstrap(plan) if role is Role.BOOTSTRAP else _operational(plan)
+    return _HEADER + _common(plan, role) + body
+
+
+def _common(plan: BrokerPlan, role: Role) -> str:
+    user = f"user {plan.run_as}\n" if plan.run_as is not None else ""
+    return (
+        f"{user}"
+        f"pid_file {plan.pid_file(role)}\n"
+        "per_listener_settings false\n"
+        f"allow_anonymous {'true' if role is Role.BOOTSTRAP else 'false'}\n"
+        "# The plugin holds the logins and is the guard: without it a lost ACL file opens the broker to everybody.\n"
+        f"plugin {plan.plugin}\n"
+        f"plugin_opt_config_file {plan.dynsec(role)}\n"
+        f"acl_file {plan.acl(role)}\n"
+        "# Nothing rests on the broker's memory: clean sessions, no retained messages, nothing on its disk.\n"
+        "persistence false\n"
+        "retain_available false\n"
+        f"max_packet_size {MAX_PACKET_BYTES}\n"
+        "max_queued_messages 1000\n"
+        "max_inflight_messages 512\n"
+        "max_keepalive 600\n"
+        "set_tcp_nodelay true\n"
+        "sys_interval 10\n"
+        "connection_messages false\n"
+        "log_dest stderr\n"
+        "log_type error\n"
+        "log_type warning\n"
+        "log_type notice\n"
+    )
+
+
+def _bootstrap(plan: BrokerPlan) -> str:
+    return (
+        "persistent_client_expiration 1h\n"
+        "memory_limit 268435456\n"
+        "\n# Devices on their first way in: TLS, no name; the client id is the session.\n"
+        + _listener(plan.bootstrap, plan.bootstrap_max_connections)
+        + _tls(plan)
+        + _loopback(plan, Role.BOOTSTRAP)
+    )
+
+
+def _operational(plan: BrokerPlan) -> str:
+    text = "persistent_client_expiration 1d\n"
+    if plan.api_key is not None:
+        text += "\n# Devices with an API key: user name = client id = credential id.\n"
+        text += _listener(plan.api_key, plan.max_connections) + "use_username_as_clientid true\n" + _tls(plan)
+    if plan.x509 is not None:
+        text += "\n# Devices with a certificate: its CN = client id = credential id.\n"
+        text += _listener(plan.x509, plan.max_connections) + "use_username_as_clientid true\n" + _tls(plan)
+        text += f"cafile {plan.ca}\nrequire_certificate true\nuse_identity_as_username true\ncrlfile {plan.crl}\n"
+    return text + _loopback(plan, Role.OPERATIONAL)
+
+
+def _listener(listener: Listener, max_connections: int) -> str:
+    return f"listener {listener.port} {listener.host}\nmax_connections {max_connections}\n"
+
+
+def _tls(plan: BrokerPlan) -> str:
+    return f"certfile {plan.certificate}\nkeyfile {plan.private_key}\ntls_version tlsv1.2\n"
+
+
+def _loopback(plan: BrokerPlan, role: Role) -> str:
+    return (
+        "\n# The service itself, at a fresh random client id each time, and the plugin's admin.\n"
+        f"listener {plan.service_port(role)} {plan.service_host}\n"
+    )
+
+
+def _folder(path: Path, owner: str | None) -> None:
+    path.mkdir(parents=True, exist_ok=True, mode=0o755)
+    if owner is not None and os.geteuid() == 0:
+        shutil.chown(path, owner)
