@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from device_sdk.wire import ids
 from service.errors import ServiceError
@@ -57,7 +58,7 @@ class Image:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def __enter__(self) -> Image:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
