@@ -47,7 +47,10 @@ class EndpointSettings(_Part):
 
 
 class LinkSettings(_Part):
-    """How the service itself reaches one broker. `password_file` holds the password as its first line."""
+    """How the service itself reaches one broker. `password_file` holds the password as its first line.
+
+    With broker = "mosquitto" user name and password file are those that were rendered, unless named here.
+    """
 
     host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
     port: Port
@@ -68,11 +71,13 @@ class LinksSettings(_Part):
     operational: LinkSettings
 
 
-class PidFilesSettings(_Part):
-    """Where each Mosquitto writes its process id, so that it can be told to read its files again."""
+class MosquittoSettings(_Part):
+    """What is rendered for this environment's two Mosquittos, beside the ports of endpoints and links."""
 
-    bootstrap: AnyPath | None = None
-    operational: AnyPath | None = None
+    hostnames: tuple[str, ...] = ()  # further names and addresses in the brokers' certificate, beside the endpoints'
+    run_as: str | None = None  # the user that a Mosquitto started by root becomes; it gets to read its files
+    plugin: AnyPath | None = None  # mosquitto_dynamic_security.so, where it is not at Debian's place
+    reload_command: tuple[str, ...] = ()  # makes the operational one read its files again; default: a signal to its pid
 
 
 class EnvironmentSettings(_Part):
@@ -81,7 +86,7 @@ class EnvironmentSettings(_Part):
     broker: BrokerKind
     endpoints: EndpointsSettings
     links: LinksSettings | None = None
-    pid_files: PidFilesSettings = PidFilesSettings()
+    mosquitto: MosquittoSettings = MosquittoSettings()
 
     @model_validator(mode="after")
     def _fits_the_broker(self) -> Self:
@@ -197,9 +202,8 @@ def _rooted(settings: Settings, base: Path) -> Settings:
         name: environment.model_copy(
             update={
                 "links": None if environment.links is None else _rooted_links(environment.links, base),
-                "pid_files": PidFilesSettings(
-                    bootstrap=_under(base, environment.pid_files.bootstrap),
-                    operational=_under(base, environment.pid_files.operational),
+                "mosquitto": environment.mosquitto.model_copy(
+                    update={"plugin": _under(base, environment.mosquitto.plugin)}
                 ),
             }
         )

@@ -75,23 +75,18 @@ host = "{host}"
 port = {x509}
 tls = true
 
-# Where the service itself connects: the brokers' loopback listeners.
+# Where the service itself connects: the brokers' loopback listeners, with the login rendered for it.
 [environments.{name}.links.bootstrap]
 host = "127.0.0.1"
 port = {service_bootstrap}
-username = "{service_user}"
-password_file = "data/broker/{name}/service.password"
 
 [environments.{name}.links.operational]
 host = "127.0.0.1"
 port = {service_operational}
-username = "{service_user}"
-password_file = "data/broker/{name}/service.password"
 
-# Where each Mosquitto writes its process id, so that it can be told to read its files again.
-[environments.{name}.pid_files]
-bootstrap = "data/broker/{name}/bootstrap.pid"
-operational = "data/broker/{name}/operational.pid"
+[environments.{name}.mosquitto]
+{run_as}# hostnames = ["10.0.0.5"]   # further names and addresses of the brokers, for their certificate
+# reload_command = ["sudo", "systemctl", "reload", "firstlight-mosquitto"]   # where the service may not signal it
 """
 
 
@@ -101,11 +96,12 @@ def embedded(name: str, host: str) -> str:
     )
 
 
-def mosquitto(name: str, host: str, service_user: str) -> str:
+def mosquitto(name: str, host: str, run_as: str | None = None) -> str:
+    """`run_as`: the user that Mosquitto becomes when root starts it."""
     return _HEAD + _MOSQUITTO.format(
         name=name,
         host=host,
-        service_user=service_user,
+        run_as=f'run_as = "{run_as}"   # the user that Mosquitto becomes when root starts it\n' if run_as else "",
         bootstrap=BOOTSTRAP_PORT,
         api_key=API_KEY_PORT,
         x509=X509_PORT,

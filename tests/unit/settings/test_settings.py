@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from service.cli import config_text
+from service.installation import broker_plan
 from service.settings import SettingsError, load_settings
 
 EMBEDDED = config_text.embedded("local", "127.0.0.1")
-MOSQUITTO = config_text.mosquitto("site", "broker.example", "firstlight")
+MOSQUITTO = config_text.mosquitto("site", "broker.example", "mosquitto")
 
 
 @pytest.fixture
@@ -30,12 +31,22 @@ def test_the_written_embedded_configuration_is_accepted(write, tmp_path: Path) -
     assert settings.http.port == 8787
 
 
-def test_the_written_mosquitto_configuration_is_accepted_with_paths_beside_the_file(write, tmp_path: Path) -> None:
-    site = load_settings(write(MOSQUITTO)).environments["site"]
+def test_the_written_mosquitto_configuration_is_accepted_and_gives_the_broker_plan(write, tmp_path: Path) -> None:
+    settings = load_settings(write(MOSQUITTO))
+    site = settings.environments["site"]
     assert site.endpoints.x509 is not None
-    assert site.links is not None
-    assert site.links.operational.password_file == tmp_path / "data/broker/site/service.password"
-    assert site.pid_files.bootstrap == tmp_path / "data/broker/site/bootstrap.pid"
+    plan = broker_plan(settings, "site")
+    assert plan.directory == tmp_path / "data" / "broker" / "site"
+    assert plan.hostnames == ("broker.example",)
+    assert plan.x509 is not None
+    assert (plan.run_as, plan.x509.port) == ("mosquitto", config_text.X509_PORT)
+
+
+def test_paths_are_relative_to_the_file(write, tmp_path: Path) -> None:
+    text = MOSQUITTO.replace("port = 18831", 'port = 18831\npassword_file = "secrets/word"')
+    links = load_settings(write(text)).environments["site"].links
+    assert links is not None
+    assert links.operational.password_file == tmp_path / "secrets" / "word"
 
 
 def test_an_environment_variable_overrides_the_file(write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,86 @@
+"""From settings to the values that the parts work on: environments, broker plans, keys, passwords.
+
+Owns the reading of files that settings name. Must not open a connection or write anything. Used by app.py, which runs
+them, and by the commands that only look.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.brokers.mosquitto.plan import PLUGIN, SERVICE_USER, BrokerPlan, Listener
+from service.brokers.mosquitto.render import read_password
+from service.domain.catalogue import Endpoint, Environment
+from service.domain.credential import CredentialKind
+from service.errors import Secret
+from service.mqtt.port import Role
+from service.settings import EndpointSettings, Settings, SettingsError
+
+
+def domain_environments(settings: Settings) -> dict[str, Environment]:
+    """What the rules know of each environment. Raises SettingsError when its CA is missing."""
+    return {name: _environment(settings, name) for name in settings.environments}
+
+
+def broker_plan(settings: Settings, environment: str) -> BrokerPlan:
+    """The two Mosquittos of one environment. Raises SettingsError where there are none."""
+    of = settings.environments.get(environment)
+    if of is None or of.broker != "mosquitto" or of.links is None:
+        raise SettingsError(f"environment {environment!r} has no Mosquitto")
+    endpoints = of.endpoints
+    ends = [end for end in (endpoints.bootstrap, endpoints.api_key, endpoints.x509) if end is not None]
+    names = dict.fromkeys([*(end.host for end in ends), *of.mosquitto.hostnames])
+    return BrokerPlan(
+        environment=environment,
+        directory=settings.broker_dir / environment,
+        hostnames=tuple(names),
+        bootstrap=Listener(endpoints.bootstrap.port),
+        bootstrap_service_port=of.links.bootstrap.port,
+        operational_service_port=of.links.operational.port,
+        api_key=None if endpoints.api_key is None else Listener(endpoints.api_key.port),
+        x509=None if endpoints.x509 is None else Listener(endpoints.x509.port),
+        run_as=of.mosquitto.run_as,
+        plugin=of.mosquitto.plugin or PLUGIN,
+    )
+
+
+def service_login(settings: Settings, environment: str, role: Role) -> tuple[str | None, Secret | None]:
+    """User name and password of the service at one broker. Raises SettingsError when the file cannot be read."""
+    of = settings.environments[environment]
+    if of.links is None:
+        return None, None
+    link = of.links.bootstrap if role is Role.BOOTSTRAP else of.links.operational
+    path = link.password_file
+    username = link.username
+    if of.broker == "mosquitto":
+        username = username or SERVICE_USER
+        path = path or broker_plan(settings, environment).password_file(role)
+    return username, None if path is None else _password(path)
+
+
+def _password(path: Path) -> Secret:
+    try:
+        return read_password(path)
+    except OSError as error:
+        raise SettingsError(f"{path}: the password file cannot be read: {error.strerror}") from error
+
+
+def _environment(settings: Settings, name: str) -> Environment:
+    ends = settings.environments[name].endpoints
+    kinds = {CredentialKind.API_KEY: ends.api_key, CredentialKind.X509: ends.x509}
+    endpoints = {kind: _endpoint(end) for kind, end in kinds.items() if end is not None}
+    needs_ca = ends.x509 is not None or any(end.tls for end in endpoints.values())
+    return Environment(name, endpoints, _ca(settings.ca_dir(name) / "ca.pem", needed=needs_ca))
+
+
+def _ca(path: Path, *, needed: bool) -> str | None:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError as error:
+        if not needed:
+            return None
+        raise SettingsError(f"{path}: the CA's certificate cannot be read: {error.strerror}") from error
+
+
+def _endpoint(end: EndpointSettings) -> Endpoint:
+    return Endpoint(end.host, end.port, end.tls)
