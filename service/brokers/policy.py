@@ -45,7 +45,7 @@ def may_receive(who: Principal, topic: str) -> bool:
 def may_subscribe(who: Principal, topic_filter: str) -> bool:
     """A device: its own `dn/#`, `dn/+` or one `dn/{verb}`. The service: what is below its root."""
     if who.owner is None:
-        return topic_filter.startswith(f"{who.root}/{SPACES[who.role]}/")
+        return topic_filter.startswith(f"{who.root}/")
     own = who._own("dn")  # noqa: SLF001
     return topic_filter in (own + "#", own + "+") or _one_level_below(topic_filter, own)
 

@@ -36,9 +36,11 @@ def render_dynsec(
         clients.append(
             {**_client(ADMIN_USER, admin_password, salt), "clientid": ADMIN_USER, "roles": [{"rolename": "admin"}]}
         )
-    for login in logins:
-        if login.kind is CredentialKind.API_KEY and login.api_key is not None:
-            clients.append({**_client(login.credential_id, login.api_key, salt), "clientid": login.credential_id})
+    clients += [
+        {**_client(login.credential_id, login.api_key, salt), "clientid": login.credential_id}
+        for login in logins
+        if login.kind is CredentialKind.API_KEY and login.api_key is not None
+    ]
     acls = [
         {"acltype": kind, "topic": _CONTROL, "allow": True}
         for kind in ("publishClientSend", "publishClientReceive", "subscribePattern", "unsubscribePattern")

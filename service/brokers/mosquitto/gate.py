@@ -142,7 +142,7 @@ def reload_by_signal(pid_file: Path) -> Reload:
 
     async def reload() -> None:
         try:
-            os.kill(int(pid_file.read_text()), signal.SIGHUP)
+            await asyncio.to_thread(_hang_up, pid_file)
         except (OSError, ValueError) as error:
             raise GateError(f"the broker of {pid_file} cannot be told to reload: {error}") from error
 
@@ -182,6 +182,10 @@ class NoGate:
         """Nothing to compare with."""
         del expected
         return 0, 0
+
+
+def _hang_up(pid_file: Path) -> None:
+    os.kill(int(pid_file.read_text()), signal.SIGHUP)
 
 
 def _create(login: Login) -> Command:

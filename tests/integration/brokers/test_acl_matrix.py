@@ -1,0 +1,219 @@
+"""Every kind of principal, every kind of topic: who reaches whom, on both brokers, judged by received messages.
+
+"Nothing arrives" is never a wait: a message that is allowed follows on the same way, and when it has come, what was
+sent before it would have come too.
+"""
+
+from __future__ import annotations
+
+import aiomqtt
+import pytest
+
+from service.mqtt.port import Role
+from tests.support.actor import Actor
+from tests.support.broker_site import Site, api_key_login
+
+A, B = api_key_login(0xA), api_key_login(0xB)
+VICTIM_SESSION, OWN_SESSION = "1" * 32, "2" * 32
+WIDE = ("#", "+/#", "pv1/#", "+/+/+/+/+", "pv1/+/+/dn/#", "pv1/+/+/up/+", "$share/x/#", "$share/x/pv1/+/+/dn/+", "$SYS/#",
+        "$CONTROL/#", "/#")  # fmt: skip
+
+
+def foreign_topics(space: str, own: str, victim: str) -> list[str]:
+    other = "c" if space == "b" else "b"
+    return [
+        f"pv1/{space}/{victim}/up/report",
+        f"pv1/{space}/{victim}/dn/desired",
+        f"pv1/{space}/{own}/dn/desired",
+        f"pv1/{space}/{own}/up/a/b",
+        f"pv1/{space}/{own}/up",
+        f"pv1/{space}/{own}/dn/up/hello",
+        f"pv1/{space}/{own}/x/up/hello",
+        f"pv1/{other}/{own}/up/hello",
+        f"pv1/{other}/{victim}/up/report",
+        f"pv1/{other}/{victim}/dn/desired",
+        f"pv1/o/{own}/up/reprovision",
+        "pv1/o/alice/up/reprovision",
+        "pv1/o/alice/dn/progress",
+        "pv1/e/erp/activated",
+        "pv1/f/" + "0" * 64 + "/4096",
+        "pv1",
+        f"/pv1/{space}/{victim}/dn/desired",
+        "$CONTROL/dynamic-security/v1",
+        "$SYS/broker/version",
+        f"$share/x/pv1/{space}/{victim}/dn/desired",
+    ]
+
+
+async def assert_nothing_gets_through(
+    site: Site, role: Role, sender: Actor, victim: Actor, own: str, other: str
+) -> None:
+    space = "b" if role is Role.BOOTSTRAP else "c"
+    async with site.service(role) as service:
+        await service.subscribe("pv1/#", "#", "$SYS/broker/version")
+        await victim.subscribe(f"pv1/{space}/{other}/dn/#")
+        for topic in foreign_topics(space, own, other):
+            await sender.say(topic, b"forged")
+        await sender.say(f"pv1/{space}/{own}/up/hello", b"allowed")
+        await service.heard(f"pv1/{space}/{own}/up/hello", b"allowed")
+        await service.say(f"pv1/{space}/{other}/dn/last", b"")
+        await victim.heard(f"pv1/{space}/{other}/dn/last")
+        assert [m for m in service.received + victim.received if m[1] == b"forged"] == []
+
+
+async def test_a_device_reaches_nobody_but_the_service_and_only_as_itself(site: Site) -> None:
+    await site.gate.grant([A, B])
+    async with site.device(A) as device, site.device(B) as victim:
+        await assert_nothing_gets_through(site, Role.OPERATIONAL, device, victim, A.credential_id, B.credential_id)
+    assert await site.gate.snapshot() == {A.credential_id, B.credential_id}
+
+
+async def test_a_bootstrap_session_reaches_nobody_but_the_service_and_only_as_itself(site: Site) -> None:
+    async with site.session(OWN_SESSION) as device, site.session(VICTIM_SESSION) as victim:
+        await assert_nothing_gets_through(site, Role.BOOTSTRAP, device, victim, OWN_SESSION, VICTIM_SESSION)
+
+
+@pytest.mark.mosquitto
+async def test_a_device_with_a_certificate_reaches_nobody_but_the_service(real_site: Site, tmp_path) -> None:
+    await real_site.gate.grant([B])
+    own = "c" * 32
+    device, _ = real_site.certified(own, tmp_path)
+    async with device, real_site.device(B) as victim:
+        await assert_nothing_gets_through(real_site, Role.OPERATIONAL, device, victim, own, B.credential_id)
+
+
+async def assert_receives_only_its_own(
+    site: Site, role: Role, snoop: Actor, other: Actor, own: str, victim: str
+) -> None:
+    space = "b" if role is Role.BOOTSTRAP else "c"
+    async with site.service(role) as service:
+        await service.subscribe(f"pv1/{space}/+/up/+")
+        await other.subscribe(f"pv1/{space}/{victim}/dn/+")
+        for wide in WIDE:
+            try:
+                await snoop.subscribe(wide)
+            except aiomqtt.MqttError:
+                pytest.fail(f"subscribing to {wide} ended the connection")
+        await snoop.subscribe(
+            f"pv1/{space}/{victim}/dn/+", f"pv1/{space}/{victim}/dn/desired", f"pv1/{space}/{own}/dn/#"
+        )
+        await other.say(f"pv1/{space}/{victim}/up/hello", b"secret")
+        await service.heard(f"pv1/{space}/{victim}/up/hello")
+        await service.say(f"pv1/{space}/{victim}/dn/desired", b"secret")
+        await other.heard(f"pv1/{space}/{victim}/dn/desired")
+        await service.say(f"pv1/{space}/{own}/dn/last", b"")
+        await snoop.heard(f"pv1/{space}/{own}/dn/last")
+        assert snoop.topics() == {f"pv1/{space}/{own}/dn/last"}
+
+
+async def test_a_device_on_every_wildcard_receives_only_its_own(site: Site) -> None:
+    await site.gate.grant([A, B])
+    async with site.device(A) as snoop, site.device(B) as other:
+        await assert_receives_only_its_own(site, Role.OPERATIONAL, snoop, other, A.credential_id, B.credential_id)
+
+
+async def test_a_bootstrap_session_on_every_wildcard_receives_only_its_own(site: Site) -> None:
+    async with site.session(OWN_SESSION) as snoop, site.session(VICTIM_SESSION) as other:
+        await assert_receives_only_its_own(site, Role.BOOTSTRAP, snoop, other, OWN_SESSION, VICTIM_SESSION)
+
+
+@pytest.mark.mosquitto
+async def test_a_device_with_a_certificate_on_every_wildcard_receives_only_its_own(real_site: Site, tmp_path) -> None:
+    await real_site.gate.grant([B])
+    snoop, _ = real_site.certified("c" * 32, tmp_path)
+    async with snoop, real_site.device(B) as other:
+        await assert_receives_only_its_own(real_site, Role.OPERATIONAL, snoop, other, "c" * 32, B.credential_id)
+
+
+async def test_the_service_writes_answers_and_reads_requests_and_nothing_else(site: Site) -> None:
+    await site.gate.grant([A])
+    up, down = f"pv1/c/{A.credential_id}/up/online", f"pv1/c/{A.credential_id}/dn/online"
+    async with site.service(Role.OPERATIONAL) as service, site.device(A) as device:
+        await service.subscribe("pv1/c/+/up/+", "pv1/c/+/dn/+")
+        await device.subscribe(f"pv1/c/{A.credential_id}/dn/+")
+        await service.say(up, b"forged")
+        await device.say(up, b"real")
+        await service.heard(up)
+        await service.say(down, b"answer")
+        await device.heard(down)
+        assert service.received == [(up, b"real")]
+        assert device.received == [(down, b"answer")]
+
+
+async def test_a_last_will_reaches_nobody_it_may_not_write_to(site: Site) -> None:
+    await site.gate.grant([A, B])
+    target = f"pv1/c/{B.credential_id}/dn/desired"
+    async with site.service(Role.OPERATIONAL) as service, site.device(B) as victim:
+        await service.subscribe("pv1/c/+/up/+")
+        await victim.subscribe(f"pv1/c/{B.credential_id}/dn/+")
+        for topic in (target, f"pv1/c/{B.credential_id}/up/report", "$CONTROL/dynamic-security/v1"):
+            async with site.device(A, will=aiomqtt.Will(topic, b"forged")) as device:
+                device.drop()
+                await device.lost.wait()
+        async with site.device(A, will=aiomqtt.Will(f"pv1/c/{A.credential_id}/up/bye", b"")) as device:
+            device.drop()
+            await device.lost.wait()
+        await service.heard(f"pv1/c/{A.credential_id}/up/bye")
+        await service.say(f"pv1/c/{B.credential_id}/dn/last")
+        await victim.heard(f"pv1/c/{B.credential_id}/dn/last")
+        assert b"forged" not in {payload for _, payload in service.received + victim.received}
+
+
+async def test_nobody_else_is_let_in(site: Site) -> None:
+    await site.gate.grant([A, B])
+    port, tls = site.ports[Role.OPERATIONAL], site.tls
+    a_key = A.api_key.reveal().decode()
+    strangers = [
+        Actor(port, "9" * 32, tls=tls),
+        Actor(port, A.credential_id, tls=tls),
+        Actor(port, "9" * 32, "9" * 32, "guess", tls=tls),
+        Actor(port, A.credential_id, A.credential_id, "guess", tls=tls),
+        Actor(port, A.credential_id, A.credential_id, "", tls=tls),
+        Actor(port, B.credential_id, B.credential_id, a_key, tls=tls),
+        Actor(port, "f" * 32, "firstlight", "guess", tls=tls),
+        Actor(port, "firstlight-admin", "firstlight-admin", "guess", tls=tls),
+    ]
+    for stranger in strangers:
+        with pytest.raises(aiomqtt.MqttError):
+            await stranger.__aenter__()
+
+
+async def test_a_client_id_with_a_slash_reaches_no_other_session(site: Site) -> None:
+    """Under a pattern ending in `#`, the client id `{victim}/dn` could write the victim's answers."""
+    async with site.service(Role.BOOTSTRAP) as service, site.session(VICTIM_SESSION) as victim:
+        await service.subscribe("pv1/b/+/up/+")
+        await victim.subscribe(f"pv1/b/{VICTIM_SESSION}/dn/#")
+        for odd in (f"{VICTIM_SESSION}/dn", "+", "#", f"{VICTIM_SESSION}/dn/up", "", "a/b"):
+            odd_client = Actor(site.ports[Role.BOOTSTRAP], odd, tls=site.tls)
+            try:
+                await odd_client.__aenter__()
+            except aiomqtt.MqttError:
+                continue
+            for topic in (
+                f"pv1/b/{odd or 'x'}/up/hello".replace("+", "x").replace("#", "x"),
+                f"pv1/b/{VICTIM_SESSION}/dn/x",
+            ):
+                await odd_client.say(topic, b"forged")
+            await odd_client.__aexit__()
+        await victim.say(f"pv1/b/{VICTIM_SESSION}/up/hello", b"real")
+        await service.heard(f"pv1/b/{VICTIM_SESSION}/up/hello")
+        await service.say(f"pv1/b/{VICTIM_SESSION}/dn/last")
+        await victim.heard(f"pv1/b/{VICTIM_SESSION}/dn/last")
+        assert victim.topics() == {f"pv1/b/{VICTIM_SESSION}/dn/last"}
+        assert all(t.split("/")[2] == VICTIM_SESSION or p != b"forged" for t, p in service.received)
+
+
+async def test_a_retained_message_is_neither_kept_nor_passed_on_later(site: Site) -> None:
+    await site.gate.grant([A, B])
+    down = f"pv1/c/{A.credential_id}/dn/desired"
+    async with site.service(Role.OPERATIONAL) as service:
+        try:
+            await service.say(down, b"kept", retain=True)
+            await service.subscribe("pv1/c/+/up/+")
+        except aiomqtt.MqttError:
+            pass  # the embedded broker ends such a connection, Mosquitto strips or refuses
+    async with site.service(Role.OPERATIONAL) as service, site.device(A) as device:
+        await device.subscribe(f"pv1/c/{A.credential_id}/dn/+")
+        await service.say(f"pv1/c/{A.credential_id}/dn/last")
+        await device.heard(f"pv1/c/{A.credential_id}/dn/last")
+        assert device.topics() == {f"pv1/c/{A.credential_id}/dn/last"}

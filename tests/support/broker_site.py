@@ -1,0 +1,99 @@
+"""Both kinds of broker behind one face, so that the same tests judge the embedded one and real Mosquitto."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.brokers.embedded import EmbeddedBroker, EmbeddedGate
+from service.brokers.gate import Login
+from service.brokers.mosquitto.control import DynsecControl
+from service.brokers.mosquitto.gate import MosquittoGate, RevocationList, reload_by_signal
+from service.brokers.mosquitto.plan import SERVICE_USER
+from service.brokers.mosquitto.render import read_password
+from service.domain.credential import CredentialKind
+from service.errors import Secret
+from service.mqtt.port import Role
+from tests.support.actor import Actor
+from tests.support.mosquitto import Mosquittos, device_certificate, mosquittos
+
+
+def api_key_login(number: int) -> Login:
+    key = Secret(hashlib.sha256(b"key %d" % number).hexdigest().encode())
+    digest = hashlib.sha256(key.reveal()).digest()
+    return Login(f"{number:032x}", CredentialKind.API_KEY, key, digest)
+
+
+@dataclass
+class Site:
+    """One environment's brokers with a gate, whatever they are made of."""
+
+    gate: EmbeddedGate | MosquittoGate
+    ports: dict[Role, int]  # of devices
+    service_ports: dict[Role, int]
+    passwords: dict[Role, Secret]
+    tls: ssl.SSLContext | None = None
+    real: Mosquittos | None = None
+    control: DynsecControl | None = None
+
+    def service(self, role: Role) -> Actor:
+        password = self.passwords[role].reveal().decode()
+        return Actor(self.service_ports[role], secrets.token_hex(16), SERVICE_USER, password)
+
+    def session(self, session: str, **more) -> Actor:
+        return Actor(self.ports[Role.BOOTSTRAP], session, tls=self.tls, **more)
+
+    def device(self, login: Login, **more) -> Actor:
+        assert login.api_key is not None
+        name, key = login.credential_id, login.api_key.reveal().decode()
+        return Actor(self.ports[Role.OPERATIONAL], name, name, key, tls=self.tls, **more)
+
+    def certified(self, name: str, folder: Path) -> tuple[Actor, Login]:
+        assert self.real is not None
+        pem, key, serial = device_certificate(self.real.issuer, name, folder)
+        assert self.real.plan.x509 is not None
+        actor = Actor(self.real.plan.x509.port, name, tls=self.real.tls(pem, key))
+        return actor, Login(name, CredentialKind.X509, certificate_serial=serial)
+
+
+@asynccontextmanager
+async def embedded_site() -> AsyncIterator[Site]:
+    brokers = {role: EmbeddedBroker(role) for role in Role}
+    for broker in brokers.values():
+        await broker.start()
+    ports = {role: broker.port for role, broker in brokers.items()}
+    passwords = {role: broker.service_login[1] for role, broker in brokers.items()}
+    try:
+        yield Site(EmbeddedGate(brokers[Role.OPERATIONAL]), ports, ports, passwords)
+    finally:
+        for broker in brokers.values():
+            await broker.stop()
+
+
+@asynccontextmanager
+async def mosquitto_site(folder: Path) -> AsyncIterator[Site]:
+    with mosquittos(folder / "brokers") as real:
+        plan = real.plan
+        control = DynsecControl("127.0.0.1", plan.operational_service_port, read_password(plan.admin_password_file))
+        task = asyncio.create_task(control.run())
+        crl = RevocationList(plan.crl, real.issuer, reload_by_signal(plan.pid_file(Role.OPERATIONAL)))
+        assert plan.api_key is not None
+        try:
+            yield Site(
+                MosquittoGate(control, crl),
+                {Role.BOOTSTRAP: plan.bootstrap.port, Role.OPERATIONAL: plan.api_key.port},
+                {role: plan.service_port(role) for role in Role},
+                {role: read_password(plan.password_file(role)) for role in Role},
+                real.tls(),
+                real,
+                control,
+            )
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
