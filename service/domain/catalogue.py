@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from service.domain.credential import CredentialKind
 from service.domain.group import Group
-from service.domain.product import Product, ReleaseKey
+from service.domain.product import Product, ReleaseKey, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +34,12 @@ class Catalogue:
     products: Mapping[str, Product] = field(default_factory=dict)  # by product_id
     release_keys: Mapping[str, ReleaseKey] = field(default_factory=dict)  # by key_id
     environments: Mapping[str, Environment] = field(default_factory=dict)
+    versions: Mapping[str, Version] = field(default_factory=dict)  # by version_id; every one, not only targets
+
+    def version(self, product_id: str, version_id: str) -> Version | None:
+        """The version of that id if it is one of that product."""
+        product = self.products.get(product_id)
+        found = self.versions.get(version_id)
+        if found is None and product is not None and product.target is not None:
+            found = product.target if product.target.version_id == version_id else None
+        return found if found is not None and found.product_id == product_id else None

@@ -38,6 +38,20 @@ class FirmwareState(StrEnum):
     ROLLED_BACK = "rolled_back"  # the old version was seen again after rebooting
 
 
+TRANSITIONS: dict[DeviceState, frozenset[DeviceState]] = {
+    DeviceState.REGISTERED: frozenset({DeviceState.ACTIVATED, DeviceState.BLOCKED, DeviceState.RETIRED}),
+    DeviceState.ACTIVATED: frozenset(
+        {DeviceState.CONFIRMED, DeviceState.BLOCKED, DeviceState.REPLACED, DeviceState.RETIRED}
+    ),
+    DeviceState.CONFIRMED: frozenset({DeviceState.BLOCKED, DeviceState.REPLACED, DeviceState.RETIRED}),
+    DeviceState.BLOCKED: frozenset(
+        {DeviceState.REGISTERED, DeviceState.ACTIVATED, DeviceState.CONFIRMED, DeviceState.RETIRED}
+    ),
+    DeviceState.REPLACED: frozenset(),
+    DeviceState.RETIRED: frozenset({DeviceState.REGISTERED}),
+}
+
+
 class KeyAlgorithm(StrEnum):
     ED25519 = "ed25519"
     ECDSA_P256 = "ecdsa_p256"  # SHA-256, signature r||s, 64 bytes

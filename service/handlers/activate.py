@@ -1,0 +1,261 @@
+"""`activate`: a proven device gets a credential of its own, the same one however often it asks. Pure.
+
+Owns the order of the checks after the look-up; sizes, rates, characters and the server nonce were checked before.
+What is raised here was said to someone unproven; what a proven device is refused comes in the Decision.
+Source: docs/protocol.md, sections 4.2, 4.4 and 4.9.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import NoReturn
+
+from device_sdk.wire import codes, ids, keys
+from service.brokers.gate import Login
+from service.credentials import proofs
+from service.credentials.authority import SERIAL_BYTES, CsrError, Issued, csr_spki_sha256
+from service.domain import activation, identity, moves
+from service.domain.activation import Place
+from service.domain.credential import Credential, CredentialKind, CredentialState
+from service.domain.device import Device, DeviceState
+from service.domain.group import Group
+from service.domain.product import Product
+from service.domain.thing import Thing
+from service.errors import Secret, ServiceError
+from service.handlers.decision import Context, Decision, Grant, Step
+from service.protocol import encode
+from service.protocol.schemas import Activate, Claim
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One activate with what its checks have found out so far."""
+
+    request: Activate
+    claim: Claim
+    group: Group
+    prover: proofs.Prover
+    credential_id: str
+    newcomer: bool  # registers itself with this message
+
+
+def handle(device: Device | None, request: Activate, claim: Claim, context: Context) -> Decision:
+    """Decide about one activate. Raises ServiceError REFUSED, the same for every unproven one."""
+    # 6. Look-up: `device` is who the claim names, or nobody.
+    group = context.world.catalogue.groups.get(claim.group_id)
+    # 7. Proof, at the same cost whoever is named.
+    prover = _proven(device, group, request, claim, context)
+    assert group is not None
+    newcomer = device is None
+    if device is None:
+        device = _self_registered(group, claim, context)
+    credential_id = ids.credential_id(context.owner, request.server_nonce, request.claim)
+    ask = _Ask(request, claim, group, prover, credential_id, newcomer)
+    try:
+        return _decide(device, ask, context)
+    except ServiceError as refusal:
+        return Decision(refusal=refusal, steps=(Step("refused", refusal.detail),), credential_id=credential_id)
+
+
+def _decide(device: Device, ask: _Ask, context: Context) -> Decision:
+    # 8. Rates of serial and group: only now, so that nobody can use them up for another.
+    context.world.admit(device.group_id, device.serial)
+    # 9. State of the device and of this very credential.
+    activation.check_state(device)
+    existing = moves.find(device, ask.credential_id)
+    if existing is not None:
+        return _repeat(device, existing, ask, context)
+    # 10. Place.
+    place = activation.place_of(device, ask.group, context.world.catalogue)
+    kind = activation.kind_of(ask.group, place, has_csr=ask.claim.csr is not None)
+    # 11. CSR.
+    issued = _certificate(ask, place, context) if kind is CredentialKind.X509 else None
+    return _admit(device, ask, place, issued, context)
+
+
+def _proven(
+    device: Device | None, group: Group | None, request: Activate, claim: Claim, context: Context
+) -> proofs.Prover:
+    message = keys.activate_message(context.owner, request.server_nonce, request.claim)
+    try:
+        prover = proofs.verify_claimant(
+            group, device, claim.serial, claim.key_index or 0, context.world.service_key, message, request.proof
+        )
+    except proofs.Unproven as error:
+        _refuse(str(error))
+    if device is None and (group is None or not group.self_registration):
+        _refuse("unknown serial")  # with a derived key even an unregistered serial can be proven
+    return prover
+
+
+def _refuse(cause: str) -> NoReturn:
+    raise ServiceError(
+        codes.REFUSED, "refused", cause="refused_" + cause.replace(" ", "_").replace(".", ""), detail=cause
+    )
+
+
+def _self_registered(group: Group, claim: Claim, context: Context) -> Device:
+    return Device(
+        device_id=identity.uuid7(context.now, context.world.random_bytes(identity.RANDOM_BYTES)),
+        group_id=group.group_id,
+        serial=claim.serial,
+        state=DeviceState.REGISTERED,
+        registered_at=context.now,
+    )
+
+
+def _repeat(device: Device, credential: Credential, ask: _Ask, context: Context) -> Decision:
+    """The same reply again, and the broker told again; nothing new."""
+    if credential.state is CredentialState.DROPPED or moves.is_expired(credential, context.now):
+        raise ServiceError(
+            codes.NONCE_EXPIRED, "say hello again", cause="activate_dropped", detail=credential.drop_cause or "expired"
+        )
+    assert device.thing is not None
+    return Decision(
+        reply=_reply(ask, credential.grant, context),
+        counters=("activate_repeated",),
+        effects=(_grant(credential, device.thing, ask),),
+        credential_id=credential.credential_id,
+    )
+
+
+def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, context: Context) -> Decision:
+    product = context.world.catalogue.products[ask.group.product_id]
+    number_taken = None
+    counters, steps = ["activated"], [Step("activated", "certificate" if issued else "api key")]
+    if ask.newcomer:
+        counters.append("self_registered")
+        steps.insert(0, Step("self_registered"))
+    thing = device.thing
+    if thing is None:
+        thing = _new_thing(device, product, place, context)
+        number_taken = product.product_id
+    credential = _credential(device, thing, ask, place, issued, context)
+    after = replace(
+        moves.add_pending(moves.drop_expired(device, context.now), credential, context.now),
+        state=DeviceState.ACTIVATED if device.state is DeviceState.REGISTERED else device.state,
+        thing=thing,
+        boot_count=max(device.boot_count, ask.claim.boot_count),
+        model=ask.claim.model or device.model,
+        caps=tuple(ask.claim.caps),
+    )
+    return Decision(
+        device=after,
+        reply=_reply(ask, credential.grant, context),
+        steps=tuple(steps),
+        counters=tuple(counters),
+        effects=(_grant(credential, thing, ask),),
+        number_taken=number_taken,
+        spki=issued.spki_sha256 if issued else None,
+        credential_id=credential.credential_id,
+    )
+
+
+def _new_thing(device: Device, product: Product, place: Place, context: Context) -> Thing:
+    thing_id = identity.uuid7(context.now, context.world.random_bytes(identity.RANDOM_BYTES))
+    number = context.next_number.get(product.product_id, 1)
+    return activation.new_thing(thing_id, device, product, number, place, context.now)
+
+
+def _certificate(ask: _Ask, place: Place, context: Context) -> Issued:
+    csr = ask.claim.csr
+    assert csr is not None
+    authority = context.world.authorities.get(place.environment.name)
+    if authority is None:
+        raise ServiceError(
+            codes.UNAVAILABLE,
+            "no certificates just now",
+            cause="authority_missing",
+            detail=f"environment {place.environment.name} has an x509 endpoint and no CA",
+        )
+    spki = csr_spki_sha256(csr)
+    if spki is not None and spki in context.spki_in_use:
+        raise ServiceError(codes.BAD_REQUEST, "the CSR's key is in use already; make a new one", cause="csr_key_in_use")
+    try:
+        return authority.sign_csr(csr, ask.credential_id, context.now, context.world.random_bytes(SERIAL_BYTES))
+    except CsrError as error:
+        raise ServiceError(codes.BAD_REQUEST, str(error), cause=error.cause) from error
+
+
+def _credential(
+    device: Device, thing: Thing, ask: _Ask, place: Place, issued: Issued | None, context: Context
+) -> Credential:
+    claim, now = ask.claim, context.now
+    api_key = None if issued else _api_key(ask.prover, claim.nonce, ask.request.server_nonce, thing, ask.credential_id)
+    kind = CredentialKind.X509 if issued else CredentialKind.API_KEY
+    return Credential(
+        credential_id=ask.credential_id,
+        device_id=device.device_id,
+        kind=kind,
+        state=CredentialState.PENDING,
+        environment=place.environment.name,
+        created_at=now,
+        expires_at=now + timedelta(seconds=ask.group.pending_expiry_s),
+        boot_count=claim.boot_count,
+        nonce=claim.nonce,
+        server_nonce=ask.request.server_nonce,
+        grant=_grant_map(ask, thing, place, kind, issued, context),
+        encoding=context.encoding,
+        api_key_sha256=hashlib.sha256(api_key.reveal()).digest() if api_key else None,
+        certificate_pem=issued.pem if issued else None,
+        certificate_serial=issued.serial if issued else None,
+        spki_sha256=issued.spki_sha256 if issued else None,
+        certificate_expires_at=issued.expires_at if issued else None,
+        last_boot_count=claim.boot_count,
+        approved=_is_renewal(device, context),
+    )
+
+
+def _is_renewal(device: Device, context: Context) -> bool:
+    """Whether the confirmed credential itself asked: then nobody needs to be asked whether it still lives."""
+    confirmed = moves.confirmed_of(device.credentials)
+    return context.operational and confirmed is not None and confirmed.credential_id == context.owner
+
+
+def _grant_map(
+    ask: _Ask, thing: Thing, place: Place, kind: CredentialKind, issued: Issued | None, context: Context
+) -> bytes:
+    endpoint = place.environment.endpoints[kind]
+    grant: dict[str, object] = {
+        "thing_id": thing.thing_id,
+        "name": thing.name,
+        "ou": thing.ou,
+        "environment": place.environment.name,
+        "credential_id": ask.credential_id,
+        "kind": kind.value,
+        "endpoint": {"host": endpoint.host, "port": endpoint.port, "tls": endpoint.tls},
+    }
+    if issued is not None:
+        grant["certificate"] = issued.pem
+    if endpoint.tls and place.environment.ca_pem is not None:
+        grant["ca"] = place.environment.ca_pem
+    grant["time"] = int(context.now.timestamp())
+    return encode.pack(grant, context.encoding)
+
+
+def _reply(ask: _Ask, grant: bytes, context: Context) -> bytes:
+    message = keys.activated_message(context.owner, ask.request.server_nonce, ask.request.claim, grant)
+    return context.reply(ask.request.id, {"grant": grant, "server_proof": ask.prover.prove(message)})
+
+
+def _grant(credential: Credential, thing: Thing, ask: _Ask) -> Grant:
+    api_key = None
+    if credential.kind is CredentialKind.API_KEY:
+        api_key = _api_key(ask.prover, credential.nonce, credential.server_nonce, thing, credential.credential_id)
+    return Grant(
+        credential.environment,
+        Login(
+            credential_id=credential.credential_id,
+            kind=credential.kind,
+            api_key=api_key,
+            api_key_sha256=credential.api_key_sha256,
+            certificate_serial=credential.certificate_serial,
+        ),
+    )
+
+
+def _api_key(prover: proofs.Prover, nonce: bytes, server_nonce: bytes, thing: Thing, credential_id: str) -> Secret:
+    assert isinstance(prover, proofs.HmacProver)  # kind_of gives public keys certificates only
+    return prover.api_key(nonce, server_nonce, thing.thing_id, credential_id)

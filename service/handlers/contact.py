@@ -1,0 +1,171 @@
+"""What every request on a credential's topic has in common: numbers, first use, hold, document. Pure.
+
+Owns the order: known and not dropped (the executor ignores others), numbers, confirmation, then the verb's own rule.
+Source: docs/protocol.md, sections 3.2, 4.5 and 4.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from device_sdk.wire import codes
+from service.domain import moves, reactivation
+from service.domain.credential import Credential, CredentialState
+from service.domain.device import Device
+from service.domain.reactivation import Verdict
+from service.errors import ServiceError
+from service.handlers import documents
+from service.handlers.decision import Context, Decision, Effect, Step
+
+# How stale last_heard_at may be before a request that changes nothing else writes it.
+HEARD_EVERY = timedelta(seconds=60)
+
+
+@dataclass(slots=True)
+class Contact:
+    """One request in work: the device as it becomes, and what is to be said of it."""
+
+    device: Device
+    credential: Credential
+    boot_count: int
+    steps: list[Step]
+    counters: list[str]
+    effects: list[Effect]
+
+    def set(self, device: Device) -> None:
+        self.device = device
+        found = moves.find(device, self.credential.credential_id)
+        assert found is not None
+        self.credential = found
+
+    def note(self, step: str, detail: str = "") -> None:
+        """Count an event and put it into the trace."""
+        self.steps.append(Step(step, detail))
+        self.counters.append(step)
+
+
+def open_contact(device: Device, context: Context, *, n: int | None, boot_count: int | None) -> Contact | Decision:
+    """The contact to go on with, or the Decision that ends here: a repeat, a held or refused first use.
+
+    Raises ServiceError CONFLICT for a number that is lower than the last, or a first use that may not be.
+    """
+    credential = moves.find(device, context.owner)
+    assert credential is not None
+    counted = credential.last_boot_count if boot_count is None else boot_count
+    contact = Contact(device, credential, counted, [], [], [])
+    if n is not None:
+        repeat = _judge_number(contact, (counted, n))
+        if repeat is not None:
+            return repeat
+    if credential.state is CredentialState.PENDING:
+        return _first_use(contact, context)
+    after = reactivation.suspect_clones(device, credential)
+    if after is not device:
+        contact.set(after)
+        contact.note("clone_suspected", "the old credential was heard while a new one was held")
+    return contact
+
+
+def close_contact(
+    contact: Contact,
+    context: Context,
+    request_id: str,
+    fields: dict[str, object],
+    *,
+    n: int | None = None,
+    desired_rev: int | None = None,
+    caps: tuple[str, ...] | None = None,
+) -> Decision:
+    """The Decision with reply and device. With `n` the reply is stored for a repeat.
+
+    With `desired_rev` the document is brought up to date and sent when the device has another revision.
+    """
+    device, credential, world = contact.device, contact.credential, context.world
+    if desired_rev is not None:
+        credential = documents.refreshed(device, credential, world, context.encoding, context.now, desired_rev)
+        if credential.desired_doc is not None and desired_rev != credential.desired_rev:
+            fields = {**fields, "desired": documents.signed(device, credential, world)}
+    reply = context.reply(request_id, fields)
+    if n is not None:
+        credential = replace(
+            credential,
+            last_boot_count=contact.boot_count,
+            last_n=n,
+            last_reply=reply,
+            last_heard_at=context.now,
+            encoding=context.encoding,
+        )
+        if contact.boot_count > device.boot_count:
+            device = replace(device, boot_count=contact.boot_count)
+    elif credential.last_heard_at is None or context.now - credential.last_heard_at >= HEARD_EVERY:
+        credential = replace(credential, last_heard_at=context.now)
+    if caps is not None and caps != device.caps:
+        device = replace(device, caps=caps)
+    if credential is not contact.credential:
+        device = moves.put(device, credential)
+    return Decision(
+        device=device,
+        reply=reply,
+        steps=tuple(contact.steps),
+        counters=tuple(contact.counters),
+        effects=tuple(contact.effects),
+    )
+
+
+def _judge_number(contact: Contact, number: tuple[int, int]) -> Decision | None:
+    """None to go on; the stored reply for a repeat. Raises ServiceError CONFLICT for a lower number."""
+    credential = contact.credential
+    last = (credential.last_boot_count, credential.last_n)
+    if number > last or (number == last and credential.last_reply is None):
+        return None
+    if number == last:
+        return Decision(reply=credential.last_reply, counters=("request_repeated",))
+    raise ServiceError(
+        codes.CONFLICT,
+        "this number is lower than the last",
+        cause="number_lower",
+        detail=f"got {number}, last {last}",
+        state={"boot_count": last[0], "n": last[1]},
+    )
+
+
+def _first_use(contact: Contact, context: Context) -> Contact | Decision:
+    """The compare-and-set that confirms, or what the policy says instead."""
+    device, credential, world = contact.device, contact.credential, context.world
+    reactivation.check_confirmable(device, credential, context.now)
+    policy = world.catalogue.groups[device.group_id].reactivation
+    verdict = reactivation.judge(device, credential, policy, context.now, world.listening_since)
+    if verdict is Verdict.CONFIRM:
+        contact.set(moves.confirm(device, credential, context.now))
+        contact.note("confirmed")
+        return contact
+    if verdict is Verdict.ASK:
+        _ask_the_old(contact, context)
+    elif verdict is Verdict.OPERATOR and not credential.awaits_operator:
+        contact.set(moves.put(device, replace(credential, awaits_operator=True)))
+        contact.note("operator_needed")
+    return Decision(
+        device=contact.device if contact.device is not device else None,
+        refusal=reactivation.refusal(verdict),
+        steps=tuple(contact.steps),
+        counters=tuple(contact.counters),
+        effects=tuple(contact.effects),
+    )
+
+
+def _ask_the_old(contact: Contact, context: Context) -> None:
+    """Push the document on the old credential: whoever lives there answers with a report."""
+    world = context.world
+    held = replace(contact.credential, held_at=context.now)
+    device = moves.put(contact.device, held)
+    old = moves.confirmed_of(device.credentials)
+    assert old is not None
+    asked = documents.refreshed(device, old, world, old.encoding, context.now)
+    if asked.desired_doc is None:
+        asked = documents.first(asked)
+    if asked is not old:
+        device = moves.put(device, asked)
+    contact.set(device)
+    contact.effects.append(documents.push(device, asked, world))
+    contact.note("held", "the old credential is asked first")

@@ -1,0 +1,104 @@
+"""What a handler is given besides device and request, and what it gives back. Values only.
+
+Owns Context, Decision and the effects that the pipeline carries out after the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from service.brokers.gate import Login
+from service.credentials.authority import Authority
+from service.domain.catalogue import Catalogue
+from service.domain.device import Device
+from service.errors import ServiceError
+from service.protocol import encode
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What is the same for every message of a batch."""
+
+    catalogue: Catalogue
+    service_key: Ed25519PrivateKey
+    authorities: Mapping[str, Authority]  # by environment, those that issue certificates
+    random_bytes: Callable[[int], bytes]
+    admit: Callable[[str, str], None]  # group, serial, both proven: raises ServiceError THROTTLED
+    listening_since: datetime  # since when no message was missed
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One message: who sent it (as the topic says), when, and how the reply is to be written."""
+
+    world: World
+    now: datetime
+    owner: str  # the session, or the credential id
+    operational: bool  # whether the topic was a credential's
+    trace_id: str
+    encoding: str
+    next_number: Mapping[str, int] = field(default_factory=dict)  # product_id -> number of its next thing
+    spki_in_use: frozenset[bytes] | set[bytes] = frozenset()
+
+    def reply(self, request_id: str, fields: Mapping[str, object]) -> bytes:
+        return encode.reply(request_id, fields, self.trace_id, self.encoding)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The broker must let this login in before the reply is sent."""
+
+    environment: str
+    login: Login
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A desired document for another connection of the same device, or for this one without a request."""
+
+    environment: str
+    credential_id: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Authorise:
+    """A credential may fetch this image."""
+
+    credential_id: str
+    thing_id: str
+    image_id: str
+    size: int
+
+
+Effect = Grant | Push | Authorise
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry of the device's trace."""
+
+    step: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The device as it is to be saved (None: unchanged), the reply's bytes, and what else follows.
+
+    `refusal` in place of a reply: a proven sender is told no, and `device` may still have changed.
+    """
+
+    device: Device | None = None
+    reply: bytes | None = None
+    refusal: ServiceError | None = None
+    steps: tuple[Step, ...] = ()
+    counters: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    number_taken: str | None = None  # product_id
+    spki: bytes | None = None  # a key that is in use from now on
+    credential_id: str | None = None  # for the trace, where it is not the sender's

@@ -1,0 +1,33 @@
+"""What the clock asks of a device: lapse what is over, push what has changed. Pure; there is no request and no reply."""
+
+from __future__ import annotations
+
+from service.domain import moves
+from service.domain.device import Device
+from service.handlers import documents
+from service.handlers.decision import Context, Decision, Step
+
+
+def expire(device: Device, context: Context) -> Decision:
+    """Drop the pending credentials whose time is over."""
+    after = moves.drop_expired(device, context.now)
+    if after is device:
+        return Decision()
+    return Decision(device=after, steps=(Step("pending_expired"),), counters=("pending_expired",))
+
+
+def refresh(device: Device, context: Context) -> Decision:
+    """Push the desired document to the credential `context.owner` if it has changed."""
+    credential = moves.find(device, context.owner)
+    if credential is None or credential is not moves.confirmed_of(device.credentials):
+        return Decision()
+    after = documents.refreshed(device, credential, context.world, credential.encoding, context.now)
+    if after is credential:
+        return Decision()
+    changed = moves.put(device, after)
+    return Decision(
+        device=changed,
+        steps=(Step("desired_pushed", f"rev {after.desired_rev}"),),
+        counters=("desired_pushed",),
+        effects=(documents.push(changed, after, context.world),),
+    )

@@ -1,0 +1,48 @@
+"""`report`: how far a device is with what is wanted of it. Pure. Source: docs/protocol.md, section 5.3."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from service.domain import firmware, moves
+from service.domain.credential import CredentialState
+from service.domain.device import Device
+from service.handlers.contact import Contact, close_contact, open_contact
+from service.handlers.decision import Context, Decision
+from service.protocol.schemas import FirmwareReport, Report
+
+
+def handle(device: Device, request: Report, context: Context) -> Decision:
+    contact = open_contact(device, context, n=request.n, boot_count=request.boot_count)
+    if isinstance(contact, Decision):
+        return contact
+    if request.firmware is not None:
+        _take_firmware(contact, request.firmware, context)
+    if request.moving is not None:
+        _announce(contact, request.moving)
+    if request.unsupported:
+        contact.counters.append("unsupported_reported")
+    return close_contact(contact, context, request.id, {}, n=request.n, desired_rev=request.desired_rev)
+
+
+def _take_firmware(contact: Contact, said: FirmwareReport, context: Context) -> None:
+    before = contact.device.firmware
+    after = firmware.reported(
+        before, said.state, said.version_id, said.progress, said.cause, contact.boot_count, context.now
+    )
+    if after is before:
+        return
+    contact.set(replace(contact.device, firmware=after))
+    if (after.state, after.version_id) != (before.state, before.version_id):
+        contact.note(f"firmware_{after.state}", after.cause or "")
+
+
+def _announce(contact: Contact, credential_id: str) -> None:
+    """The old credential names the new one that is to take over: no need to ask it again."""
+    named = moves.find(contact.device, credential_id)
+    if named is None or named.state is not CredentialState.PENDING or named.approved:
+        return
+    if contact.credential.state is not CredentialState.CONFIRMED:
+        return
+    contact.set(moves.put(contact.device, replace(named, approved=True, held_at=None, awaits_operator=False)))
+    contact.note("move_announced")
