@@ -1,0 +1,57 @@
+"""The bench's own tools do what they say: a rate is worth nothing when its proxy or its client is wrong."""
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.bench.mini_mqtt import MiniClient, publish_packet
+from tests.bench.proxy import DelayProxy
+from tests.bench.report import Row, table
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def test_the_proxy_keeps_every_byte_in_order_and_delays_it_each_way() -> None:
+    async with await asyncio.start_server(_echo, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with DelayProxy("127.0.0.1", port, 0.05) as proxy:
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            sent = bytes(range(256)) * 8192
+            started = time.perf_counter()
+            writer.write(sent)
+            assert await reader.readexactly(len(sent)) == sent
+            assert time.perf_counter() - started >= 0.1
+            writer.close()
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 7, 64, 5000])
+async def test_the_small_client_reads_packets_however_they_are_cut(cut: int) -> None:
+    got: list[tuple[str, bytes]] = []
+    client = MiniClient(lambda topic, payload: got.append((topic, payload)))
+    sizes = [0, 1, 127, 128, 16384, 70000]
+    stream = b"".join(publish_packet("pv1/c/x/dn/chunk", bytes(size), qos=0) for size in sizes)
+    for start in range(0, len(stream), cut):
+        client.data_received(stream[start : start + cut])
+    assert [(topic, len(payload)) for topic, payload in got] == [("pv1/c/x/dn/chunk", size) for size in sizes]
+
+
+def test_a_row_shows_its_floor_and_the_ratio() -> None:
+    shown = table([Row("stream", 60.0, 80.0, "MB/s")], {"cores": 2})
+    assert "60.0 MB/s" in shown
+    assert "80.0 MB/s (floor)" in shown
+    assert "0.75" in shown
+
+
+@pytest.mark.parametrize("module", ["echo", "publish_loop"])
+def test_a_floor_stays_within_sixty_lines(module: str) -> None:
+    assert len((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8").splitlines()) <= 60
