@@ -44,8 +44,8 @@ class DelayProxy:
                     group.create_task(self._carry(reader, far_writer), name="up")
                     group.create_task(self._carry(far_reader, writer), name="down")
             finally:
-                far_writer.close()
-        writer.close()
+                await _closed(far_writer)
+                await _closed(writer)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         held: deque[tuple[float, bytes]] = deque()
@@ -89,3 +89,9 @@ class DelayProxy:
                     return
                 writer.write(data)
                 await writer.drain()
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()

@@ -1,7 +1,6 @@
 """The bench's own tools do what they say: a rate is worth nothing when its proxy or its client is wrong."""
 
 import asyncio
-import contextlib
 import time
 from pathlib import Path
 
@@ -12,16 +11,25 @@ from tests.bench.proxy import DelayProxy
 from tests.bench.report import Row, table
 
 
-async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+class Echo(asyncio.Protocol):
+    """Sends everything back; `lost` is done when its one connection is over."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(None)
 
 
 async def test_the_proxy_keeps_every_byte_in_order_and_delays_it_each_way() -> None:
-    async with await asyncio.start_server(_echo, "127.0.0.1", 0) as server:
+    echo = Echo()
+    async with await asyncio.get_running_loop().create_server(lambda: echo, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with DelayProxy("127.0.0.1", port, 0.05) as proxy:
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -32,6 +40,7 @@ async def test_the_proxy_keeps_every_byte_in_order_and_delays_it_each_way() -> N
             assert time.perf_counter() - started >= 0.1
             writer.close()
             await writer.wait_closed()
+            await echo.lost
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 7, 64, 5000])
