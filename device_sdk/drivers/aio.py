@@ -56,7 +56,17 @@ class Transport(Protocol):
 
 
 class AiomqttTransport:
-    """Each Connect is one aiomqtt client with a clean session."""
+    """Each Connect is one aiomqtt client with a clean session.
+
+    `max_incoming` and `max_outgoing` bound what waits for the core and for the broker's PUBACK; what comes above is
+    dropped and asked for or sent again. The defaults are for one device.
+    """
+
+    def __init__(
+        self, *, max_incoming: int = connection.MAX_INCOMING, max_outgoing: int = connection.MAX_OUTGOING
+    ) -> None:
+        self._max_incoming = max_incoming
+        self._max_outgoing = max_outgoing
 
     @asynccontextmanager
     async def open(self, connect: actions.Connect) -> AsyncIterator[Link]:
@@ -81,9 +91,11 @@ class AiomqttTransport:
             clean_session=True,
             keepalive=connect.keepalive_s,
             queue_type=Inbox,
-            max_queued_incoming_messages=connection.MAX_INCOMING,
+            max_queued_incoming_messages=self._max_incoming,
+            max_inflight_messages=self._max_outgoing,
             tls_context=context,
         )
+        mqtt.pending_calls_threshold = self._max_outgoing
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(connection.CONNECT_TIMEOUT_S):
@@ -93,7 +105,7 @@ class AiomqttTransport:
                 raise ConnectError(connection.refusal(_number(error.rc)), str(error)) from error
             except (aiomqtt.MqttError, TimeoutError, OSError) as error:
                 raise ConnectError(connection.failure(error), str(error)) from error
-            link = _AiomqttLink(mqtt, inbox[0])
+            link = _AiomqttLink(mqtt, inbox[0], self._max_outgoing)
             try:
                 yield link
             finally:
@@ -128,14 +140,15 @@ def _number(rc: Any) -> int:
 
 
 class _AiomqttLink:
-    def __init__(self, mqtt: aiomqtt.Client, inbox: asyncio.Queue[aiomqtt.Message]) -> None:
+    def __init__(self, mqtt: aiomqtt.Client, inbox: asyncio.Queue[aiomqtt.Message], max_outgoing: int) -> None:
+        self._max_outgoing = max_outgoing
         self._mqtt = mqtt
         self._inbox = inbox
         self._messages = mqtt.messages
         self._sending: set[asyncio.Task[None]] = set()
 
     def publish(self, topic: str, payload: bytes, qos: int) -> None:
-        if len(self._sending) >= connection.MAX_OUTGOING:
+        if len(self._sending) >= self._max_outgoing:
             return
         task = asyncio.create_task(self._publish(topic, payload, qos), name=f"publish {topic}")
         self._sending.add(task)

@@ -5,6 +5,8 @@ Owns no key: the private key of a request is handed to the core, which keeps it 
 
 from __future__ import annotations
 
+import hmac
+
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,6 +22,9 @@ class FullCrypto(Crypto):
     def __init__(self, *, x509_credentials: bool = False, signing_key: Ed25519PrivateKey | None = None) -> None:
         self._x509_credentials = x509_credentials
         self._signing_key = signing_key
+
+    def hmac_sha256(self, key: bytes, data: bytes) -> bytes:
+        return hmac.digest(key, data, "sha256")
 
     def verify_ed25519(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
         try:

@@ -11,13 +11,14 @@ import contextlib
 import os
 from pathlib import Path
 
+from device_sdk.core.ports import Flash
 from device_sdk.drivers.failpoints import passing
 
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 MAX_RECORD_BYTES = 1024 * 1024  # more than any record of the core; a larger file is not ours
 
 
-class FileFlash:
+class FileFlash(Flash):
     """Records as files `<name>.rec` in one directory that belongs to this device alone (mode 0700, files 0600).
 
     `sync_writes=False` leaves out the fsyncs: for simulations, where the machine itself stays on.
