@@ -1,0 +1,192 @@
+"""Looking at devices, and an operator's word on one: block, unblock, approve.
+
+Owns no rule of activation. Each change is one transaction with its trace and counter; the running service sees within
+a second that credentials were dropped and ends their sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import select
+
+from device_sdk.wire import codes
+from service.domain import moves
+from service.domain.changes import Changes, Trace
+from service.domain.credential import Credential, CredentialState
+from service.domain.device import Device, DeviceState
+from service.errors import ServiceError
+from service.operations.requests import bad_request, conflict, find_device, parse_device
+from service.storage import queries
+from service.storage.database import Database
+from service.storage.rows import from_ms
+from service.storage.store import SqlStore
+from service.storage.tables import device as device_table
+from service.storage.tables import thing as thing_table
+from service.storage.tables import version as version_table
+
+MAX_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLine:
+    """One device in a list."""
+
+    group_id: str
+    serial: str
+    state: str
+    thing: str | None
+    environment: str | None
+    firmware: str | None  # state of the firmware, as the device last said
+    version: str | None  # name of the installed version
+    registered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    devices: list[DeviceLine]
+    after: str | None  # give it to see the next page; None at the end
+
+
+async def show(database: Database, name: str) -> Device:
+    """A device with its thing and credentials. Raises ServiceError NOT_FOUND, CONFLICT (several candidates)."""
+    async with database.read() as connection:
+        found = await find_device(connection, name)
+        (shown,) = await queries.devices(connection, database.sealer, serials=[(found.group_id, found.serial)])
+    return shown
+
+
+async def list_page(
+    database: Database,
+    *,
+    state: DeviceState | None = None,
+    group_id: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> Page:
+    """Devices by group and serial, at most `limit` (1 to 1000). `after` is the last name of the page before.
+
+    Raises ServiceError BAD_REQUEST.
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        raise bad_request("limit_illegal", f"a page has 1 to {MAX_PAGE} devices")
+    of = device_table.c
+    query = (
+        select(
+            of.group_id,
+            of.serial,
+            of.state,
+            thing_table.c.name,
+            thing_table.c.environment,
+            of.fw_state,
+            version_table.c.name,
+            of.registered_at,
+        )
+        .select_from(
+            device_table.outerjoin(thing_table, thing_table.c.holder_device_id == of.device_id).outerjoin(
+                version_table, version_table.c.version_id == thing_table.c.installed_version_id
+            )
+        )
+        .order_by(of.group_id, of.serial)
+        .limit(limit + 1)
+    )
+    if state is not None:
+        query = query.where(of.state == state.value)
+    if group_id is not None:
+        query = query.where(of.group_id == group_id)
+    if after is not None:
+        last_group, last_serial = parse_device(after)
+        if last_group is None:
+            raise bad_request("device_illegal", "the next page begins after a GROUP/SERIAL")
+        query = query.where(
+            (of.group_id > last_group) | ((of.group_id == last_group) & (of.serial > last_serial)),
+            of.group_id >= last_group,
+        )
+    async with database.read() as connection:
+        found = [DeviceLine(*row[:-1], from_ms(row[-1])) for row in await connection.execute(query)]
+    shown = found[:limit]
+    more = f"{shown[-1].group_id}/{shown[-1].serial}" if len(found) > limit else None
+    return Page(shown, more)
+
+
+async def block(database: Database, name: str, *, now: datetime, trace_id: str) -> Device:
+    """Refuse a device from now on: its credentials are dropped and are dead at the broker within 2 s.
+
+    Raises ServiceError NOT_FOUND, CONFLICT.
+    """
+
+    def decide(before: Device) -> Device:
+        if before.state is DeviceState.BLOCKED:
+            return before
+        dropped = tuple(
+            one if one.state is CredentialState.DROPPED else moves.drop(one, now, "blocked")
+            for one in before.credentials
+        )
+        return replace(_enter(before, DeviceState.BLOCKED), credentials=dropped)
+
+    return await _change(database, name, decide, step="blocked", now=now, trace_id=trace_id)
+
+
+async def unblock(database: Database, name: str, *, now: datetime, trace_id: str) -> Device:
+    """Let a blocked device activate again; it keeps its thing. Raises ServiceError NOT_FOUND, CONFLICT."""
+
+    def decide(before: Device) -> Device:
+        if before.state is not DeviceState.BLOCKED:
+            raise conflict("not_blocked", f"the device is not blocked but {before.state.value}")
+        return _enter(before, DeviceState.REGISTERED)
+
+    return await _change(database, name, decide, step="unblocked", now=now, trace_id=trace_id)
+
+
+async def approve(
+    database: Database, name: str, *, credential_id: str | None = None, now: datetime, trace_id: str
+) -> Device:
+    """Let a credential that waits for an operator take over at the device's next `online`.
+
+    Without `credential_id` there must be exactly one that waits. Raises ServiceError NOT_FOUND, CONFLICT.
+    """
+
+    def decide(before: Device) -> Device:
+        waiting = _waiting(before, credential_id)
+        return moves.put(before, replace(waiting, approved=True, awaits_operator=False, held_at=None))
+
+    return await _change(database, name, decide, step="approved", now=now, trace_id=trace_id)
+
+
+def _waiting(device: Device, credential_id: str | None) -> Credential:
+    waiting = [
+        one
+        for one in device.credentials
+        if one.state is CredentialState.PENDING and one.awaits_operator and credential_id in (None, one.credential_id)
+    ]
+    if not waiting:
+        raise conflict("nothing_to_approve", "no credential of this device waits for an operator")
+    if len(waiting) > 1:
+        ids = [one.credential_id for one in waiting]
+        raise conflict("approval_ambiguous", f"several credentials wait; name one of {', '.join(ids)}", candidates=ids)
+    return waiting[0]
+
+
+async def _change(
+    database: Database, name: str, decide: Callable[[Device], Device], *, step: str, now: datetime, trace_id: str
+) -> Device:
+    async with database.read() as connection:
+        found = await find_device(connection, name)
+    async with SqlStore(database, {}).batch() as batch:
+        before = (await batch.load(serials=[(found.group_id, found.serial)])).by_serial[found.group_id, found.serial]
+        after = decide(before)
+        if after is not before:
+            trace = Trace(found.group_id, found.serial, now, trace_id, "operator", step)
+            await batch.save(Changes(devices=((before, after),), traces=(trace,), counters={f"device_{step}": 1}))
+    return after
+
+
+def _enter(device: Device, state: DeviceState) -> Device:
+    try:
+        return moves.enter(device, state)
+    except moves.IllegalMove as error:
+        raise ServiceError(
+            codes.CONFLICT, f"a device that is {device.state.value} cannot become {state.value}", cause="illegal_move"
+        ) from error

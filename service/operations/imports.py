@@ -1,0 +1,165 @@
+"""Bulk registration from CSV or JSON lines, row by row.
+
+Owns the two formats and the pages: a few thousand rows a transaction, and a pause between pages in which a running
+service writes. Holds one page in memory, however long the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from device_sdk.wire import limits
+from service.domain.device import PublicKey
+from service.errors import ServiceError
+from service.operations.registration import (
+    Outcome,
+    RandomBytes,
+    Registration,
+    Result,
+    parse_key,
+    parse_public_key,
+    register_page,
+)
+from service.operations.requests import bad_request
+from service.storage.database import Database
+
+PAGE_ROWS = 2000
+PAUSE_S = 0.01  # between two transactions, so that others get the write lock
+MAX_LINE_CHARS = 64 * 1024
+FIELDS = frozenset({"group", "serial", "key", "public_key", "public_keys", "ou", "environment"})
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutcome:
+    row: int  # 1 is the first row of data
+    outcome: Outcome
+
+
+Parsed = Registration | Outcome
+
+
+async def import_file(
+    database: Database, path: Path, *, group_id: str | None, now: Callable[[], datetime], random_bytes: RandomBytes
+) -> AsyncIterator[RowOutcome]:
+    """Register every row of a file; yields one outcome for each, in order, after its page is committed.
+
+    `*.csv` has a header line; anything else is JSON lines. `group_id` is for rows that name no group. Raises
+    ServiceError: BAD_REQUEST for a file that cannot be read at all, UNAVAILABLE where the database does not take a
+    page (the rows already yielded are registered; run the import again for the rest).
+    """
+    try:
+        file = await asyncio.to_thread(path.open, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    except OSError as error:
+        raise bad_request("import_unreadable", f"cannot read {path}: {error.strerror}") from error
+    with file:
+        rows = _csv_rows(file, group_id) if path.suffix.lower() == ".csv" else _json_rows(file, group_id)
+        first = 1
+        while page := await asyncio.to_thread(list, islice(rows, PAGE_ROWS)):
+            outcomes = iter(
+                await register_page(
+                    database,
+                    [one for one in page if isinstance(one, Registration)],
+                    now=now(),
+                    random_bytes=random_bytes,
+                )
+            )
+            for row, parsed in enumerate(page, start=first):
+                yield RowOutcome(row, parsed if isinstance(parsed, Outcome) else next(outcomes))
+            first += len(page)
+            await asyncio.sleep(PAUSE_S)
+
+
+def _csv_rows(file: TextIO, group_id: str | None) -> Iterator[Parsed]:
+    csv.field_size_limit(MAX_LINE_CHARS)
+    reader = csv.reader(file)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise bad_request("import_header", f"the first line is not CSV: {error}") from error
+    if "serial" not in header or not FIELDS.issuperset(header) or len(set(header)) != len(header):
+        raise bad_request(
+            "import_header", f"the first line names the columns: serial and some of {', '.join(sorted(FIELDS))}"
+        )
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield _error("", "", "row_malformed", str(error))
+            continue
+        if len(values) > len(header):
+            yield _error("", "", "row_malformed", "more values than columns")
+        elif values:
+            yield _parse({name: value for name, value in zip(header, values, strict=False) if value != ""}, group_id)
+
+
+def _json_rows(file: TextIO, group_id: str | None) -> Iterator[Parsed]:
+    while line := file.readline(MAX_LINE_CHARS):
+        if len(line) == MAX_LINE_CHARS and not line.endswith("\n"):
+            while (rest := file.readline(MAX_LINE_CHARS)) and not rest.endswith("\n"):
+                pass
+            yield _error("", "", "row_malformed", f"a line of more than {MAX_LINE_CHARS} characters")
+        elif line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            yield (
+                _parse(row, group_id) if isinstance(row, dict) else _error("", "", "row_malformed", "not a JSON object")
+            )
+
+
+def _parse(row: dict[str, Any], group_id: str | None) -> Parsed:
+    group, serial = row.get("group", group_id), row.get("serial")
+    shown = (_shown(group), _shown(serial))
+    unknown = row.keys() - FIELDS
+    if unknown:
+        return _error(*shown, "row_malformed", f"unknown field {_shown(min(unknown))!r}")
+    texts = [row.get(name) for name in ("key", "public_key", "ou", "environment")]
+    if not isinstance(serial, str) or not all(text is None or isinstance(text, str) for text in (group, *texts)):
+        return _error(*shown, "row_malformed", "serial is missing, or a value is not a text")
+    if group is None:
+        return _error(*shown, "group_missing", "the row names no group, and none was given for all")
+    key, public_key, ou, environment = texts
+    try:
+        return Registration(
+            group_id=group,
+            serial=serial,
+            key=None if key is None else parse_key(key),
+            public_keys=_public_keys(public_key, row.get("public_keys")),
+            ou=ou,
+            environment=environment,
+        )
+    except ServiceError as error:
+        return _error(*shown, error.cause, error.public)
+
+
+def _public_keys(one: str | None, several: object) -> tuple[PublicKey, ...]:
+    """From one base64 text, or several: a list, or (as CSV has no lists) texts joined by blanks; indexes 0, 1, ..."""
+    if isinstance(several, str):
+        several = several.split()
+    texts = [one] if one is not None and several is None else (several or []) if one is None else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise bad_request("public_key_illegal", "give public_key, or public_keys as a list of base64 texts")
+    if len(texts) > limits.MAX_PUBLIC_KEYS:
+        raise bad_request("public_key_count", f"at most {limits.MAX_PUBLIC_KEYS} public keys")
+    return tuple(parse_public_key(index, text) for index, text in enumerate(texts))
+
+
+def _shown(value: object) -> str:
+    """What of a wrong value may stand in a result line: short, printable."""
+    text = value if isinstance(value, str) else ""
+    return "".join(char if char.isprintable() else "?" for char in text[: limits.MAX_SERIAL_CHARS])
+
+
+def _error(group_id: str, serial: str, cause: str, reason: str) -> Outcome:
+    return Outcome(group_id, serial, Result.ERROR, cause, reason)

@@ -1,0 +1,255 @@
+"""Release keys and signatures. Making a key and signing need no database: the release key lives offline.
+
+Owns the signature file (JSON) and the register of public release keys. A release key says what may run; no service
+ever needs its private part.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from sqlalchemy import insert, select
+
+from device_sdk.wire import ids, limits
+from service.domain.product import ReleaseKey
+from service.errors import Secret, ServiceError
+from service.images.files import measure
+from service.operations.requests import bad_request, check_text, conflict, raise_catalogue_rev
+from service.storage.database import Database
+from service.storage.rows import release_key_of, to_ms
+from service.storage.tables import release_key
+
+FORMAT = "firstlight release signature 1"
+MAX_FILE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PublicReleaseKey:
+    key_id: str
+    public_key: bytes  # 32 raw bytes
+    pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a release key has signed; the file beside an image holds this as JSON."""
+
+    product: str
+    hardware: str
+    name: str
+    seq: int
+    image_id: str
+    size: int
+    key_id: str
+    signature: bytes
+
+    @property
+    def version_id(self) -> str:
+        return str(ids.version_id(self.product, self.hardware, self.name, self.seq, self.image_id, self.size))
+
+    @property
+    def message(self) -> bytes:
+        return bytes(ids.image_message(self.product, self.hardware, self.name, self.seq, self.image_id, self.size))
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "product": self.product,
+                "hardware": self.hardware,
+                "name": self.name,
+                "seq": self.seq,
+                "image_id": self.image_id,
+                "size": self.size,
+                "version_id": self.version_id,
+                "key_id": self.key_id,
+                "signature": base64.b64encode(self.signature).decode("ascii"),
+            },
+            indent=2,
+        )
+
+
+def keygen(path: Path, *, passphrase: Secret | None = None) -> PublicReleaseKey:
+    """Make a release key: the private part as PKCS8 PEM in `path` (mode 0600), the public part beside it as `.pub`.
+
+    Raises ServiceError CONFLICT where a file is there already, UNAVAILABLE where it cannot be written.
+    """
+    private = Ed25519PrivateKey.generate()
+    encryption: KeySerializationEncryption = NoEncryption()
+    if passphrase is not None:
+        encryption = BestAvailableEncryption(passphrase.reveal())
+    public = _public(private.public_key())
+    _write_new(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), 0o600)
+    _write_new(path.with_name(path.name + ".pub"), public.pem.encode("ascii"), 0o644)
+    return public
+
+
+def sign(
+    image: Path, key: Path, *, product: str, hardware: str, name: str, seq: int, passphrase: Secret | None = None
+) -> Signature:
+    """Sign an image as version `name` of a product. Reads the image by pages. Raises ServiceError BAD_REQUEST."""
+    for what, value in (("a product's name", product), ("hardware", hardware), ("a version's name", name)):
+        check_text(what, value)
+    check_seq(seq)
+    private = _load_private(key, passphrase)
+    try:
+        stored = measure(image)
+    except OSError as error:
+        raise bad_request("image_unreadable", f"cannot read {image}: {error.strerror}") from error
+    if stored.size < 1:
+        raise bad_request("image_empty", "an image has at least one byte")
+    message = ids.image_message(product, hardware, name, seq, stored.image_id, stored.size)
+    return Signature(
+        product=product,
+        hardware=hardware,
+        name=name,
+        seq=seq,
+        image_id=stored.image_id,
+        size=stored.size,
+        key_id=_public(private.public_key()).key_id,
+        signature=private.sign(message),
+    )
+
+
+def read_signature(path: Path) -> Signature:
+    """A signature file, its form checked but not its truth. Raises ServiceError BAD_REQUEST."""
+    try:
+        data = json.loads(_read(path, "signature_unreadable"))
+        texts = {name: data[name] for name in ("product", "hardware", "name", "image_id", "key_id")}
+        form = data["format"]
+        signature = Signature(
+            **texts, seq=data["seq"], size=data["size"], signature=base64.b64decode(data["signature"], validate=True)
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise bad_request("signature_malformed", f"{path} is not a release signature") from error
+    if form != FORMAT or not all(isinstance(text, str) for text in texts.values()):
+        raise bad_request("signature_malformed", f"{path} is not a release signature")
+    for text in (signature.product, signature.hardware, signature.name):
+        check_text("a name in the signature", text)
+    check_seq(signature.seq)
+    if type(signature.size) is not int or not 1 <= signature.size <= limits.MAX_INT:
+        raise bad_request("signature_malformed", "the signed size is not that of an image")
+    if not ids.is_image_id(signature.image_id):
+        raise bad_request("signature_malformed", "the signed image id is not one")
+    return signature
+
+
+def verify(signature: Signature, key: ReleaseKey) -> None:
+    """Raise ServiceError BAD_REQUEST unless this key has signed exactly this."""
+    try:
+        Ed25519PublicKey.from_public_bytes(key.public_key).verify(signature.signature, signature.message)
+    except (InvalidSignature, ValueError) as error:
+        raise bad_request("signature_wrong", "the release signature does not verify") from error
+
+
+def check_seq(seq: object) -> None:
+    if type(seq) is not int or not 0 <= seq <= limits.MAX_INT:
+        raise bad_request("seq_illegal", "seq is an integer from 0 that rises with every release")
+
+
+def parse_public_key(text: str) -> PublicReleaseKey:
+    """An Ed25519 public key from PEM, or base64 of its 32 bytes. Raises ServiceError BAD_REQUEST."""
+    try:
+        if "-----BEGIN" in text:
+            loaded = load_pem_public_key(text.encode("ascii"))
+            if not isinstance(loaded, Ed25519PublicKey):
+                raise bad_request("release_key_illegal", "a release key is an Ed25519 public key")
+            return _public(loaded)
+        return _public(Ed25519PublicKey.from_public_bytes(base64.b64decode(text.strip(), validate=True)))
+    except (ValueError, UnsupportedAlgorithm, binascii.Error) as error:
+        raise bad_request("release_key_illegal", "give a public key: PEM, or base64 of its 32 bytes") from error
+
+
+def read_public_key(path: Path) -> PublicReleaseKey:
+    return parse_public_key(_read(path, "release_key_unreadable").decode("ascii", "replace"))
+
+
+async def add_key(database: Database, public: PublicReleaseKey, name: str, *, now: datetime) -> ReleaseKey:
+    """Trust a release key; the same key under the same name again changes nothing. Raises ServiceError CONFLICT."""
+    check_text("a release key's name", name)
+    async with database.write() as transaction:
+        connection = transaction.connection
+        of = release_key.c
+        taken = select(of.key_id, of.public_key, of.name).where((of.key_id == public.key_id) | (of.name == name))
+        found = [release_key_of(tuple(row)) for row in await connection.execute(taken)]
+        added = ReleaseKey(public.key_id, public.public_key, name)
+        if found == [added]:
+            transaction.abandon()
+            return added
+        if found:
+            raise conflict("release_key_exists", f"there is a release key {found[0].key_id} named {found[0].name}")
+        row = {"key_id": added.key_id, "public_key": added.public_key, "name": name, "added_at": to_ms(now)}
+        await connection.execute(insert(release_key), [row])
+        await raise_catalogue_rev(connection)
+    return added
+
+
+async def list_keys(database: Database) -> list[ReleaseKey]:
+    of = release_key.c
+    async with database.read() as connection:
+        found = await connection.execute(select(of.key_id, of.public_key, of.name).order_by(of.name))
+        return [release_key_of(tuple(row)) for row in found]
+
+
+def _public(key: Ed25519PublicKey) -> PublicReleaseKey:
+    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+    return PublicReleaseKey(ids.release_key_id(raw), raw, pem)
+
+
+def _load_private(path: Path, passphrase: Secret | None) -> Ed25519PrivateKey:
+    try:
+        loaded = load_pem_private_key(
+            _read(path, "release_key_unreadable"), None if passphrase is None else passphrase.reveal()
+        )
+    except TypeError as error:  # a passphrase is missing, or given for a key without one
+        raise bad_request("release_key_passphrase", "the release key's passphrase is missing or not wanted") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise bad_request("release_key_illegal", f"{path} does not open: wrong passphrase, or not a PEM key") from error
+    if not isinstance(loaded, Ed25519PrivateKey):
+        raise bad_request("release_key_illegal", "a release key is an Ed25519 private key")
+    return loaded
+
+
+def _read(path: Path, cause: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise bad_request(cause, f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise bad_request(cause, f"{path} is far too long for what it should be")
+    return data
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise conflict("release_key_file_exists", f"{path} is there already; keys are not overwritten") from error
+    except OSError as error:
+        raise ServiceError(
+            "UNAVAILABLE", f"cannot write {path}: {error.strerror}", cause="release_key_unwritable"
+        ) from error
