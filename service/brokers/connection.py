@@ -137,7 +137,7 @@ class Connection:
 
     async def _subscribe(self, router: Router, body: bytes) -> None:
         packet = await SubscribePacket.from_stream(BufferReader(body), MQTTFixedHeader(SUBSCRIBE, 2, len(body)))
-        if packet.variable_header is None or packet.payload is None:
+        if packet.variable_header is None or not packet.payload or not packet.payload.topics:
             raise ProtocolViolation("empty SUBSCRIBE")
         codes = []
         for topic_filter, qos in packet.payload.topics:
@@ -149,7 +149,7 @@ class Connection:
 
     async def _unsubscribe(self, router: Router, body: bytes) -> None:
         packet = await UnsubscribePacket.from_stream(BufferReader(body), MQTTFixedHeader(UNSUBSCRIBE, 2, len(body)))
-        if packet.variable_header is None or packet.payload is None:
+        if packet.variable_header is None or not packet.payload or not packet.payload.topics:
             raise ProtocolViolation("empty UNSUBSCRIBE")
         for topic_filter in packet.payload.topics:
             router.unsubscribe(self, topic_filter)

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterable, Callable, Sequence
 from amqtt.adapters import BufferReader, ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig
-from amqtt.errors import AMQTTError, MQTTError, NoDataError
+from amqtt.errors import AMQTTError, BrokerError, MQTTError, NoDataError
 from amqtt.mqtt.connack import ConnackPacket
 from amqtt.mqtt.packet import CONNECT
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
@@ -222,7 +222,7 @@ class EmbeddedBroker:
         broker = GuardedBroker(config, self._admit, self._max_connections)
         try:
             await broker.start()
-        except AMQTTError as error:
+        except BrokerError as error:
             raise OSError(f"cannot listen on {self.host}:{self.port}: {error}") from error
         self._broker = broker
         self.port = broker.port
@@ -297,8 +297,8 @@ class EmbeddedGate:
 
 
 def _quiet() -> None:
-    """Quiet the library: it logs every packet at levels up to WARNING and `transitions` every state; only real failures are shown."""
+    """Quiet the library: it logs every packet at levels up to WARNING and `transitions` every state; ours is counted, and failures are raised."""
     for name in ("amqtt", "amqtt.broker.plugins", "transitions"):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)

@@ -44,7 +44,12 @@ class Actor:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self.client.__aenter__()
+        try:
+            await self.client.__aenter__()
+        except aiomqtt.MqttError:
+            self.client._client.disconnect()  # aiomqtt leaves the socket of a refused connection open
+            self.client._client.loop_write()
+            raise
         self._task = asyncio.create_task(self._collect())
         return self
 

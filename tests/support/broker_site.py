@@ -56,10 +56,15 @@ class Site:
 
     def certified(self, name: str, folder: Path) -> tuple[Actor, Login]:
         assert self.real is not None
-        pem, key, serial = device_certificate(self.real.issuer, name, folder)
+        _, _, serial = device_certificate(self.real.issuer, name, folder)
+        return self.certified_again(name, folder), Login(name, CredentialKind.X509, certificate_serial=serial)
+
+    def certified_again(self, name: str, folder: Path) -> Actor:
+        """With the certificate that `certified` left in `folder`."""
+        assert self.real is not None
         assert self.real.plan.x509 is not None
-        actor = Actor(self.real.plan.x509.port, name, tls=self.real.tls(pem, key))
-        return actor, Login(name, CredentialKind.X509, certificate_serial=serial)
+        tls = self.real.tls(folder / f"{name}.pem", folder / f"{name}.key")
+        return Actor(self.real.plan.x509.port, name, tls=tls)
 
 
 @asynccontextmanager

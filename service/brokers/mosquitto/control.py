@@ -2,7 +2,7 @@
 
 Owns the connection of the admin login and the matching of answers to questions. Knows the plugin's wire form, not what
 is granted to whom (gate.py). Answers come at QoS 0 on one topic, so each command carries correlationData and a silence
-is a GateError, after which the caller asks what is there before it repeats itself.
+is a GateError; every command we send may be repeated, because "already there" and "not found" count as done.
 """
 
 from __future__ import annotations
@@ -67,31 +67,40 @@ class DynsecControl:
         return answers
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Answer]:
-        loop = asyncio.get_running_loop()
-        pending: list[asyncio.Future[Answer]] = []
+        """One message and its answers; sent again when the connection is lost, since every command may be repeated."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                while True:
+                    await self.connected.wait()
+                    with contextlib.suppress(aiomqtt.MqttError):
+                        return await self._send(commands)
+                    await asyncio.sleep(0)  # let the connection's own task notice the loss
+        except TimeoutError as error:
+            raise GateError("the broker did not answer in time") from error
+
+    async def _send(self, commands: Sequence[Command]) -> list[Answer]:
+        client = self._client
+        if client is None:
+            raise aiomqtt.MqttError("not connected")
+        pending: dict[str, asyncio.Future[Answer]] = {}
         message = []
         for command in commands:
             self._number += 1
             key = f"{self._number:x}"
-            pending.append(loop.create_future())
-            self._waiting[key] = pending[-1]
+            pending[key] = asyncio.get_running_loop().create_future()
             message.append({**command, "correlationData": key})
+        self._waiting |= pending
+        sending = asyncio.create_task(client.publish(TOPIC, json.dumps({"commands": message}), qos=0))
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await self.connected.wait()
-                client = self._client
-                if client is None:
-                    raise GateError("the broker's admin connection was lost")
-                await client.publish(TOPIC, json.dumps({"commands": message}), qos=1)
-                return await asyncio.gather(*pending)
-        except TimeoutError as error:
-            raise GateError("the broker did not answer in time") from error
-        except aiomqtt.MqttError as error:
-            raise GateError(f"the broker's admin connection was lost: {error}") from error
+            # aiomqtt's publish does not notice a lost connection; the answers' futures do.
+            await asyncio.wait([sending, *pending.values()], return_when=asyncio.FIRST_EXCEPTION)
+            if sending.done():
+                sending.result()
+            return [future.result() for future in pending.values()]
         finally:
-            for command in message:
-                self._waiting.pop(command["correlationData"], None)
-            for future in pending:
+            sending.cancel()
+            for key, future in pending.items():
+                del self._waiting[key]
                 future.cancel()
 
     async def _one_connection(self) -> None:
@@ -120,7 +129,7 @@ class DynsecControl:
                 self._client = None
                 for future in self._waiting.values():
                     if not future.done():
-                        future.set_exception(GateError("the broker's admin connection was lost"))
+                        future.set_exception(aiomqtt.MqttError("the connection was lost"))
 
     def _answered(self, payload: object) -> None:
         try:

@@ -6,6 +6,8 @@ sent before it would have come too.
 
 from __future__ import annotations
 
+import asyncio
+
 import aiomqtt
 import pytest
 
@@ -183,14 +185,14 @@ async def test_a_client_id_with_a_slash_reaches_no_other_session(site: Site) -> 
     async with site.service(Role.BOOTSTRAP) as service, site.session(VICTIM_SESSION) as victim:
         await service.subscribe("pv1/b/+/up/+")
         await victim.subscribe(f"pv1/b/{VICTIM_SESSION}/dn/#")
-        for odd in (f"{VICTIM_SESSION}/dn", "+", "#", f"{VICTIM_SESSION}/dn/up", "", "a/b"):
+        for odd in (f"{VICTIM_SESSION}/dn", "+", "#", f"{VICTIM_SESSION}/dn/up", "a/b"):
             odd_client = Actor(site.ports[Role.BOOTSTRAP], odd, tls=site.tls)
             try:
                 await odd_client.__aenter__()
             except aiomqtt.MqttError:
                 continue
             for topic in (
-                f"pv1/b/{odd or 'x'}/up/hello".replace("+", "x").replace("#", "x"),
+                f"pv1/b/{odd}/up/hello".replace("+", "x").replace("#", "x"),
                 f"pv1/b/{VICTIM_SESSION}/dn/x",
             ):
                 await odd_client.say(topic, b"forged")
@@ -207,11 +209,13 @@ async def test_a_retained_message_is_neither_kept_nor_passed_on_later(site: Site
     await site.gate.grant([A, B])
     down = f"pv1/c/{A.credential_id}/dn/desired"
     async with site.service(Role.OPERATIONAL) as service:
-        try:
-            await service.say(down, b"kept", retain=True)
-            await service.subscribe("pv1/c/+/up/+")
-        except aiomqtt.MqttError:
-            pass  # the embedded broker ends such a connection, Mosquitto strips or refuses
+        # The embedded broker ends such a connection; Mosquitto ends it or acknowledges and keeps nothing.
+        sent = asyncio.create_task(service.client.publish(down, b"kept", qos=1, retain=True))
+        ended = asyncio.create_task(service.lost.wait())
+        await asyncio.wait({sent, ended}, return_when=asyncio.FIRST_COMPLETED)
+        sent.cancel()
+        ended.cancel()
+        await asyncio.gather(sent, ended, return_exceptions=True)
     async with site.service(Role.OPERATIONAL) as service, site.device(A) as device:
         await device.subscribe(f"pv1/c/{A.credential_id}/dn/+")
         await service.say(f"pv1/c/{A.credential_id}/dn/last")
