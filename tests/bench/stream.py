@@ -156,7 +156,9 @@ async def count(receivers: list[Receiver], seconds: float) -> dict:
 
 
 async def measure(receivers: list[Receiver], what: dict, given: dict) -> dict:
-    """One measure. `what`: mode (service, floor), chunk_size, window_chunks, windows, seconds, delay_s (None: no proxy)."""
+    """One measure. `what`: mode (service, floor), devices, chunk_size, window_chunks, windows, seconds, delay_s (None:
+    no proxy).
+    """
     async with contextlib.AsyncExitStack() as stack:
         if what.get("delay_s") is not None:
             target = receivers[0].endpoint
@@ -199,8 +201,9 @@ async def main(given: dict) -> dict:
         await receiver.confirm()
     results = []
     for what in given["measures"]:
-        results.append({**what, **await measure(receivers, what, given)})
-        await settle(receivers)
+        chosen = receivers[: what["devices"]]
+        results.append({**what, **await measure(chosen, what, given)})
+        await settle(chosen)
     for receiver in receivers:
         assert receiver.client is not None
         receiver.client.close()

@@ -1,0 +1,173 @@
+"""A real installation in a temporary folder: settings, keys, CA, database, both Mosquittos and `firstlight serve`.
+
+Owns only how these are put together for a run; every part is the project's own.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from service.brokers.mosquitto.certificates import load_issuer
+from service.brokers.mosquitto.render import render
+from service.credentials.authority import Authority
+from service.credentials.keyfile import KeyFile
+from service.installation import broker_plan
+from service.mqtt.port import Role
+from service.settings import load_settings
+from service.storage.schema import migrate
+from tests.bench.brokers import BenchBrokers
+from tests.bench.wiring import ROOT, environment
+from tests.support.mosquitto import free_port
+
+ENVIRONMENT, PRODUCT, GROUP = "bench", "thermometer", "bench"
+IMPORT_PAGE = 50_000
+CONFIG = """\
+data_dir = "data"
+[http]
+port = {http}
+[log]
+format = "json"
+level = "warning"
+[environments.bench]
+broker = "mosquitto"
+[environments.bench.mosquitto]
+{run_as}
+[environments.bench.endpoints.bootstrap]
+host = "localhost"
+port = {bootstrap}
+[environments.bench.endpoints.api_key]
+host = "localhost"
+port = {api_key}
+[environments.bench.endpoints.x509]
+host = "localhost"
+port = {x509}
+[environments.bench.links.bootstrap]
+port = {service_bootstrap}
+[environments.bench.links.operational]
+port = {service_operational}
+"""
+PORTS = ("http", "bootstrap", "api_key", "x509", "service_bootstrap", "service_operational")
+
+
+class Site:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config = directory / "firstlight.toml"
+        self.ports = {name: free_port() for name in PORTS}
+        self.group_secret = secrets.token_bytes(32)
+        self._serials = 0
+
+    def make(self) -> None:
+        """Everything that `firstlight init` makes, on free ports and with the load-test identity at the brokers."""
+        run_as = 'run_as = "root"' if os.geteuid() == 0 else ""
+        self.config.write_text(CONFIG.format(run_as=run_as, **self.ports), encoding="utf-8")
+        self.settings = load_settings(self.config)
+        self.settings.data_dir.mkdir(mode=0o700)
+        KeyFile.create(self.settings.key_file)
+        Authority.create(self.settings.ca_dir(ENVIRONMENT), ENVIRONMENT, datetime.now(UTC))
+        migrate(self.settings.database_path)
+        issuer = load_issuer(self.settings.ca_dir(ENVIRONMENT))
+        self.brokers = BenchBrokers(self.directory / "unused", issuer)
+        self.brokers.plan = broker_plan(self.settings, ENVIRONMENT)
+        render(self.brokers.plan, issuer, (), (), datetime.now(UTC))
+        self.brokers.admit_load_test()
+
+    @property
+    def ca_file(self) -> str:
+        return str(self.brokers.plan.ca)
+
+    @contextmanager
+    def running_brokers(self) -> Iterator[None]:
+        try:
+            for role in Role:
+                self.brokers.start(role)
+            yield
+        finally:
+            for role in [*self.brokers.processes]:
+                self.brokers.stop(role)
+
+    async def furnish(self, image_bytes: int) -> None:
+        """A product with one signed target version of random bytes, and a group whose device keys are derived."""
+        await self.command("product", "create", PRODUCT, "--name", "Thermometer", "--hardware", "rev-a")
+        key, image, signature = (self.directory / name for name in ("release.key", "image.bin", "image.sig"))
+        with image.open("wb") as file:
+            for _ in range(image_bytes // 2**20):
+                file.write(secrets.token_bytes(2**20))
+        made = json.loads(await self.command("release", "keygen", str(key), "--json"))
+        await self.command("release", "trust", str(made["public_key"]))
+        await self.command("release", "sign", str(image), "--key", str(key), "--out", str(signature))
+        await self.command("version", "add", PRODUCT, "2.0", str(image), "--signature", str(signature), "--target")
+        secret = base64.b64encode(self.group_secret).decode()
+        policies = ["--key-kind", "derived", "--environment", ENVIRONMENT, "--ou", "bench", "--secret", secret]
+        await self.command("group", "create", GROUP, "--product", PRODUCT, *policies)
+
+    async def register(self, devices: int) -> list[str]:
+        """That many new serials, registered by an import."""
+        serials = [f"B{self._serials + number:07d}" for number in range(devices)]
+        self._serials += devices
+        table = self.directory / "devices.csv"
+        table.write_text("group_id,serial\n" + "".join(f"{GROUP},{serial}\n" for serial in serials), encoding="utf-8")
+        await self.command("device", "import", str(table))
+        return serials
+
+    async def command(self, *words: str) -> str:
+        """Standard output of `firstlight ...`. Raises RuntimeError with its last words."""
+        process = await asyncio.create_subprocess_exec(
+            *self._program(),
+            *words,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(),
+            cwd=ROOT,
+        )
+        out, err = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"firstlight {' '.join(words[:2])}: {(err or out).decode()[-1500:]}")
+        return out.decode()
+
+    @asynccontextmanager
+    async def running_service(self) -> AsyncIterator[int]:
+        """The process id of a `firstlight serve` that says it is well."""
+        log = (self.directory / "service.log").open("ab")
+        with log:
+            process = await asyncio.create_subprocess_exec(
+                *self._program(), "serve", stdout=log, stderr=log, env=environment(), cwd=ROOT
+            )
+        try:
+            await self._well(process)
+            yield process.pid
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), 20)
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def service_log(self) -> str:
+        return (self.directory / "service.log").read_text(errors="replace")
+
+    def _program(self) -> list[str]:
+        return [sys.executable, "-m", "service", "-c", str(self.config)]
+
+    async def _well(self, process: asyncio.subprocess.Process) -> None:
+        url = f"http://127.0.0.1:{self.ports['http']}/health"
+        for _ in range(300):
+            if process.returncode is not None:
+                break
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).close())
+                return
+            await asyncio.sleep(0.1)
+        raise RuntimeError(f"the service is not well: {self.service_log()[-2000:]}")
