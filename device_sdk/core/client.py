@@ -5,20 +5,39 @@ connect_failed(), disconnected(), received(), tick(); after each call it drains 
 sees that tick() is called at wake_at. Source: docs/protocol.md, sections 3 to 6. Runs on MicroPython.
 """
 
-from device_sdk.core import status
+from device_sdk.core import fields, ladder, session, status
+from device_sdk.core.actions import Connect, Disconnect
+from device_sdk.core.activation import Activation, Refused
+from device_sdk.core.context import Context
+from device_sdk.core.credentials import Credentials
+from device_sdk.core.desired import Desired
+from device_sdk.core.fields import MalformedError
+from device_sdk.core.firmware import Firmware
+from device_sdk.core.ladder import Ladder
+from device_sdk.core.session import Session
 from device_sdk.core.status import Status
+from device_sdk.wire import topics
 
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from device_sdk.core.actions import Connect, Disconnect, Note, Publish, Reboot
+    from device_sdk.core.actions import Note, Publish, Reboot
     from device_sdk.core.identity import Identity, Policy
     from device_sdk.core.ports import Crypto, Flash, Installer
 
+_WAITING = "waiting"  # until _until, then connect
+_CONNECTING = "connecting"  # at most until _until
+_CONNECTED = "connected"
+_STOPPED = "stopped"  # retired, or going to restart
+
 
 class Client:
-    """One device from power-up to power-down. `now` is monotonic seconds everywhere; `random_bytes(n)` gives n bytes."""
+    """One device from power-up to power-down. `now` is monotonic seconds everywhere; `random_bytes(n)` gives n bytes.
+
+    A flash that cannot be written (OSError) costs the connection and is tried again with back-off, never the device.
+    """
 
     def __init__(
         self,
@@ -29,37 +48,280 @@ class Client:
         crypto: "Crypto",
         random_bytes: "Callable[[int], bytes]",
     ) -> None:
-        self._parts = (identity, policy, flash, installer, crypto, random_bytes)
-        self.wake_at: float | None = None
+        self._context = Context(identity, policy, flash, installer, crypto, random_bytes)
+        self._credentials = Credentials(self._context)
+        self._ladder = Ladder(self._context)
+        self._firmware = Firmware(self._context)
+        self._desired = Desired(self._context)
+        self._activation: Activation | None = None
+        self._session: Session | None = None
+        self._phase = _STOPPED
+        self._until = 0.0
+        self._started = False
+        self._retired = False
+
+    # The driver's calls
 
     def start(self, now: float) -> None:
         """Once per boot, first of all: counts the boot, loads the records and decides where to go."""
-        raise NotImplementedError
+        self._context.count_boot()
+        self._credentials.load()
+        self._started = True
+        try:
+            self._firmware.start(now)
+        except OSError as error:
+            self._context.trouble("flash_error", str(error))
+        self._wait_until(now)
+        self.tick(now)
 
     def connected(self, now: float) -> None:
         """The connection of the last Connect is open and subscribed."""
-        raise NotImplementedError
+        if self._phase != _CONNECTING:
+            return
+        self._phase = _CONNECTED
+        if self._activation is not None:
+            self._activation.start(now)
+        elif self._session is not None:
+            self._session.start(now)
 
     def connect_failed(self, reason: str, now: float) -> None:
         """The last Connect failed: "refused", "unreachable" or "tls"."""
-        raise NotImplementedError
+        if self._phase != _CONNECTING:
+            return
+        self._context.trouble("connect_" + reason, self._ladder.rung or "")
+        self._retry(now)
 
     def disconnected(self, now: float) -> None:
         """The open connection was lost."""
-        raise NotImplementedError
+        if self._phase not in (_CONNECTING, _CONNECTED):
+            return
+        self._context.trouble("connection_lost", self._ladder.rung or "")
+        self._retry(now)
 
     def received(self, topic: str, payload: bytes, now: float) -> None:
-        """A message of the open connection."""
-        raise NotImplementedError
+        """A message of the open connection. Nothing in it can raise: what makes no sense is counted and ignored."""
+        if self._phase != _CONNECTED:
+            return
+        found = topics.parse(topic, self._context.policy.root)
+        space = topics.OPERATIONAL if self._session is not None else topics.BOOTSTRAP
+        if found is None or found[0] != space or found[1] != self._owner() or found[2] != "dn":
+            self._context.trouble("foreign_topic")
+            return
+        try:
+            if self._session is None:
+                self._bootstrap_message(found[3], payload, now)
+            elif found[3] == "chunk":
+                self._firmware.update.chunk(payload, now)
+            else:
+                self._operational_message(found[3], payload, now)
+        except MalformedError as error:
+            self._context.trouble("garbage", "%s: %s" % (found[3], error))
+        except OSError as error:
+            self._flash_failed(error, now)
+        self._after(now)
 
     def tick(self, now: float) -> None:
         """Time has passed. Too early or too often does no harm."""
-        raise NotImplementedError
+        if self._phase == _STOPPED:
+            return
+        try:
+            self._tick(now)
+        except OSError as error:
+            self._flash_failed(error, now)
+        self._after(now)
 
     def actions(self) -> "list[Connect | Disconnect | Publish | Reboot | Note]":
         """What to do now, in order; empty the next time."""
-        raise NotImplementedError
+        out = self._context.outbox
+        self._context.outbox = []
+        return out
+
+    @property
+    def wake_at(self) -> "float | None":
+        """When tick() wants to be called, monotonic seconds; None: not before something happens."""
+        if self._phase == _STOPPED:
+            return None
+        times = [self._firmware.wake_at]
+        if self._phase != _CONNECTED:
+            times.append(self._until)
+        elif self._session is not None:
+            times.append(self._session.wake_at)
+        elif self._activation is not None:
+            times.append(self._activation.requests.wake_at)
+        due = [at for at in times if at is not None]
+        return min(due) if due else None
 
     @property
     def status(self) -> Status:
-        return Status(status.STARTING, None, None, None, None)
+        running = self._firmware.running
+        rung = self._ladder.rung
+        place = ladder.BOOTSTRAP if rung is not None and rung.startswith(ladder.BOOTSTRAP) else rung
+        version = running.get("name") or running.get("version_id")
+        return Status(
+            self._state(), place, version, self._firmware.update.percent, self._context.cause or self._firmware.cause
+        )
+
+    @property
+    def counters(self) -> "dict[str, int]":
+        """How often each trouble came up since power-up, by its lower_snake word."""
+        return dict(self._context.counters)
+
+    def _owner(self) -> "str | None":
+        if self._session is not None:
+            return self._session.owner
+        return self._activation.session if self._activation is not None else None
+
+    def _state(self) -> str:
+        if not self._started:
+            return status.STARTING
+        if self._retired:
+            return status.RETIRED
+        if self._firmware.update.state is not None and (self._firmware.update.gone or self._phase == _CONNECTED):
+            return self._firmware.update.state
+        if self._phase == _WAITING:
+            return status.WAITING
+        if self._session is not None and self._session.up:
+            return status.ONLINE
+        return status.ACTIVATING if self._activation is not None else status.CONNECTING
+
+    # Where to go
+
+    def _tick(self, now: float) -> None:
+        if self._phase == _WAITING and now >= self._until:
+            self._connect(now)
+        elif self._phase == _CONNECTING and now >= self._until:
+            self._context.trouble("connect_timeout", self._ladder.rung or "")
+            self._context.act(Disconnect())
+            self._retry(now)
+        alive = self._firmware.tick(now)
+        if self._phase == _CONNECTED:
+            if self._session is not None:
+                alive = self._session.tick(now) and alive
+            elif self._activation is not None:
+                alive = self._activation.requests.tick(now)
+            if not alive and not self._firmware.update.gone:
+                self._hang_up(now)
+
+    def _connect(self, now: float) -> None:
+        rung = self._ladder.rung
+        credential = self._credentials.get(rung) if rung is not None else None
+        if credential is not None:
+            self._desired.use(credential)
+            self._session = Session(self._context, credential, self._desired, self._firmware)
+            self._context.act(self._operational_connect(credential))
+        else:
+            self._activation = Activation(self._context, self._firmware.running)
+            self._context.act(self._bootstrap_connect(self._activation.session, rung or ""))
+        self._phase = _CONNECTING
+        self._until = now + self._context.policy.connect_timeout_s
+
+    def _operational_connect(self, credential: "dict[str, Any]") -> Connect:
+        owner = credential["credential_id"]
+        x509 = credential["kind"] == "x509"
+        policy = self._context.policy
+        return Connect(
+            credential["host"],
+            credential["port"],
+            credential["tls"],
+            credential["ca"],
+            owner,
+            None if x509 else owner,
+            credential.get("password"),
+            credential.get("certificate"),
+            credential.get("private_key"),
+            policy.keepalive_s,
+            [topics.down_filter(topics.OPERATIONAL, owner, policy.root)],
+        )
+
+    def _bootstrap_connect(self, owner: str, rung: str) -> Connect:
+        policy = self._context.policy
+        endpoint = self._context.identity.bootstrap[int(rung[len(ladder.BOOTSTRAP) :] or "0")]
+        subscribe = [topics.down_filter(topics.BOOTSTRAP, owner, policy.root)]
+        return Connect(
+            endpoint.host,
+            endpoint.port,
+            endpoint.tls,
+            endpoint.ca_pem,
+            owner,
+            None,
+            None,
+            None,
+            None,
+            policy.keepalive_s,
+            subscribe,
+        )
+
+    def _wait_until(self, at: float) -> None:
+        """No connection now; the ladder says which one next, not before `at`."""
+        self._session = None
+        self._activation = None
+        self._firmware.update.offline()
+        _, self._until = self._ladder.choose(self._rungs(), at)
+        self._phase = _WAITING
+
+    def _rungs(self) -> "list[str]":
+        endpoints = range(len(self._context.identity.bootstrap))
+        return self._credentials.places() + [ladder.BOOTSTRAP + str(k) for k in endpoints]
+
+    def _retry(self, now: float) -> None:
+        self._wait_until(self._ladder.failed(now))
+
+    def _hang_up(self, now: float) -> None:
+        """The peer stays silent."""
+        self._context.act(Disconnect())
+        self._retry(now)
+
+    def _flash_failed(self, error: OSError, now: float) -> None:
+        self._context.trouble("flash_error", str(error))
+        if self._phase in (_CONNECTING, _CONNECTED):
+            self._context.act(Disconnect())
+        self._retry(now)
+
+    # What arrives
+
+    def _bootstrap_message(self, verb: str, payload: bytes, now: float) -> None:
+        assert self._activation is not None
+        result = self._activation.reply(verb, fields.read_map(payload), now)
+        if isinstance(result, Refused):
+            self._context.act(Disconnect())
+            self._wait_until(self._ladder.refused(result.retry_after_s, now))
+        elif result is not None:
+            self._credentials.store_next(result)
+            self._context.note("info", "activated", result["credential_id"])
+            self._context.act(Disconnect())
+            self._ladder.activated(self._rungs(), now)
+            self._wait_until(now)
+            self._connect(now)
+
+    def _operational_message(self, verb: str, payload: bytes, now: float) -> None:
+        assert self._session is not None
+        message = fields.read_map(payload)
+        result = self._session.message(verb, message, now)
+        if result == session.ONLINE:
+            if self._ladder.rung == ladder.NEXT:
+                self._credentials.promote()
+            self._ladder.answered(now)
+            self._context.cause = None
+            self._firmware.online(self._session.fetch, now)
+        if result == session.REFUSED:
+            self._context.act(Disconnect())
+            self._wait_until(self._ladder.refused(self._session.refusal[1], now))
+        elif self._session.up and verb in ("online", "report") and message.get("ok") is True:
+            result = self._session.desired_of(message, now)
+        if result == session.RETIRED:
+            self._retire(now)
+
+    def _retire(self, now: float) -> None:
+        assert self._session is not None
+        self._credentials.wipe()
+        self._retired = True
+        self._context.note("warning", "retired", "credentials wiped")
+        self._session.report(now)
+        self._context.act(Disconnect())
+        self._phase = _STOPPED
+
+    def _after(self, now: float) -> None:
+        if self._firmware.update.gone:
+            self._phase = _STOPPED
+        elif self._phase == _CONNECTED and self._session is not None:
+            self._session.report(now)

@@ -46,6 +46,8 @@ class Identity:
         key_index: "int | None" = None,
         service_keys: "tuple[bytes, ...]" = (),
     ) -> None:
+        if not bootstrap:
+            raise ValueError("a device needs at least one bootstrap endpoint")
         self.group_id = group_id
         self.serial = serial
         self.key = key
