@@ -159,7 +159,13 @@ def _endpoint(value: Any, folder: Path) -> Endpoint:
             ca = (folder / ca).read_text("ascii")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("bootstrap.ca: cannot be read") from error
-    return Endpoint(_text(value, "host"), port, _flag(value, "tls", default=True), ca or None)
+    host = value.get("host")
+    if not isinstance(host, str) or not host:
+        raise ConfigError("bootstrap.host: a text is needed")
+    tls = value.get("tls", True)
+    if not isinstance(tls, bool):
+        raise ConfigError("bootstrap.tls: true or false")
+    return Endpoint(host, port, tls, ca or None)
 
 
 def _release_keys(value: Any) -> tuple[bytes, ...]:
