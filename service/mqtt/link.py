@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 KEEPALIVE_S = 15  # a dead broker is noticed within 1.5 times this
-CONNECT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
 FIRST_RETRY_S = 0.2
 MAX_RETRY_S = 15.0
 STABLE_S = 30.0  # a connection that lasted this long starts the back-off anew

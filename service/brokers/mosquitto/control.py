@@ -24,7 +24,7 @@ from service.errors import Secret
 TOPIC = "$CONTROL/dynamic-security/v1"
 ANSWERS = TOPIC + "/response"
 ANSWER_TIMEOUT_S = 10.0  # a save takes 0.8 s at 100,000 clients
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 3.0
 MAX_COMMANDS = 100  # in one message; each still costs the plugin one save
 KEEPALIVE_S = 15
 FIRST_RETRY_S, MAX_RETRY_S = 0.2, 5.0

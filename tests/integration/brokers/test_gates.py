@@ -92,8 +92,10 @@ async def test_a_revoked_certificate_is_dead_within_two_seconds(real_site: Site,
 @pytest.mark.mosquitto
 async def test_a_thousand_and_more_logins_are_listed_by_pages(real_site: Site) -> None:
     logins = [api_key_login(n) for n in range(1, 1102)]
-    real = real_site.real
+    real, control = real_site.real, real_site.control
     assert real is not None
+    assert control is not None
+    await control.connected.wait()
     real.stop(Role.OPERATIONAL)
     real.render(logins)
     real.start(Role.OPERATIONAL)

@@ -1,0 +1,151 @@
+"""The texts that Mosquitto reads: rendered whole, parsed strictly, kept while they serve."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.brokers.gate import Login
+from service.brokers.mosquitto import certificates
+from service.brokers.mosquitto.acl import AclError, parse_acl, render_acl, too_wide
+from service.brokers.mosquitto.dynsec import password_hash, render_dynsec
+from service.brokers.mosquitto.files import write_whole
+from service.brokers.mosquitto.plan import BrokerPlan, Listener
+from service.brokers.mosquitto.render import configuration, render
+from service.brokers.policy import Principal, may_publish, may_receive, may_subscribe
+from service.domain.credential import CredentialKind
+from service.errors import Secret
+from service.mqtt.port import Role
+from tests.support.mosquitto import make_issuer
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+KEY = Secret(b"5" * 64)
+LOGIN = Login("a" * 32, CredentialKind.API_KEY, KEY, hashlib.sha256(KEY.reveal()).digest())
+
+
+def plan(folder, **more) -> BrokerPlan:
+    values = {"api_key": Listener(8884), "x509": Listener(8883)} | more
+    return BrokerPlan("test", folder, ("mqtt.example.org", "192.0.2.1"), Listener(8885), 1885, 1884, **values)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_our_own_acl_file_is_taken_by_the_parser_and_lets_nobody_reach_further(role: Role) -> None:
+    rules = parse_acl(render_acl(role, "pv1"))
+    assert too_wide(rules) == []
+    assert {rule.topic.rsplit("/", 1)[1] for rule in rules if rule.user is None} == {"+"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing\n",
+        "topc read pv1/c/%u/dn/+\n",
+        "pattern read pv1/c/%u/dn/+",
+        "pattern read pv1/#\n",
+        "pattern read pv1/%u/#/x\n",
+        "pattern red pv1/%u/x\n",
+        "topic readwrite #\n",
+        "user\ntopic read x\n",
+        "user firstlight\ntopic\n",
+        "user firstlight\ntopic read a+b\n",
+    ],
+)
+def test_an_acl_file_that_is_cut_off_or_says_more_than_we_write_is_refused(text: str) -> None:
+    with pytest.raises(AclError):
+        parse_acl(text)
+
+
+@given(st.integers(min_value=0, max_value=400))
+def test_an_acl_file_cut_at_any_byte_is_refused_or_says_less(cut: int) -> None:
+    whole = render_acl(Role.OPERATIONAL, "pv1")
+    try:
+        rules = parse_acl(whole[:cut])
+    except AclError:
+        return
+    assert rules == parse_acl(whole)[: len(rules)]
+
+
+def test_a_load_test_identity_is_seen_as_too_wide() -> None:
+    text = render_acl(Role.OPERATIONAL, "pv1") + "user loadtest\ntopic readwrite pv1/#\n"
+    assert [rule.user for rule in too_wide(parse_acl(text))] == ["loadtest"]
+    assert len(too_wide(parse_acl("pattern read pv1/c/%u/#\n"))) == 1
+
+
+def test_the_plugin_s_file_holds_each_login_without_role_and_shuts_all_four_defaults() -> None:
+    document = json.loads(render_dynsec(Secret(b"s"), Secret(b"a"), [LOGIN], lambda n: bytes(n)))
+    assert set(document["defaultACLAccess"].values()) == {False}
+    assert len(document["defaultACLAccess"]) == 4
+    device = document["clients"][2]
+    assert (device["username"], device["clientid"], device["roles"]) == ("a" * 32, "a" * 32, [])
+    assert base64.b64decode(device["password"]) == password_hash(KEY, bytes(12))
+    assert KEY.reveal().decode() not in json.dumps(document)
+    bootstrap = json.loads(render_dynsec(Secret(b"s"), None, []))
+    assert [client["username"] for client in bootstrap["clients"]] == ["firstlight"]
+    assert bootstrap["roles"] == []
+
+
+def test_rendering_twice_keeps_passwords_and_certificate_and_renews_what_ran_out(tmp_path) -> None:
+    issuer, where = make_issuer(), plan(tmp_path)
+    render(where, issuer, [LOGIN], {7}, NOW)
+    kept = [where.certificate, where.private_key, where.admin_password_file, where.password_file(Role.BOOTSTRAP)]
+    before = [path.read_bytes() for path in kept]
+    render(where, issuer, [], {7, 8}, NOW + timedelta(days=30))
+    assert [path.read_bytes() for path in kept] == before
+    assert certificates.revoked_serials(where.crl.read_bytes()) == {7, 8}
+    render(where, issuer, [], (), NOW + certificates.SERVER_LIFE)
+    assert where.certificate.read_bytes() != before[0]
+    render(where, make_issuer(), [], (), NOW + certificates.SERVER_LIFE)  # another CA
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_an_environment_without_certificates_gets_no_listener_for_them(tmp_path) -> None:
+    text = configuration(plan(tmp_path, x509=None), Role.OPERATIONAL)
+    assert "require_certificate" not in text
+    assert text.count("listener ") == 2
+    assert "require_certificate true" in configuration(plan(tmp_path), Role.OPERATIONAL)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_every_limit_that_the_protocol_relies_on_is_in_both_configurations(tmp_path, role: Role) -> None:
+    lines = configuration(plan(tmp_path), role).splitlines()
+    for wanted in (
+        "retain_available false", "persistence false", "max_packet_size 262144", "max_queued_messages 1000",
+        "max_inflight_messages 512", "set_tcp_nodelay true", "per_listener_settings false",
+    ):  # fmt: skip
+        assert wanted in lines
+    assert any(line.startswith("plugin ") for line in lines)
+    assert ("allow_anonymous true" in lines) is (role is Role.BOOTSTRAP)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "acl"
+    write_whole(path, b"old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["acl"]
+    assert path.read_bytes() == b"old"
+
+
+topics = st.lists(
+    st.sampled_from(["pv1", "b", "c", "a" * 32, "b" * 32, "up", "dn", "x", "+", "#", "", "$SYS"]), max_size=7
+)
+
+
+@given(topics)
+def test_the_policy_lets_a_device_write_only_its_own_up_and_read_only_its_own_dn(levels: list[str]) -> None:
+    topic = "/".join(levels)
+    device = Principal(Role.OPERATIONAL, "a" * 32)
+    own = ["pv1", "c", "a" * 32]
+    ours = levels[:3] == own and len(levels) == 5 and levels[4] not in ("", "+", "#")
+    assert may_publish(device, topic) is (ours and levels[3] == "up")
+    assert may_receive(device, topic) is (ours and levels[3] == "dn")
+    allowed = levels[:4] == [*own, "dn"] and len(levels) == 5 and levels[4] != ""
+    assert may_subscribe(device, topic) is allowed
