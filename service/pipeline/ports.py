@@ -1,17 +1,19 @@
-"""What the pipeline needs of storage: one load and one save in one transaction.
+"""What the pipeline needs of storage: one load and one save in one transaction, and what the clock asks.
 
-Owns the ports only; storage/store.py implements them, a fake in tests/support is held to the same contract suite.
+Owns the ports only; storage/store.py and upkeep.py implement them, a fake in tests/support is held to the same contract suite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from service.domain.catalogue import Catalogue
 from service.domain.changes import Changes
+from service.domain.credential import Credential
 from service.domain.device import Device
 
 
@@ -49,3 +51,29 @@ class Store(Protocol):
         Entering and leaving raise ServiceError UNAVAILABLE when the database is locked, full, read-only or gone.
         """
         ...
+
+
+class Upkeep(Protocol):
+    """The ticker's and the revoker's view. Every method may raise ServiceError UNAVAILABLE."""
+
+    async def catalogue_rev(self) -> int:
+        """Rises with every change of the catalogue, by whatever process."""
+        ...
+
+    async def unrevoked(self, *, after: str = "", limit: int = 1000) -> Sequence[Credential]:
+        """Dropped credentials of which a broker has not confirmed yet that they are dead, by credential id."""
+        ...
+
+    async def mark_revoked(self, credential_ids: Collection[str], at: datetime) -> None: ...
+
+    async def pending_expired(self, now: datetime, *, limit: int = 1000) -> Sequence[str]:
+        """Ids of pending credentials whose time is over."""
+        ...
+
+    async def delete_dropped(self, dropped_before: datetime, *, limit: int = 1000) -> int:
+        """Delete rows dropped before then and revoked; returns how many."""
+        ...
+
+    async def add_counters(self, increments: Mapping[str, int]) -> None: ...
+
+    async def prune_traces(self) -> int: ...

@@ -1,0 +1,58 @@
+"""Every bound of the running service, in one place. Values only; the wire's own stand in device_sdk/wire/limits.
+
+Rates are per second, bursts in messages or bytes. Tests go one past each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    batch_messages: int = 256  # in one commit: beyond that a larger batch saves little and waits longer
+    # Queues
+    queued_hellos: int = 8192  # all sessions together
+    queued_activates: int = 8192
+    queued_requests: int = 8192  # operational
+    queued_per_session: int = 4  # a device has one open; repeats make a second
+    queued_replies: int = 16384  # per link; a link that is down or slow loses the newest
+    # Rates before decoding
+    session_rate: float = 10.0
+    session_burst: float = 20.0
+    credential_rate: float = 20.0
+    credential_burst: float = 60.0
+    bucket_table: int = 65536  # sessions or credentials remembered; the longest unused is forgotten
+    early_refusal_interval_s: float = 1.0  # at most one reply to what could not be decoded, a session and this time
+    # Overall budgets
+    hello_rate: float = 5000.0
+    hello_burst: float = 5000.0
+    activate_rate: float = 3000.0
+    activate_burst: float = 3000.0
+    # Rates after the proof
+    serial_rate: float = 1.0
+    serial_burst: float = 30.0
+    group_rate: float = 3000.0
+    group_burst: float = 6000.0
+    # Memory of what happened lately
+    unproven_traces: int = 10000
+    online_credentials: int = 200_000
+    # Brokers
+    grant_batch: int = 256
+    grants_waiting: int = 4096  # per environment
+    gate_timeout_s: float = 10.0
+    # Streaming
+    max_chunk_size: int = 16 * 1024
+    thing_bytes_rate: float = 256 * 1024 * 1024
+    thing_bytes_burst: float = 64 * 1024 * 1024
+    stream_bytes_rate: float = 1024 * 1024 * 1024
+    stream_bytes_burst: float = 512 * 1024 * 1024
+    permits: int = 65536
+    permit_s: float = 1.0  # how long an authorisation to fetch is believed; a drop ends it at once
+    page_bytes: int = 256 * 1024
+    page_cache_bytes: int = 32 * 1024 * 1024
+    turn_bytes: int = 64 * 1024  # to one thing before the next has its turn
+    open_images: int = 16
+    # Clock
+    tick_s: float = 1.0
+    dropped_kept_s: int = 900  # rows of dropped credentials; at least limits.DROPPED_KEPT_S

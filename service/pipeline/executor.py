@@ -1,0 +1,248 @@
+"""One batch: one load, the pure handlers in order, one save, one commit, and only then replies.
+
+Owns the life of a batch and what becomes of each message in it. A batch that cannot be stored answers UNAVAILABLE to
+each; one whose handler fails answers INTERNAL to that message alone. Knows neither broker nor MQTT library.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from device_sdk.wire import codes
+from service.credentials.authority import Authority, csr_spki_sha256
+from service.domain import moves
+from service.domain.changes import Trace
+from service.domain.credential import Credential, CredentialState
+from service.domain.device import Device
+from service.errors import ServiceError
+from service.handlers import activate, fetch, internal, online, report, simple
+from service.handlers.decision import Context, Decision, Effect, World
+from service.pipeline.jobs import Job
+from service.pipeline.ports import Batch, Store
+from service.pipeline.record import Record
+from service.pipeline.working import Working
+from service.protocol import encode
+
+log = logging.getLogger(__name__)
+
+EXPIRE = "expire"
+REFRESH = "refresh"
+
+_OPERATIONAL: dict[str, Callable[[Device, Job, Context], Decision]] = {
+    "online": lambda device, job, context: online.handle(device, _request(job), context),
+    "report": lambda device, job, context: report.handle(device, _request(job), context),
+    "fetch": lambda device, _job, context: fetch.handle(device, context),
+    "target": lambda device, job, context: simple.target(device, _request(job), context),
+    "current": lambda device, job, context: simple.current(device, _request(job), context),
+    "installed": lambda device, job, context: simple.installed(device, _request(job), context),
+    "rename": lambda device, job, context: simple.rename(device, _request(job), context),
+    EXPIRE: lambda device, _job, context: internal.expire(device, context),
+    REFRESH: lambda device, _job, context: internal.refresh(device, context),
+}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is to be done for one message after the commit."""
+
+    job: Job
+    reply: bytes | None = None
+    effects: tuple[Effect, ...] = ()
+    heard: str | None = None  # environment of the confirmed credential that was heard
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A batch that is done: what follows for each message, and which credentials are dead from now on."""
+
+    outcomes: Sequence[Outcome]
+    dropped: Sequence[Credential] = ()
+
+
+class Executor:
+    def __init__(
+        self,
+        store: Store,
+        record: Record,
+        *,
+        service_key: Ed25519PrivateKey,
+        authorities: Mapping[str, Authority],
+        clock: Callable[[], datetime],
+        random_bytes: Callable[[int], bytes],
+        admit: Callable[[str, str], None],
+    ) -> None:
+        self._store = store
+        self._record = record
+        self._service_key = service_key
+        self._authorities = authorities
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._admit = admit
+        self.listening_since = clock()
+
+    async def execute(self, jobs: Sequence[Job]) -> Settled:
+        """Commit what these messages ask for and say what to answer. Raises nothing of its own."""
+        try:
+            return await self._commit(jobs)
+        except ServiceError as error:
+            log.warning("a batch of %d was not stored: %s", len(jobs), error.detail or error.public)
+            return Settled([self._refused(job, error) for job in jobs])
+        except Exception:
+            if len(jobs) == 1:
+                log.exception("message refused by a fault", extra={"trace_id": jobs[0].trace_id, "verb": jobs[0].verb})
+                return Settled([self._refused(jobs[0], _internal())])
+        # One of them is poison: each alone, so that the others get through.
+        settled = [await self.execute([job]) for job in jobs]
+        return Settled(
+            [outcome for one in settled for outcome in one.outcomes], [gone for one in settled for gone in one.dropped]
+        )
+
+    async def _commit(self, jobs: Sequence[Job]) -> Settled:
+        async with self._store.batch() as batch:
+            working = await self._load(batch, jobs)
+            world = World(
+                catalogue=batch.catalogue,
+                service_key=self._service_key,
+                authorities=self._authorities,
+                random_bytes=self._random_bytes,
+                admit=self._admit,
+                listening_since=self.listening_since,
+            )
+            outcomes = [self._handle(job, working, world) for job in jobs]
+            if working.has_changes:
+                await self._save(batch, working)
+        self._record.log_steps(working.traces)
+        return Settled(outcomes, working.dropped)
+
+    async def _load(self, batch: Batch, jobs: Sequence[Job]) -> Working:
+        serials: set[tuple[str, str]] = set()
+        credential_ids: set[str] = set()
+        spki: set[bytes] = set()
+        for job in jobs:
+            claim = job.decoded.claim if job.decoded is not None else None
+            if claim is None:
+                credential_ids.add(job.owner)
+                continue
+            serials.add((claim.group_id, claim.serial))
+            if claim.csr is not None:
+                found = csr_spki_sha256(claim.csr)
+                if found is not None:
+                    spki.add(found)
+        return Working(await batch.load(serials=serials, credential_ids=credential_ids, spki=spki))
+
+    async def _save(self, batch: Batch, working: Working) -> None:
+        counters = self._record.take_counters()
+        try:
+            await batch.save(working.changes(counters))
+        except BaseException:
+            self._record.give_back(counters)
+            raise
+
+    def _handle(self, job: Job, working: Working, world: World) -> Outcome:
+        context = Context(
+            world, self._clock(), job.owner, job.operational, job.trace_id, job.encoding,
+            working.next_number, working.spki_in_use,
+        )  # fmt: skip
+        try:
+            if job.verb == "activate":
+                return self._activate(job, working, context)
+            return self._operate(job, working, context)
+        except ServiceError as error:
+            return self._refused(job, error)
+        except Exception:
+            log.exception("a handler failed", extra={"trace_id": job.trace_id, "verb": job.verb})
+            return self._refused(job, _internal())
+
+    def _activate(self, job: Job, working: Working, context: Context) -> Outcome:
+        decoded = job.decoded
+        assert decoded is not None
+        assert decoded.claim is not None
+        device = working.of_serial(decoded.claim.group_id, decoded.claim.serial)
+        decision = activate.handle(device, _request(job), decoded.claim, context)
+        return self._settle(job, device, decision, working, context, decoded.claim.group_id, decoded.claim.serial)
+
+    def _operate(self, job: Job, working: Working, context: Context) -> Outcome:
+        device = working.of_credential(job.owner)
+        credential = moves.find(device, job.owner) if device is not None else None
+        # A message of a credential that is dropped, or was never ours, is ignored even if the broker let it in.
+        if device is None or credential is None or credential.state is CredentialState.DROPPED:
+            self._record.count("credential_unknown" if credential is None else "credential_dropped")
+            return Outcome(job)
+        try:
+            decision = _OPERATIONAL[job.verb](device, job, context)
+        except ServiceError as error:
+            decision = Decision(refusal=error)
+        outcome = self._settle(job, device, decision, working, context, device.group_id, device.serial)
+        if job.link is not None and outcome.reply is not None:
+            outcome.heard = credential.environment
+        return outcome
+
+    def _settle(
+        self,
+        job: Job,
+        before: Device | None,
+        decision: Decision,
+        working: Working,
+        context: Context,
+        group_id: str,
+        serial: str,
+    ) -> Outcome:
+        """Take a proven decision over: device, counters, trace, reply."""
+        working.apply(before, decision)
+        self._record.count(*decision.counters)
+        credential_id = decision.credential_id or job.owner
+        for step in decision.steps:
+            if decision.refusal is not None and step.step == "refused":
+                continue
+            working.traces.append(
+                Trace(
+                    group_id, serial, context.now, job.trace_id, job.verb, step.step,
+                    detail=step.detail, credential_id=credential_id,
+                )
+            )  # fmt: skip
+        if decision.refusal is None:
+            return Outcome(job, decision.reply, decision.effects)
+        error = decision.refusal
+        self._record.count(error.cause)
+        working.traces.append(
+            Trace(
+                group_id, serial, context.now, job.trace_id, job.verb, "refused",
+                error.code, error.cause, error.detail, credential_id,
+            )
+        )  # fmt: skip
+        return Outcome(job, self._refusal(job, error), decision.effects)
+
+    def _refused(self, job: Job, error: ServiceError) -> Outcome:
+        """Refuse someone who has proved nothing, or everyone for a reason that is ours."""
+        self._record.count(error.cause)
+        claim = job.decoded.claim if job.decoded is not None else None
+        self._record.remember(
+            Trace(
+                claim.group_id if claim else "", claim.serial if claim else "", self._clock(), job.trace_id,
+                job.verb, "refused", error.code, error.cause, error.detail,
+                job.owner if job.operational else None,
+            )
+        )  # fmt: skip
+        return Outcome(job, self._refusal(job, error))
+
+    def _refusal(self, job: Job, error: ServiceError) -> bytes | None:
+        if job.link is None:
+            return None
+        return encode.refusal(job.request_id, error, job.trace_id, job.encoding, random.random())  # noqa: S311
+
+
+def _request(job: Job) -> Any:
+    """The request; decoding made it with the model of its verb."""
+    assert job.decoded is not None
+    return job.decoded.request
+
+
+def _internal() -> ServiceError:
+    return ServiceError(codes.INTERNAL, "a fault of the service", cause="internal_fault")

@@ -1,0 +1,324 @@
+"""The pipeline put together: deliver, run, drain.
+
+Owns the tasks and what goes from one stage to the next; each stage stands in its own file. The composition root gives
+it adapters and runs it. Source: docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from device_sdk.wire import codes, topics
+from service.brokers.gate import BrokerGate
+from service.credentials.authority import Authority
+from service.credentials.keyfile import KeyFile
+from service.domain.credential import Credential
+from service.errors import ServiceError
+from service.handlers import hello
+from service.handlers.decision import Authorise, Grant, Push
+from service.images.pages import Files
+from service.images.streamer import StreamBounds, Streamer
+from service.mqtt.port import Inbound, Link, Role
+from service.pipeline.bounds import Bounds
+from service.pipeline.executor import Executor, Outcome, Settled
+from service.pipeline.granter import Done, Granter, Revoker
+from service.pipeline.inbound import Admission
+from service.pipeline.jobs import Job
+from service.pipeline.outbox import Outbox
+from service.pipeline.ports import Store, Upkeep
+from service.pipeline.record import Record
+from service.pipeline.throttle import BucketTable
+from service.pipeline.ticker import Ticker
+from service.protocol import encode
+from service.protocol.schemas import Fetch, Hello
+
+_HELLOS_A_TURN = 64
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Pipeline:
+    """Give it links with `attach`, pass `deliver` to them, `run` it in a task, `drain` before the end."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        upkeep: Upkeep,
+        gates: Mapping[str, BrokerGate],
+        images: Files,
+        keys: KeyFile,
+        authorities: Mapping[str, Authority],
+        bounds: Bounds | None = None,
+        root: str = topics.ROOT,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.bounds = bounds or Bounds()
+        self.record = Record(self.bounds.unproven_traces)
+        self._root = root
+        self._clock = clock
+        self._monotonic = monotonic
+        self._links: dict[tuple[str, Role], Link] = {}
+        self._outboxes: dict[int, Outbox] = {}
+        self._busy = False
+        self.streamer = self._make_streamer(images)
+        self.admission = Admission(
+            self.bounds,
+            self.record,
+            keys.nonce_keys(),
+            clock=clock,
+            monotonic=monotonic,
+            send=self._send,
+            fetch=self._fetch_at_once,
+            root=root,
+        )
+        self.executor = Executor(
+            store,
+            self.record,
+            service_key=keys.service_private_key(),
+            authorities=authorities,
+            clock=clock,
+            random_bytes=random_bytes,
+            admit=self._admit_proven,
+        )
+        self.granters = {name: Granter(gate, self.bounds, self.record) for name, gate in gates.items()}
+        self.revoker = Revoker(upkeep, gates, self.bounds, self.record, clock=clock, forget=self._forget)
+        self.ticker = Ticker(upkeep, self.bounds, self.record, clock=clock, submit=self.admission.submit)
+        self._serials = BucketTable(self.bounds.serial_rate, self.bounds.serial_burst, self.bounds.bucket_table)
+        self._groups = BucketTable(self.bounds.group_rate, self.bounds.group_burst, self.bounds.bucket_table)
+
+    def attach(self, link: Link) -> None:
+        """Serve this link too; before `run`."""
+        self._links[link.environment, link.role] = link
+        self._outboxes[id(link)] = Outbox(link, self.bounds.queued_replies, self.record)
+
+    def deliver(self, message: Inbound) -> None:
+        """Take one message; never blocks. Given to each link as its `deliver`."""
+        self.admission.deliver(message)
+
+    def missed_messages(self) -> None:
+        """A link was down: what was silent meanwhile may have spoken. Silence counts anew from now."""
+        self.executor.listening_since = self._clock()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._serve_hellos(), name="hello")
+                group.create_task(self._execute_batches(), name="executor")
+                group.create_task(self.revoker.run(), name="revoker")
+                group.create_task(self.ticker.run(), name="ticker")
+                for environment, granter in self.granters.items():
+                    group.create_task(granter.run(), name=f"granter {environment}")
+                for (environment, role), link in self._links.items():
+                    group.create_task(self._outboxes[id(link)].run(), name=f"outbox {environment} {role}")
+                    if role is Role.OPERATIONAL:
+                        group.create_task(self.streamer.run_lane(link), name=f"streamer {environment}")
+        finally:
+            self.streamer.close()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new, finish what was taken, store the counters. Whether all was done in that time.
+
+        `run` must still be running; cancel it afterwards.
+        """
+        self.admission.closed = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.idle:  # noqa: ASYNC110 - many stages, one look each, only at the end
+                    await asyncio.sleep(0.01)
+                await self.ticker.flush()
+        except (TimeoutError, ServiceError):
+            return False
+        return True
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is under way, downloads excepted."""
+        return (
+            self.admission.idle
+            and not self._busy
+            and all(granter.idle for granter in self.granters.values())
+            and all(outbox.idle for outbox in self._outboxes.values())
+        )
+
+    # -- the two loops ------------------------------------------------------------------------------------------------
+
+    async def _serve_hellos(self) -> None:
+        admission = self.admission
+        while True:
+            admission.hello_arrived.clear()
+            while jobs := admission.take_hellos(_HELLOS_A_TURN):
+                for job in jobs:
+                    self._hello(job)
+                await asyncio.sleep(0)
+            await _wait(admission.hello_arrived, admission.next_hello_s())
+
+    async def _execute_batches(self) -> None:
+        admission = self.admission
+        while True:
+            admission.job_arrived.clear()
+            while jobs := admission.take_batch():
+                self._busy = True
+                try:
+                    self._carry_out(await self.executor.execute(jobs))
+                finally:
+                    self._busy = False
+                await asyncio.sleep(0)  # messages that came during the commit are taken in before the next batch
+            await _wait(admission.job_arrived, admission.next_batch_s())
+
+    def _hello(self, job: Job) -> None:
+        assert job.decoded is not None
+        request = job.decoded.request
+        assert isinstance(request, Hello)
+        fields = hello.fields(request, job.owner, self.admission.nonce_keys[0], self._clock())
+        self.record.count("hello")
+        self._reply(job, encode.reply(request.id, fields, job.trace_id, job.encoding))
+        job.done()
+
+    # -- after the commit ---------------------------------------------------------------------------------------------
+
+    def _carry_out(self, settled: Settled) -> None:
+        """Acknowledge, then replies and effects; the dead are forgotten first."""
+        if settled.dropped:
+            self._forget_dropped(settled.dropped)
+        for outcome in settled.outcomes:
+            outcome.job.done()
+            if outcome.heard is not None:
+                self.ticker.heard(outcome.job.owner, outcome.heard)
+            if outcome.effects:
+                self._effects(outcome)
+            elif outcome.reply is not None:
+                self._reply(outcome.job, outcome.reply)
+
+    def _effects(self, outcome: Outcome) -> None:
+        job, reply = outcome.job, outcome.reply
+        for effect in outcome.effects:
+            if isinstance(effect, Grant):
+                self._grant(effect, job, reply)
+                reply = None
+            elif isinstance(effect, Push):
+                self._push(effect)
+            else:
+                self._authorise(effect, job)
+        if reply is not None:
+            self._reply(job, reply)
+
+    def _grant(self, effect: Grant, job: Job, reply: bytes | None) -> None:
+        def done(error: ServiceError | None) -> None:
+            if error is not None:
+                self.record.count(error.cause)
+                self._refuse(job, error)
+            elif reply is not None:
+                self._reply(job, reply)
+
+        self._submit_grant(effect, done)
+
+    def _submit_grant(self, effect: Grant, done: Done) -> None:
+        granter = self.granters.get(effect.environment)
+        if granter is None:
+            done(ServiceError(codes.UNAVAILABLE, "the broker is not ready", cause="gate_missing"))
+        else:
+            granter.submit(effect.login, done)
+
+    def _push(self, effect: Push) -> None:
+        link = self._links.get((effect.environment, Role.OPERATIONAL))
+        if link is not None:
+            self._send(link, self._down(topics.OPERATIONAL, effect.credential_id, "desired"), effect.payload)
+
+    def _authorise(self, effect: Authorise, job: Job) -> None:
+        self.streamer.authorise(effect.credential_id, effect.thing_id, effect.image_id, effect.size)
+        self._fetch_at_once(job)
+
+    def _fetch_at_once(self, job: Job) -> bool:
+        """Stream for a credential that holds a permit. Whether it does; refusals are answered here."""
+        permit = self.streamer.permit(job.owner)
+        link, decoded = job.link, job.decoded
+        if permit is None or link is None or decoded is None:
+            return False
+        request = decoded.request
+        assert isinstance(request, Fetch)
+        try:
+            self.streamer.request(link, permit, request, self._down(topics.OPERATIONAL, job.owner, "chunk"))
+        except ServiceError as error:
+            self.record.count(error.cause)
+            self._refuse(job, error)
+        job.done()
+        return True
+
+    def _forget_dropped(self, dropped: Sequence[Credential]) -> None:
+        self._forget([one.credential_id for one in dropped])
+        self.revoker.wake()
+
+    def _forget(self, credential_ids: Sequence[str]) -> None:
+        self.streamer.forget(credential_ids)
+        for credential_id in credential_ids:
+            self.ticker.forget(credential_id)
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    def _reply(self, job: Job, payload: bytes) -> None:
+        if job.link is not None:
+            space = topics.OPERATIONAL if job.operational else topics.BOOTSTRAP
+            self._send(job.link, self._down(space, job.owner, job.verb), payload)
+
+    def _refuse(self, job: Job, error: ServiceError) -> None:
+        chance = int.from_bytes(os.urandom(2), "big") / 65536
+        self._reply(job, encode.refusal(job.request_id, error, job.trace_id, job.encoding, chance))
+
+    def _send(self, link: Link, topic: str, payload: bytes) -> None:
+        outbox = self._outboxes.get(id(link))
+        if outbox is not None:
+            outbox.put(topic, payload)
+
+    def _down(self, space: str, owner: str, verb: str) -> str:
+        return topics.down(space, owner, verb, self._root)
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _admit_proven(self, group_id: str, serial: str) -> None:
+        """Rates of serial and group. Raises ServiceError THROTTLED."""
+        now = self._monotonic()
+        if not self._serials.take(f"{group_id}/{serial}", now):
+            raise ServiceError(codes.THROTTLED, "too many activations", cause="throttled_serial")
+        if not self._groups.take(group_id, now):
+            raise ServiceError(codes.THROTTLED, "too many activations", cause="throttled_group")
+
+    def _make_streamer(self, images: Files) -> Streamer:
+        bounds = self.bounds
+        return Streamer(
+            images,
+            StreamBounds(
+                max_chunk_size=bounds.max_chunk_size,
+                permits=bounds.permits,
+                permit_s=bounds.permit_s,
+                page_bytes=bounds.page_bytes,
+                page_cache_bytes=bounds.page_cache_bytes,
+                turn_bytes=bounds.turn_bytes,
+                open_images=bounds.open_images,
+            ),
+            monotonic=self._monotonic,
+            per_thing=BucketTable(bounds.thing_bytes_rate, bounds.thing_bytes_burst, bounds.bucket_table),
+            overall=BucketTable(bounds.stream_bytes_rate, bounds.stream_bytes_burst, 1),
+            count=self.record.count,
+        )
+
+
+async def _wait(arrived: asyncio.Event, timeout_s: float | None) -> None:
+    """Until something arrives, or the budget lets more through (None: only the first)."""
+    if timeout_s is None:
+        await arrived.wait()
+        return
+    try:
+        async with asyncio.timeout(max(timeout_s, 0.001)):
+            await arrived.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,77 @@
+"""The devices of one batch as they evolve: each handler sees what the one before it decided.
+
+Owns the mapping from messages to devices and the differences to save. Pure; lives as long as one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from service.domain.changes import Changes, Trace
+from service.domain.credential import Credential, CredentialState
+from service.domain.device import Device
+from service.handlers.decision import Decision
+from service.pipeline.ports import Loaded
+
+
+class Working:
+    def __init__(self, loaded: Loaded) -> None:
+        self._before: dict[str, Device | None] = {}
+        self._now: dict[str, Device] = {}
+        self._by_serial: dict[tuple[str, str], str] = {}
+        self._by_credential: dict[str, str] = {}
+        for serial, device in loaded.by_serial.items():
+            self._by_serial[serial] = device.device_id
+            self._now[device.device_id] = device
+        for credential_id, device in loaded.by_credential.items():
+            self._by_credential[credential_id] = device.device_id
+            self._now[device.device_id] = device
+        self.next_number: dict[str, int] = dict(loaded.next_numbers)
+        self.spki_in_use: set[bytes] = set(loaded.spki_in_use)
+        self._numbers: dict[str, int] = {}
+        self.traces: list[Trace] = []
+        self.dropped: list[Credential] = []
+
+    def of_serial(self, group_id: str, serial: str) -> Device | None:
+        return self._now.get(self._by_serial.get((group_id, serial), ""))
+
+    def of_credential(self, credential_id: str) -> Device | None:
+        return self._now.get(self._by_credential.get(credential_id, ""))
+
+    def apply(self, before: Device | None, decision: Decision) -> None:
+        """Take over what a handler decided."""
+        after = decision.device
+        if decision.number_taken is not None:
+            taken = self.next_number.get(decision.number_taken, 1) + 1
+            self.next_number[decision.number_taken] = self._numbers[decision.number_taken] = taken
+        if decision.spki is not None:
+            self.spki_in_use.add(decision.spki)
+        if after is None or after is before:
+            return
+        self._before.setdefault(after.device_id, before)
+        self._now[after.device_id] = after
+        if before is None:
+            self._by_serial[after.group_id, after.serial] = after.device_id
+        if before is None or before.credentials is not after.credentials:
+            self._note_credentials(before, after)
+
+    def changes(self, counters: Mapping[str, int]) -> Changes:
+        return Changes(
+            devices=tuple((before, self._now[device_id]) for device_id, before in self._before.items()),
+            traces=tuple(self.traces),
+            numbers=self._numbers,
+            counters=counters,
+        )
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(self._before or self.traces)
+
+    def _note_credentials(self, before: Device | None, after: Device) -> None:
+        known = {one.credential_id: one for one in before.credentials} if before is not None else {}
+        for one in after.credentials:
+            was = known.get(one.credential_id)
+            if was is None:
+                self._by_credential[one.credential_id] = after.device_id
+            elif one.state is CredentialState.DROPPED and was.state is not CredentialState.DROPPED:
+                self.dropped.append(one)
