@@ -138,6 +138,7 @@ def _engine(path: Path, max_pages: int | None) -> AsyncEngine:
     def connected(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
         cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA journal_mode=WAL")  # kept in the file; a restored one does not have it yet
         cursor.execute("PRAGMA synchronous=FULL")  # a reply that was given is never forgotten
         cursor.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         cursor.execute("PRAGMA secure_delete=FAST")

@@ -1,0 +1,148 @@
+"""What an operator can do about a cause: one sentence for each.
+
+Owns the table from the cause of a refusal (its counter's name) to a hint; a test reads every cause out of the source
+and wants it here. Sits beside the trace and the statistics, which show it.
+"""
+
+from __future__ import annotations
+
+_ASK_VENDOR = "The device's software breaks the protocol; ask who made it and give them the trace id."
+_STORAGE = "Look at the disk of the data directory; the service goes on by itself when it can write again."
+
+HINTS: dict[str, str] = {
+    # What arrives
+    "bad_base64url": _ASK_VENDOR,
+    "bad_field": _ASK_VENDOR,
+    "claim_encoding": _ASK_VENDOR,
+    "duplicate_key": _ASK_VENDOR,
+    "extension_type": _ASK_VENDOR,
+    "foreign_topic": "Somebody publishes outside of the protocol's topics; run `firstlight doctor` on the broker's ACL.",
+    "integer_range": _ASK_VENDOR,
+    "key_not_string": _ASK_VENDOR,
+    "not_a_map": _ASK_VENDOR,
+    "not_a_number": _ASK_VENDOR,
+    "queue_full": "More arrives than is handled: add time between power-ups or a larger machine. The device asks again.",
+    "throttled_session": "One session sends faster than it may; if many do, look for a device in a loop or an attack.",
+    "too_deep": _ASK_VENDOR,
+    "too_large": _ASK_VENDOR,
+    "undecodable": _ASK_VENDOR,
+    "unknown_verb": "The device speaks a newer protocol than this service; upgrade the service.",
+    # Activation
+    "activate_dropped": "The device repeats an old activation; it says hello again by itself.",
+    "authority_missing": "This environment has no certificate authority; run `firstlight init` for it.",
+    "blocked": "An operator has blocked this device; `firstlight device unblock` lets it in again.",
+    "csr_key_in_use": "Two devices use the same key pair for their certificate: look for cloned storage.",
+    "csr_missing": "This environment wants client certificates; the device must send a CSR.",
+    "internal": "A fault of the service: find the trace id in its log.",
+    "nonce_expired": "The device was slow or its session changed; it says hello again by itself.",
+    "not_allocated": "Give the device or its group an OU and an environment that the service knows.",
+    "replaced": "Another device has taken this one's place; take it out of service.",
+    "retired": "The device was retired; register it anew to use it again.",
+    "refused_unknown_group": "Nobody made this group: check the group id that the factory burned.",
+    "refused_unknown_serial": "The serial is not registered: `firstlight device register`, or allow self-registration.",
+    "refused_wrong_proof": "The device's key is not the registered one: check the factory's key file for this serial.",
+    "refused_wrong_signature": "The device's private key does not belong to its registered public key.",
+    "refused_no_device_key_is_registered": "The device was registered without a key: register its key.",
+    # Reactivation and the operational connection
+    "confirm_awaits_operator": "`firstlight device approve` lets the new credential take over, if the device is the true one.",
+    "confirm_environment": "The device came back to an environment that its thing has left; it goes to the right one.",
+    "confirm_expired": "The device waited too long before it connected; it activates again by itself.",
+    "confirm_held": "A second activation of a live device: it takes over when the old connection stays silent.",
+    "confirm_not_holder": "This device does not hold its thing any more.",
+    "confirm_not_pending": "The credential was replaced by a newer one; the device activates again by itself.",
+    "clone_suspected": "Two devices have the same key and serial: find the copy, then approve or block.",
+    "credential_dropped": "The broker still let in a dropped credential: it is being revoked.",
+    "expired": "The device never connected with its new credential; check its network to the operational broker.",
+    "fetch_pending": "The device asks for an image before it said online.",
+    "image_unknown": "The device asks for an image that is not its target; it hears of its target at its next contact.",
+    "no_target": "Set a target: `firstlight version target PRODUCT VERSION`.",
+    "number_lower": "The device has lost its counters, or a copy of it speaks; if it goes on, let it activate anew.",
+    "old_version_booted": "The new firmware did not start; look at the device's boot log before you offer it again.",
+    "rename_pending": "The device wants a name before it said online.",
+    "superseded": "A newer credential of the same device took over.",
+    "too_many_pending": "The device activates again and again without connecting: check its way to the operational broker.",
+    "version_not_found": "The device reports a version that this product does not have; add it, or look at its build.",
+    # Storage and keys
+    "image_damaged": "The image's file is damaged: add the version again from the original.",
+    "image_file_missing": "The image's file is gone: restore images/ from its backup, or add the version again.",
+    "image_storage": _STORAGE,
+    "schema_missing": "`firstlight init` makes the database.",
+    "schema_newer": "A newer Firstlight has used this database: run that one, or restore the backup from before.",
+    "schema_older": "The service upgrades the database when it starts.",
+    "seal_broken": "A sealed secret does not open: is this the keys.json that belongs to the database?",
+    "storage_busy": "Another process holds the database for long: an import or a backup program.",
+    "storage_corrupt": "The database is damaged: stop the service and restore the newest backup.",
+    "storage_full": "The disk is full: make room; the service goes on by itself.",
+    "storage_gone": "The database's file was moved or removed, or may not be opened.",
+    "storage_io_error": _STORAGE,
+    "storage_read_only": "The database cannot be written: check owner, mode and mount of the data directory.",
+    # Operators' commands
+    "approval_ambiguous": "Name the credential with --credential.",
+    "backup_damaged": "Use another backup; this one has been changed or cut short.",
+    "backup_exists": "Name a directory that is new or empty.",
+    "backup_unwritable": "Check the directory's owner, mode and room.",
+    "backup_unreadable": "Name the directory that `firstlight backup` has written.",
+    "database_exists": "Restore into a new data directory, or say --replace.",
+    "database_live": "Stop the service and every other firstlight command first.",
+    "device_illegal": "Name the device as GROUP/SERIAL.",
+    "device_key_illegal": "A device key is base64 of 32 random bytes.",
+    "device_key_needless": "Leave the key out: devices of this group derive theirs.",
+    "device_unknown": "`firstlight device list` shows what is registered.",
+    "environment_illegal": "Use the name of an environment of the configuration.",
+    "group_exists": "`firstlight group show` shows it; policies are not replaced by create.",
+    "group_id_illegal": "Choose another id.",
+    "group_missing": "Add a column `group`, or say --group.",
+    "group_needs_operator": "Add --reactivation operator: every device of such a group can speak for all of them.",
+    "group_secret_illegal": "Give base64 of 16 to 128 random bytes, or leave it out to have one made.",
+    "group_secret_needless": "Leave the secret out.",
+    "group_unknown": "`firstlight group list` shows the groups.",
+    "illegal_move": "`firstlight device show` shows the device's state.",
+    "image_empty": "Check the path of the image.",
+    "image_mismatch": "The file is not the one that was signed: sign this one, or add the right one.",
+    "image_prefix_taken": "Change the image by a byte and sign it again.",
+    "image_size": "Sign the image again.",
+    "image_unreadable": "Check the path of the image.",
+    "import_header": "The first line of a CSV file names its columns.",
+    "import_unreadable": "Check the path of the file.",
+    "limit_illegal": "Ask for smaller pages with --limit and --after.",
+    "not_blocked": "`firstlight device show` shows the device's state.",
+    "nothing_to_approve": "The device has to say online with its new credential first.",
+    "ou_illegal": "An OU is a path such as acme/emea/plant-7.",
+    "pending_expiry_illegal": "Give seconds between a minute and a year.",
+    "product_exists": "`firstlight product list` shows the products.",
+    "product_id_illegal": "Choose another id.",
+    "product_unknown": "`firstlight product list` shows the products.",
+    "public_key_count": "Give 1 to 8 public keys.",
+    "public_key_illegal": "Give base64 of the DER SubjectPublicKeyInfo: Ed25519, P-256 or RSA from 2048 bits.",
+    "public_key_needless": "Leave the public keys out.",
+    "release_key_exists": "`firstlight release key list` shows the keys.",
+    "release_key_file_exists": "Choose another file; a release key is never overwritten.",
+    "release_key_illegal": "Use the files that `firstlight release keygen` has made.",
+    "release_key_passphrase": "Set the passphrase as it was when the key was made.",
+    "release_key_unknown": "Trust its public key first: `firstlight release key add`.",
+    "release_key_unreadable": "Check the path of the key.",
+    "release_key_unwritable": "Check the directory's owner and mode.",
+    "row_malformed": "Correct this row and import the file again: what is registered stays as it is.",
+    "self_registration_illegal": "Use the key kind derived for self-registration.",
+    "seq_illegal": "Give a number above that of the last release.",
+    "serial_ambiguous": "Name the device as GROUP/SERIAL.",
+    "serial_conflict": "This serial has another key or place: `firstlight device show`.",
+    "serial_illegal": "A serial is 1 to 128 of A-Z a-z 0-9 . _ : -",
+    "signature_malformed": "Use the file that `firstlight release sign` has written.",
+    "signature_other": "The signature is for another product, hardware or version name.",
+    "signature_unreadable": "Check the path of the signature.",
+    "signature_wrong": "Sign the image again with the registered release key.",
+    "text_illegal": "Use a shorter text of printable characters.",
+    "version_exists": "Give the version a new name and a higher seq, and sign it again.",
+    "version_unknown": "`firstlight version list` shows the versions.",
+}
+_REFUSED = "The device could not prove who it is: compare group, serial and key with what the factory burned."
+
+
+def hint_of(cause: str | None) -> str:
+    """What to do about a cause; empty where nothing is wrong."""
+    if cause is None:
+        return ""
+    if cause not in HINTS and cause.startswith("refused_"):
+        return _REFUSED
+    return HINTS.get(cause, "")

@@ -1,0 +1,63 @@
+"""Every step that a device took, with the true cause of each refusal and a hint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service.domain.changes import Trace
+from service.operations.hints import hint_of
+from service.operations.requests import DeviceName, conflict, not_found, parse_device
+from service.storage.database import Database
+from service.storage.rows import trace_of
+from service.storage.tables import device, trace
+
+_COLUMNS = tuple(one for one in trace.columns if one.name != "step_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    trace: Trace
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTrace:
+    name: DeviceName
+    steps: list[Step]  # oldest first; the newest 200 or so are kept
+
+
+async def of_device(database: Database, name: str) -> DeviceTrace:
+    """The steps of GROUP/SERIAL, or of a bare serial where it is unique.
+
+    Only requests with a valid proof are here; the others are in the service's log under their trace id. Raises
+    ServiceError: NOT_FOUND, or CONFLICT with the candidates in `state`.
+    """
+    async with database.read() as connection:
+        found = await _find(connection, name)
+        query = (
+            select(*_COLUMNS)
+            .where(trace.c.serial == found.serial, trace.c.group_id == found.group_id)
+            .order_by(trace.c.step_id)
+        )
+        steps = [trace_of(tuple(row)) for row in await connection.execute(query)]
+    return DeviceTrace(found, [Step(one, hint_of(one.cause)) for one in steps])
+
+
+async def _find(connection: AsyncConnection, name: str) -> DeviceName:
+    """A device that is registered, or was proven without being registered."""
+    group_id, serial = parse_device(name)
+    registered = select(device.c.group_id).where(device.c.serial == serial)
+    traced = select(trace.c.group_id).where(trace.c.serial == serial)
+    if group_id is not None:
+        registered = registered.where(device.c.group_id == group_id)
+        traced = traced.where(trace.c.group_id == group_id)
+    groups = sorted((await connection.execute(registered.union(traced))).scalars())
+    if not groups:
+        raise not_found("device_unknown", f"no device {name}")
+    if len(groups) > 1:
+        names = [str(DeviceName(one, serial)) for one in groups]
+        raise conflict("serial_ambiguous", f"several devices have this serial: {', '.join(names)}", candidates=names)
+    return DeviceName(groups[0], serial)
