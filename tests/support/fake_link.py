@@ -1,0 +1,141 @@
+"""A link, a gate, an upkeep and clocks in memory, for tests of the pipeline without brokers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import UTC, datetime, timedelta
+
+from service.brokers.gate import GateError, Login
+from service.domain.credential import CredentialState
+from service.mqtt.port import Inbound, LinkDown, Role
+
+START = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class FakeClock:
+    """Wall and monotonic time that move only when told."""
+
+    def __init__(self, start: datetime = START) -> None:
+        self.now = start
+        self.seconds = 1000.0
+
+    def wall(self) -> datetime:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.seconds += seconds
+
+
+class FakeLink:
+    """Keeps what is published; `send` delivers a message and counts its acknowledgements."""
+
+    def __init__(self, role: Role, environment: str = "prod") -> None:
+        self.environment = environment
+        self.role = role
+        self.published: deque[tuple[str, bytes]] = deque()
+        self.acknowledged = 0
+        self.down = False
+        self.deliver = None
+        self.arrived = asyncio.Event()
+        self.blocked: asyncio.Event | None = None
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        if self.down:
+            raise LinkDown
+        if self.blocked is not None:
+            await self.blocked.wait()
+        self.published.append((topic, payload))
+        self.arrived.set()
+        await asyncio.sleep(0)
+
+    def send(self, topic: str, payload: bytes) -> None:
+        self.deliver(Inbound(self, topic, payload, self._acknowledge))
+
+    async def next(self, topic: str) -> bytes:
+        """The next message published on this topic; others stay."""
+        async with asyncio.timeout(5):
+            while True:
+                for item in self.published:
+                    if item[0] == topic:
+                        self.published.remove(item)
+                        return item[1]
+                self.arrived.clear()
+                await self.arrived.wait()
+
+    def _acknowledge(self) -> None:
+        self.acknowledged += 1
+
+
+class FakeGate:
+    """Lets in what was granted; `fail` makes every call raise."""
+
+    def __init__(self) -> None:
+        self.logins: dict[str, Login] = {}
+        self.calls: list[tuple[str, int]] = []
+        self.fail = False
+
+    async def grant(self, logins) -> None:
+        self._called("grant", logins)
+        self.logins.update({one.credential_id: one for one in logins})
+
+    async def revoke(self, logins) -> None:
+        self._called("revoke", logins)
+        for one in logins:
+            self.logins.pop(one.credential_id, None)
+
+    async def snapshot(self) -> frozenset[str]:
+        return frozenset(self.logins)
+
+    def _called(self, what: str, logins) -> None:
+        self.calls.append((what, len(logins)))
+        if self.fail:
+            raise GateError("not now")
+
+
+class FakeUpkeep:
+    """The ticker's view of a fake store."""
+
+    def __init__(self, store) -> None:
+        self._store = store
+        self.revoked: list[str] = []
+        self.counters: dict[str, int] = {}
+
+    async def catalogue_rev(self) -> int:
+        return self._store.catalogue.rev
+
+    async def unrevoked(self, *, after: str = "", limit: int = 1000):
+        found = [
+            one
+            for device in self._store.devices.values()
+            for one in device.credentials
+            if one.state is CredentialState.DROPPED
+            and one.credential_id not in self.revoked
+            and one.credential_id > after
+        ]
+        return sorted(found, key=lambda one: one.credential_id)[:limit]
+
+    async def mark_revoked(self, credential_ids, at) -> None:
+        self.revoked += credential_ids
+
+    async def pending_expired(self, now, *, limit: int = 1000):
+        return [
+            one.credential_id
+            for device in self._store.devices.values()
+            for one in device.credentials
+            if one.state is CredentialState.PENDING and one.expires_at <= now
+        ][:limit]
+
+    async def delete_dropped(self, dropped_before, *, limit: int = 1000) -> int:
+        return 0
+
+    async def add_counters(self, increments) -> None:
+        for name, value in increments.items():
+            self.counters[name] = self.counters.get(name, 0) + value
+
+    async def prune_traces(self) -> int:
+        return 0
