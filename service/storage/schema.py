@@ -29,8 +29,6 @@ def migrate(path: Path, to: str = "head") -> str:
     engine = _engine(path)
     try:
         with unavailable_on_error():
-            with engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL").close()
             with engine.begin() as connection:
                 check_known(schema_of(connection))
                 _upgrade(connection, to)
@@ -76,6 +74,7 @@ def check_current(schema: str | None) -> None:
 def _engine(path: Path) -> Engine:
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL")  # not possible within a transaction
         connection.execute("PRAGMA synchronous=FULL")
         return connection
 
