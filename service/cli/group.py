@@ -1,0 +1,101 @@
+"""`firstlight group`: registration groups and their policies."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Annotated
+
+import typer
+
+from device_sdk.wire import limits
+from service.cli import context
+from service.domain.group import Group, KeyKind, Reactivation
+from service.errors import ServiceError
+from service.operations import groups
+
+app = typer.Typer(help="Registration groups: which keys their devices hold and how they come in.", no_args_is_help=True)
+
+GroupId = Annotated[str, typer.Argument(help="As the factory burns it.")]
+
+
+@app.command()
+def create(
+    group_id: GroupId,
+    product: Annotated[str, typer.Option(help="The product of its devices.")],
+    key_kind: Annotated[KeyKind, typer.Option(help="What a device proves itself with.")] = KeyKind.INDIVIDUAL,
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            envvar="FIRSTLIGHT_GROUP_SECRET", help="Group secret in base64 (kinds derived and group); else one is made."
+        ),
+    ] = None,
+    self_registration: Annotated[bool, typer.Option(help="Let proven serials in that nobody registered.")] = False,
+    ou: Annotated[str | None, typer.Option(help="Default OU, such as acme/emea/plant-7.")] = None,
+    environment: Annotated[str | None, typer.Option(help="Default environment.")] = None,
+    pending_expiry_s: Annotated[
+        int, typer.Option(help="Seconds after which an unconfirmed credential lapses.")
+    ] = limits.DEFAULT_PENDING_EXPIRY_S,
+    reactivation: Annotated[
+        Reactivation, typer.Option(help="When an activated device activates again: hold asks the old credential.")
+    ] = Reactivation.HOLD,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Make a group. A group secret that is made here is shown this once."""
+    try:
+        given = None if secret is None else groups.parse_secret(secret)
+    except ServiceError as error:
+        context.fail(error.public)
+    group = Group(
+        group_id=group_id,
+        product_id=product,
+        key_kind=key_kind,
+        secret=given,
+        self_registration=self_registration,
+        default_ou=ou,
+        default_environment=environment,
+        pending_expiry_s=pending_expiry_s,
+        reactivation=reactivation,
+    )
+    made, new_secret = context.run(lambda database: groups.create(database, group, random_bytes=os.urandom))
+    shown = None if new_secret is None else base64.b64encode(new_secret.reveal()).decode("ascii")
+
+    def text() -> None:
+        print(f"group {made.group_id} made")
+        if shown is not None:
+            print(f"group secret (shown this once): {shown}")
+
+    context.emit({**context.plain(made), "new_secret": shown}, as_json=as_json, text=text)
+
+
+@app.command("list")
+def list_(as_json: context.JsonOption = False) -> None:
+    """All groups."""
+    found = context.run(groups.list_all)
+    context.emit(found, as_json=as_json, text=lambda: _show(found))
+
+
+@app.command()
+def show(group_id: GroupId, as_json: context.JsonOption = False) -> None:
+    """One group. Its secret is never shown again."""
+    found = context.run(lambda database: groups.show(database, group_id))
+    context.emit(found, as_json=as_json, text=lambda: _show([found]))
+
+
+def _show(found: list[groups.GroupView]) -> None:
+    rows = [
+        [
+            one.group.group_id,
+            one.group.product_id,
+            one.group.key_kind.value,
+            "yes" if one.group.self_registration else "no",
+            one.group.default_ou or "-",
+            one.group.default_environment or "-",
+            one.group.reactivation.value,
+            str(one.group.pending_expiry_s),
+            str(one.devices),
+        ]
+        for one in found
+    ]
+    columns = ["group", "product", "keys", "self-reg.", "OU", "environment", "reactivation", "expiry s", "devices"]
+    context.table("Groups", columns, rows)

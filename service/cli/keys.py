@@ -1,0 +1,23 @@
+"""`firstlight keys`: the service's own keys."""
+
+from __future__ import annotations
+
+import typer
+
+from service.cli import context
+from service.operations import rekeying
+
+app = typer.Typer(help="The service's own keys.", no_args_is_help=True)
+
+
+@app.command()
+def rotate(as_json: context.JsonOption = False) -> None:
+    """Seal every secret in the database under a new key; the service must be stopped.
+
+    The old key leaves keys.json when nothing is sealed with it any more. Cut short, it goes on when run again. Older
+    backups need the keys.json of their time.
+    """
+    of = context.settings()
+    done = context.guarded(lambda: rekeying.rotate(of.key_file, of.database_path))
+    said = f"{done.resealed} secrets sealed under key {done.kid}; old keys removed: {', '.join(done.retired) or 'none'}"
+    context.emit(done, as_json=as_json, text=lambda: print(said))
