@@ -1,0 +1,227 @@
+"""The composition root: builds every part of one service from its settings, runs them in one TaskGroup, drains.
+
+Owns the order of starting and stopping, and nothing else: what the parts do is theirs. Above it only the commands.
+
+    start: keys -> schema -> database -> environments -> embedded brokers -> health -> tasks
+    stop:  intake off -> open batches committed and answered -> counters stored -> links -> brokers -> database
+
+A broker that cannot be reached is no start error: its link keeps trying, and health says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from typing import Any
+
+from service.brokers.gate import Login
+from service.credentials.authority import Authority, AuthorityError
+from service.credentials.keyfile import KeyFile, KeyFileError
+from service.deployment import build_deployment
+from service.domain.catalogue import Environment
+from service.domain.credential import CredentialKind
+from service.errors import ServiceError
+from service.http.health import HealthServer
+from service.images.files import ImageFiles
+from service.installation import domain_environments
+from service.logins import expected_logins
+from service.mqtt.port import Inbound
+from service.operations import stats
+from service.pipeline.service import Pipeline
+from service.settings import Settings, SettingsError
+from service.storage.database import Database
+from service.storage.schema import migrate
+from service.storage.store import SqlStore
+from service.storage.upkeep import Upkeep
+
+log = logging.getLogger("firstlight")
+DRAIN_TIMEOUT_S = 10.0  # what is not answered by then is asked again by its device
+LINK_WATCH_S = 0.5
+STORAGE_CHECK_S = 2.0  # how long a question for health waits for the database
+
+
+class StartError(Exception):
+    """The service cannot start; the text is one line that says why."""
+
+
+async def serve_until(
+    settings: Settings, stop: asyncio.Event, started: Callable[[Application], None] = lambda _: None
+) -> None:
+    """Run one service until `stop` is set and everything is drained. Raises StartError.
+
+    `started` is called once every task runs; links may still be connecting.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            application = await _start(settings, stack)
+        except (SettingsError, KeyFileError, AuthorityError) as error:
+            raise StartError(str(error)) from error
+        except ServiceError as error:
+            raise StartError(f"{error.public}: {error.detail}" if error.detail else error.public) from error
+        except OSError as error:
+            raise StartError(error.strerror or str(error)) from error
+        await application.run(stop, started)
+
+
+async def _start(settings: Settings, stack: AsyncExitStack) -> Application:
+    # 1. What must be there and whole: keys, schema, database, authorities.
+    keys = KeyFile.load(settings.key_file)
+    environments = domain_environments(settings)
+    authorities = _authorities(settings, environments)
+    if settings.database_path.is_file():
+        await asyncio.to_thread(migrate, settings.database_path)
+    database = await Database.open(settings.database_path, keys.sealer())
+    stack.push_async_callback(database.close)
+    application = Application(settings, keys, database, environments, authorities)
+    # 2. What listens. An address that is taken ends the start with nothing left behind.
+    for deployment in application.deployments:
+        stack.push_async_callback(deployment.stop)
+        await deployment.start(application.expected(deployment.name))
+    stack.push_async_callback(application.health.stop)
+    await _listen(application.health)
+    return application
+
+
+class Application:
+    """One service, built but not running."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: KeyFile,
+        database: Database,
+        environments: Mapping[str, Environment],
+        authorities: Mapping[str, Authority],
+    ) -> None:
+        self.database = database
+        self.store = SqlStore(database, environments)
+        self.upkeep = Upkeep(database)
+        self.health = HealthServer(settings.http.host, settings.http.port, self.health_report, self.stats_report)
+        self.deployments = [build_deployment(settings, name, self._deliver) for name in settings.environments]
+        self.pipeline = Pipeline(
+            store=self.store,
+            upkeep=self.upkeep,
+            gates={deployment.name: deployment.gate for deployment in self.deployments},
+            images=ImageFiles(settings.images_dir),
+            keys=keys,
+            authorities=authorities,
+        )
+        self.links = [link for deployment in self.deployments for link in deployment.links]
+        for link in self.links:
+            self.pipeline.attach(link)
+        self._keys = keys
+        self._started_at = time.monotonic()
+        self._draining = False
+
+    def _deliver(self, message: Inbound) -> None:
+        self.pipeline.deliver(message)
+
+    def expected(self, environment: str) -> Callable[[], AsyncIterable[Login]]:
+        """What an environment's broker must let in, walked anew at each call."""
+        service_key = self._keys.service_private_key()
+        return lambda: expected_logins(self.upkeep, self.store, environment, service_key)
+
+    async def run(self, stop: asyncio.Event, started: Callable[[Application], None]) -> None:
+        """Run everything until `stop` is set, then drain."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.pipeline.run(), name="pipeline"),
+                group.create_task(self._watch_links(), name="links"),
+            ]
+            for deployment in self.deployments:
+                for name, work in deployment.tasks(self.expected(deployment.name)).items():
+                    tasks.append(group.create_task(work, name=name))
+            log.info("firstlight is running", extra={"health": f"http://{self.health.host}:{self.health.port}/health"})
+            started(self)
+            await stop.wait()
+            await self._drain()
+            for task in tasks:
+                task.cancel()
+        log.info("firstlight has stopped")
+
+    async def _drain(self) -> None:
+        log.info("stopping: no more messages are taken, open ones are finished")
+        self._draining = True
+        if not await self.pipeline.drain(DRAIN_TIMEOUT_S):
+            log.warning("not everything was finished within %.0f s; devices ask again", DRAIN_TIMEOUT_S)
+
+    async def _watch_links(self) -> None:
+        """Log what becomes of the links, and have silence counted anew by whoever judges by it."""
+        seen: dict[int, tuple[int, bool]] = {}
+        while True:
+            for link in self.links:
+                now = (link.state.connects, link.connected.is_set())
+                before = seen.get(id(link), (0, True))
+                seen[id(link)] = now
+                name = f"{link.environment} {link.role.value}"
+                if now[0] != before[0]:
+                    log.info("link %s is connected", name)
+                    self.pipeline.missed_messages()
+                elif before[1] and not now[1]:
+                    log.warning("link %s is not connected: %s", name, link.state.last_error or "connecting")
+            await asyncio.sleep(LINK_WATCH_S)
+
+    async def health_report(self) -> dict[str, Any]:
+        """What GET /health says; "ok" decides between 200 and 503."""
+        links = {f"{link.environment} {link.role.value}": link for link in self.links}
+        problems = [
+            f"link {name}: {link.state.last_error or 'connecting'}"
+            for name, link in links.items()
+            if not link.connected.is_set()
+        ]
+        if self._draining:
+            problems.append("stopping")
+        storage = await self._storage_problem()
+        if storage is not None:
+            problems.append(f"storage: {storage}")
+        return {
+            "service": "firstlight",
+            "ok": not problems,
+            "problems": problems,
+            "uptime_s": round(time.monotonic() - self._started_at, 1),
+            "links": {
+                name: {
+                    "connected": link.connected.is_set(),
+                    "connects": link.state.connects,
+                    "received": link.state.received,
+                    "sent": link.state.sent,
+                    "last_error": link.state.last_error,
+                }
+                for name, link in links.items()
+            },
+        }
+
+    async def stats_report(self) -> dict[str, Any]:
+        """What GET /stats says: counts by state and every counter, as the database has them."""
+        found = await stats.collect(self.database)
+        return {"service": "firstlight", **asdict(found)}
+
+    async def _storage_problem(self) -> str | None:
+        try:
+            async with asyncio.timeout(STORAGE_CHECK_S):
+                await self.upkeep.catalogue_rev()
+        except ServiceError as error:
+            return error.cause
+        except TimeoutError:
+            return "no answer in time"
+        return None
+
+
+def _authorities(settings: Settings, environments: Mapping[str, Environment]) -> dict[str, Authority]:
+    """The CA of every environment that issues certificates. Raises AuthorityError."""
+    return {
+        name: Authority.load(settings.ca_dir(name))
+        for name, environment in environments.items()
+        if CredentialKind.X509 in environment.endpoints
+    }
+
+
+async def _listen(health: HealthServer) -> None:
+    try:
+        await health.start()
+    except OSError as error:
+        raise StartError(f"cannot listen on {health.host}:{health.port} (http): {error.strerror or error}") from error

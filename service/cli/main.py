@@ -1,0 +1,64 @@
+"""The `firstlight` command: puts the nouns together.
+
+Owns nothing but the list of commands and the options common to all of them; one file per noun holds the rest.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli import backup, context, demo, device, group, init, keys, product, release, serve, stats, status, trace
+from service.cli import version as version_noun
+
+app = typer.Typer(
+    name="firstlight",
+    help="Device provisioning over MQTT: from factory key to confirmed firmware.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(version("firstlight"))
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", envvar="FIRSTLIGHT_CONFIG", help="The configuration file.")
+    ] = Path("firstlight.toml"),
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    context.chosen_config.set(config)
+
+
+app.command("init")(init.init)
+app.command("serve")(serve.serve)
+app.command("status")(status.status)
+app.command("demo")(demo.demo)
+app.command("trace")(trace.trace)
+app.command("stats")(stats.stats)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
+for _noun, _commands in {
+    "product": product.app,
+    "group": group.app,
+    "device": device.app,
+    "version": version_noun.app,
+    "release": release.app,
+    "keys": keys.app,
+}.items():
+    app.add_typer(_commands, name=_noun)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,69 @@
+"""`firstlight init`: makes an installation once and never writes over one."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from service.settings import load_settings
+from tests.support.installation import firstlight
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_init_makes_an_installation_and_says_what_comes_next(tmp_path: Path) -> None:
+    made = firstlight("init", tmp_path / "site")
+    assert made.returncode == 0, made.stderr
+    settings = load_settings(tmp_path / "site" / "firstlight.toml")
+    for path in (settings.key_file, settings.database_path, settings.ca_dir("local") / "ca.key"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        assert str(path.name) in made.stdout or str(path.parent) in made.stdout
+    steps = made.stdout.split("Next:")[1].strip().splitlines()
+    assert len(steps) == 3
+    assert steps[-1].strip().endswith("serve")
+
+
+def test_a_second_init_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    assert firstlight("init", tmp_path).returncode == 0
+    before = _contents(tmp_path)
+    again = firstlight("init", tmp_path, "--broker", "mosquitto", "--with-release-key")
+    assert again.returncode == 1
+    assert "exists already; nothing was changed" in again.stderr
+    assert again.stderr.count("\n") == 1
+    assert _contents(tmp_path) == before
+
+
+def test_an_init_that_was_cut_off_is_finished_by_the_next_with_the_same_keys(tmp_path: Path) -> None:
+    assert firstlight("init", tmp_path).returncode == 0
+    keys = (tmp_path / "data" / "keys.json").read_bytes()
+    (tmp_path / "firstlight.toml").unlink()
+    again = firstlight("init", tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "keys.json: kept" in again.stdout
+    assert (tmp_path / "data" / "keys.json").read_bytes() == keys
+
+
+def test_init_with_a_release_key_keeps_it_locally_and_says_what_that_means(tmp_path: Path) -> None:
+    made = firstlight("init", tmp_path, "--with-release-key")
+    assert made.returncode == 0, made.stderr
+    assert stat.S_IMODE((tmp_path / "release.key").stat().st_mode) == 0o600
+    assert "whoever has it can sign firmware" in made.stdout
+
+
+def test_init_for_mosquitto_writes_the_files_of_both_brokers(tmp_path: Path) -> None:
+    made = firstlight("init", tmp_path, "--broker", "mosquitto", "--host", "broker.example", "--environment", "plant")
+    assert made.returncode == 0, made.stderr
+    for role in ("bootstrap", "operational"):
+        folder = tmp_path / "data" / "broker" / "plant" / role
+        assert {"mosquitto.conf", "acl", "dynsec.json"} <= {path.name for path in folder.iterdir()}
+    settings = load_settings(tmp_path / "firstlight.toml")
+    assert settings.environments["plant"].endpoints.bootstrap.host == "broker.example"
+
+
+def test_names_that_could_write_into_the_configuration_are_refused(tmp_path: Path) -> None:
+    for words in (["--host", 'x"\nport = 1'], ["--environment", "a.b"], ["--environment", "../up"]):
+        refused = firstlight("init", tmp_path / "new", *words)
+        assert refused.returncode == 1
+        assert not (tmp_path / "new" / "firstlight.toml").exists()

@@ -1,0 +1,122 @@
+"""An installation on disk and the commands run on it as processes, as an operator does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+COMMAND_TIMEOUT_S = 60
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("FIRSTLIGHT_")}
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def firstlight(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *map(str, words)],
+        cwd=cwd,
+        env=clean_environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+
+
+class Installation:
+    """`firstlight init` in a folder, with ports of its own instead of the usual ones."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "firstlight.toml"
+        made = firstlight("init", folder)
+        assert made.returncode == 0, made.stderr
+        self.bootstrap, self.operational, self.health = free_ports(3)
+        text = self.config.read_text()
+        for old, new in (("1884", self.bootstrap), ("1883", self.operational), ("8787", self.health)):
+            text = text.replace(f"port = {old}", f"port = {new}")
+        self.config.write_text(text)
+
+    def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return firstlight("--config", self.config, *words)
+
+    @contextlib.contextmanager
+    def serving(self, **environment: str) -> Iterator[Serving]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "--config", str(self.config), "serve"],
+            cwd=Path(__file__).parents[2],
+            env=clean_environment() | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield Serving(process, self.health)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+class Serving:
+    def __init__(self, process: subprocess.Popen[str], health_port: int) -> None:
+        self.process = process
+        self._port = health_port
+
+    def get(self, path: str) -> tuple[int, dict[str, Any]] | None:
+        """Status and body of the health endpoint; None while nothing listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+        except OSError:
+            return None
+
+    def wait_until(self, status: int, *, within_s: float = 30.0) -> dict[str, Any]:
+        """The body of /health once it has this status."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            found = self.get("/health")
+            if found is not None and found[0] == status:
+                return found[1]
+            if self.process.poll() is not None:
+                raise AssertionError(f"the service ended: {self.process.communicate()[0]}")
+            time.sleep(0.05)
+        raise AssertionError(f"no {status} within {within_s} s; the last answer was {self.get('/health')}")
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Exit code and everything it wrote."""
+        self.process.send_signal(number)
+        output, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, output
+
+
+async def eventually(check: Any, *, within_s: float = 20.0) -> None:
+    """Wait until `check()` is true, looking often."""
+    async with asyncio.timeout(within_s):
+        while not check():
+            await asyncio.sleep(0.02)
