@@ -146,10 +146,8 @@ async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: M
     """The whole catalogue, in one transaction's view."""
     rev = await catalogue_rev(connection)
     groups = [rows.group_of(tuple(row), sealer) for row in await connection.execute(select(registration_group))]
-    targets = await connection.execute(
-        select(*_VERSION_COLUMNS).join(product, product.c.target_version_id == version.c.version_id)
-    )
-    versions = {one.version_id: one for one in (rows.version_of(tuple(row)) for row in targets)}
+    found = await connection.execute(select(*_VERSION_COLUMNS))
+    versions = {one.version_id: one for one in (rows.version_of(tuple(row)) for row in found)}
     products = {}
     for *of_product, target in await connection.execute(
         select(product.c.product_id, product.c.name, product.c.hardware, product.c.target_version_id)
@@ -162,4 +160,5 @@ async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: M
         products=products,
         release_keys={key.key_id: key for key in (rows.release_key_of(tuple(row)) for row in keys)},
         environments=environments,
+        versions=versions,
     )
