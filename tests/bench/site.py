@@ -6,7 +6,6 @@ Owns only how these are put together for a run; every part is the project's own.
 import asyncio
 import base64
 import contextlib
-import json
 import os
 import secrets
 import signal
@@ -103,9 +102,10 @@ class Site:
         with image.open("wb") as file:
             for _ in range(image_bytes // 2**20):
                 file.write(secrets.token_bytes(2**20))
-        made = json.loads(await self.command("release", "keygen", str(key), "--json"))
-        await self.command("release", "trust", str(made["public_key"]))
-        await self.command("release", "sign", str(image), "--key", str(key), "--out", str(signature))
+        await self.command("release", "keygen", str(key))
+        await self.command("release", "key", "add", f"{key}.pub", "--name", "bench")
+        signed = ["--product", "Thermometer", "--hardware", "rev-a", "--name", "2.0", "--seq", "2"]
+        await self.command("release", "sign", str(image), "--key", str(key), "--out", str(signature), *signed)
         await self.command("version", "add", PRODUCT, "2.0", str(image), "--signature", str(signature), "--target")
         secret = base64.b64encode(self.group_secret).decode()
         policies = ["--key-kind", "derived", "--environment", ENVIRONMENT, "--ou", "bench", "--secret", secret]
@@ -116,7 +116,7 @@ class Site:
         serials = [f"B{self._serials + number:07d}" for number in range(devices)]
         self._serials += devices
         table = self.directory / "devices.csv"
-        table.write_text("group_id,serial\n" + "".join(f"{GROUP},{serial}\n" for serial in serials), encoding="utf-8")
+        table.write_text("group,serial\n" + "".join(f"{GROUP},{serial}\n" for serial in serials), encoding="utf-8")
         await self.command("device", "import", str(table))
         return serials
 
