@@ -66,10 +66,9 @@ class MqttServer:
     async def _end(self) -> None:
         self._server.close()
         self._cut()
+        # The sessions end by themselves once their connections are gone.
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 5)
 
     def _cut(self) -> None:
         for writer in list(self._writers):
