@@ -364,7 +364,7 @@ class Rig:
                 return
             if not self._step(end):
                 break
-        assert until(), "%s %s" % (self.client.status, self.notes[-12:])
+        assert until(), str((self.client.status, self.notes[-12:]))
 
     def run_for(self, seconds):
         if self.client is None:

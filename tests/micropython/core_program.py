@@ -1,0 +1,36 @@
+"""On MicroPython: a device activates, fetches an image in windows, installs, restarts and is confirmed."""
+
+from device_sdk.core import job
+from tests.support.peer import Peer, Rig, firmware
+
+IMAGE = bytes([(k * 7 + k // 256) % 256 for k in range(40 * 256 + 1)])
+
+
+def run(damage_every):
+    """The whole way; every so many chunks one is damaged."""
+    peer = Peer()
+    peer.serve(IMAGE)
+    peer.want(firmware(IMAGE), settings={"rev": 1})
+    seen = [0]
+
+    def mangle(verb, payload):
+        if verb != "chunk":
+            return [payload]
+        seen[0] += 1
+        if damage_every and seen[0] % damage_every == 0:
+            return [payload[:-1] + bytes([payload[-1] ^ 1])]
+        return [payload]
+
+    peer.mangle = mangle
+    rig = Rig(peer)
+    rig.run(lambda: job.CONFIRMED in peer.states())
+    assert bytes(rig.machine.idle) == IMAGE
+    assert rig.machine.running["name"] == "2.0"
+    assert peer.said("report")[0]["unsupported"] == ["settings"]
+    return rig
+
+
+quiet = run(0)
+assert quiet.client.counters == {}
+damaged = run(7)
+print("confirmed", len(quiet.peer.requests), len(damaged.peer.requests))
