@@ -57,6 +57,10 @@ _NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
 _CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 
 
+# What cryptography raises for bytes that are no CSR, or one with a key or signature that it does not know.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+
+
 class AuthorityError(Exception):
     """The CA's files are missing, damaged or open to others."""
 
@@ -83,7 +87,7 @@ def csr_spki_sha256(der: bytes) -> bytes | None:
     """SHA-256 of the key in a CSR, or None when it cannot be read; for the look-up only, checks nothing."""
     try:
         return _spki_sha256(x509.load_der_x509_csr(der).public_key())
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except _UNREADABLE:
         return None
 
 
@@ -139,7 +143,7 @@ class Authority:
         try:
             csr = x509.load_der_x509_csr(der)
             public = csr.public_key()
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except _UNREADABLE as error:
             raise CsrError("csr_malformed", "the CSR cannot be read") from error
         # 2. The key is of a kind and size that is good enough; before any arithmetic with it.
         if not _is_good_key(public):
@@ -147,7 +151,7 @@ class Authority:
         # 3. Whoever sent it holds the private key.
         try:
             valid = csr.is_signature_valid
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except _UNREADABLE as error:
             raise CsrError("csr_signature", "the CSR's signature is of an unknown kind") from error
         if not valid:
             raise CsrError("csr_signature", "the CSR's signature is wrong")
