@@ -135,8 +135,8 @@ def test_a_boot_record_torn_at_any_byte_leaves_the_one_before(tmp_path):
     for length in range(len(whole)):
         newest.write_bytes(whole[:length])
         # The boot was forgotten: the trial has its first boot again.
-        assert FileSlots(tmp_path).booted()["slot"] == "a"
-        slots = FileSlots(tmp_path)
+        slots = FileSlots(tmp_path, sync_writes=False)
+        assert slots.booted()["slot"] == "a"
         slots.boot()
         assert slots.booted() == {**V2, "trial": True, "slot": "b"}
 
