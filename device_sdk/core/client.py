@@ -6,8 +6,9 @@ sees that tick() is called at wake_at. Source: docs/protocol.md, sections 3 to 6
 """
 
 from device_sdk.core import fields, ladder, session, status
-from device_sdk.core.actions import Connect, Disconnect
+from device_sdk.core.actions import Disconnect
 from device_sdk.core.activation import Activation, Refused
+from device_sdk.core.connects import bootstrap_connect, operational_connect
 from device_sdk.core.context import Context
 from device_sdk.core.credentials import Credentials
 from device_sdk.core.desired import Desired
@@ -21,9 +22,8 @@ from device_sdk.wire import topics
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from device_sdk.core.actions import Note, Publish, Reboot
+    from device_sdk.core.actions import Connect, Note, Publish, Reboot
     from device_sdk.core.identity import Identity, Policy
     from device_sdk.core.ports import Crypto, Flash, Installer
 
@@ -208,48 +208,13 @@ class Client:
         if credential is not None:
             self._desired.use(credential)
             self._session = Session(self._context, credential, self._desired, self._firmware)
-            self._context.act(self._operational_connect(credential))
+            self._context.act(operational_connect(self._context.policy, credential))
         else:
             self._activation = Activation(self._context, self._firmware.running)
-            self._context.act(self._bootstrap_connect(self._activation.session, rung or ""))
+            endpoint = self._context.identity.bootstrap[int((rung or "")[len(ladder.BOOTSTRAP) :] or "0")]
+            self._context.act(bootstrap_connect(self._context.policy, endpoint, self._activation.session))
         self._phase = _CONNECTING
         self._until = now + self._context.policy.connect_timeout_s
-
-    def _operational_connect(self, credential: "dict[str, Any]") -> Connect:
-        owner = credential["credential_id"]
-        x509 = credential["kind"] == "x509"
-        policy = self._context.policy
-        return Connect(
-            credential["host"],
-            credential["port"],
-            credential["tls"],
-            credential["ca"],
-            owner,
-            None if x509 else owner,
-            credential.get("password"),
-            credential.get("certificate"),
-            credential.get("private_key"),
-            policy.keepalive_s,
-            [topics.down_filter(topics.OPERATIONAL, owner, policy.root)],
-        )
-
-    def _bootstrap_connect(self, owner: str, rung: str) -> Connect:
-        policy = self._context.policy
-        endpoint = self._context.identity.bootstrap[int(rung[len(ladder.BOOTSTRAP) :] or "0")]
-        subscribe = [topics.down_filter(topics.BOOTSTRAP, owner, policy.root)]
-        return Connect(
-            endpoint.host,
-            endpoint.port,
-            endpoint.tls,
-            endpoint.ca_pem,
-            owner,
-            None,
-            None,
-            None,
-            None,
-            policy.keepalive_s,
-            subscribe,
-        )
 
     def _wait_until(self, at: float) -> None:
         """No connection now; the ladder says which one next, not before `at`."""
