@@ -95,8 +95,10 @@ def set_up_logging(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    for noisy in ("asyncio", "aiosqlite", "sqlalchemy", "amqtt", "transitions", "mqtt"):
+    for noisy in ("asyncio", "aiosqlite", "sqlalchemy", "alembic", "transitions"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It logs the exceptions that it raises as well; a port in use is one line, said by whoever catches it.
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)
     logging.captureWarnings(capture=True)
     return handler
 

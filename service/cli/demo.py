@@ -8,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli.context import CommandError, fail, guarded
 from service.demo.options import MAX_DEVICES, DemoOptions, parse_broker, parse_size
-from service.demo.process import DemoError
-from service.demo.run import Summary, run_demo
 from service.settings import ENV_PREFIX
+
+if TYPE_CHECKING:
+    from service.demo.run import Summary
 
 
 def demo(
@@ -51,6 +52,10 @@ def demo(
 
 
 async def _run(options: DemoOptions) -> Summary:
+    # Simulator and operations take a second to import: only this command needs them.
+    from service.demo.process import DemoError  # noqa: PLC0415
+    from service.demo.run import run_demo  # noqa: PLC0415
+
     try:
         return await run_demo(options)
     except (DemoError, OSError) as error:

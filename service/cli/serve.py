@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-from service.app import StartError, serve_until
 from service.cli.context import fail, settings
 from service.settings import Settings
 from service.telemetry import set_up_logging
@@ -25,6 +24,8 @@ def serve(
     with_parent: Annotated[int | None, typer.Option(hidden=True, help="End when this parent process is gone.")] = None,
 ) -> None:
     """Run the service. SIGTERM and SIGINT let it finish what it has begun, then it ends with exit code 0."""
+    from service.app import StartError  # noqa: PLC0415 - a second that only this command needs
+
     of = settings()
     set_up_logging(of.log.format, of.log.level)
     try:
@@ -34,6 +35,8 @@ def serve(
 
 
 async def _serve(of: Settings, parent: int | None) -> None:
+    from service.app import serve_until  # noqa: PLC0415
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

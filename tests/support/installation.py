@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from service.cli import init
 
 COMMAND_TIMEOUT_S = 60
 
@@ -51,8 +54,8 @@ class Installation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = folder / "firstlight.toml"
-        made = firstlight("init", folder)
-        assert made.returncode == 0, made.stderr
+        with contextlib.redirect_stdout(io.StringIO()):
+            init.init(folder, broker="embedded", host="127.0.0.1", environment="local", with_release_key=False)
         self.bootstrap, self.operational, self.health = free_ports(3)
         text = self.config.read_text()
         for old, new in (("1884", self.bootstrap), ("1883", self.operational), ("8787", self.health)):

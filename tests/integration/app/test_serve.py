@@ -1,0 +1,113 @@
+"""`firstlight serve` as a process: health, drain, start errors. `firstlight status` beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from service.app import StartError, serve_until
+from service.settings import load_settings
+from tests.support.installation import Installation
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Installation:
+    return Installation(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_the_service_and_it_ends_with_exit_code_0(site: Installation, number: int) -> None:
+    with site.serving(FIRSTLIGHT_LOG__FORMAT="json") as serving:
+        health = serving.wait_until(200)
+        assert set(health["links"]) == {"local bootstrap", "local operational"}
+        code, output = serving.stop(number)
+    assert code == 0, output
+    messages = [json.loads(line)["message"] for line in output.splitlines()]
+    assert messages[-1] == "firstlight has stopped"
+
+
+def test_status_and_stats_tell_of_a_service_that_runs_and_of_one_that_does_not(site: Installation) -> None:
+    with site.serving() as serving:
+        serving.wait_until(200)
+        found = serving.get("/stats")
+        assert found is not None
+        assert found[1]["counters"] == {}
+        running = site.run("status", "--json")
+        assert running.returncode == 0, running.stderr
+        assert json.loads(running.stdout)["service"]["ok"] is True
+        assert serving.stop()[0] == 0
+    stopped = site.run("status")
+    assert stopped.returncode == 3
+    assert "does not run" in stopped.stdout
+    assert "devices: none" in stopped.stdout
+
+
+async def _refusal(site: Installation) -> str:
+    with pytest.raises(StartError) as refused:
+        await serve_until(load_settings(site.config), asyncio.Event())
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_port_in_use_ends_the_process_with_one_line_and_no_trace(site: Installation) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", site.bootstrap))
+        other.listen()
+        refused = site.run("serve")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("firstlight: ")
+    assert refused.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("taken", ["health", "operational"])
+async def test_a_port_in_use_is_an_ordinary_start_error(site: Installation, taken: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", getattr(site, taken)))
+        other.listen()
+        assert f"cannot listen on 127.0.0.1:{getattr(site, taken)}" in await _refusal(site)
+
+
+async def test_a_missing_key_file_is_an_ordinary_start_error(site: Installation) -> None:
+    (site.folder / "data" / "keys.json").unlink()
+    assert "keys.json is missing" in await _refusal(site)
+
+
+async def test_a_missing_database_and_a_newer_schema_are_ordinary_start_errors(site: Installation) -> None:
+    database = site.folder / "data" / "firstlight.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    assert "schema 9999, newer than" in await _refusal(site)
+    database.unlink()
+    assert "no Firstlight database" in await _refusal(site)
+
+
+def test_an_unknown_key_in_the_configuration_ends_a_command_with_one_line(site: Installation) -> None:
+    site.config.write_text("colour = 1\n" + site.config.read_text())
+    refused = site.run("serve")
+    assert (refused.returncode, refused.stderr) == (1, "firstlight: firstlight.toml: colour: unknown key\n")
+
+
+def test_a_broker_that_cannot_be_reached_is_no_start_error_but_shows_in_health(site: Installation) -> None:
+    text = site.config.read_text().replace('broker = "embedded"', 'broker = "none"')
+    links = "".join(
+        f'[environments.local.links.{role}]\nhost = "127.0.0.1"\nport = {port}\n'
+        for role, port in (("bootstrap", site.bootstrap), ("operational", site.operational))
+    )
+    site.config.write_text(text + links)
+    with site.serving() as serving:
+        health = serving.wait_until(503)
+        assert sorted(problem.split(":")[0] for problem in health["problems"]) == [
+            "link local bootstrap",
+            "link local operational",
+        ]
+        status = site.run("status")
+        assert status.returncode == 1
+        assert "has problems" in status.stdout
+        assert serving.stop()[0] == 0
