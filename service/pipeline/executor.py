@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from device_sdk.wire import codes
 from service.credentials.authority import Authority, csr_spki_sha256
 from service.domain import moves
+from service.domain.catalogue import Catalogue
 from service.domain.changes import Trace
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
@@ -105,21 +106,32 @@ class Executor:
         )
 
     async def _commit(self, jobs: Sequence[Job]) -> Settled:
-        async with self._store.batch() as batch:
-            working = await self._load(batch, jobs)
-            world = World(
-                catalogue=batch.catalogue,
-                service_key=self._service_key,
-                authorities=self._authorities,
-                random_bytes=self._random_bytes,
-                admit=self._admit,
-                listening_since=self.listening_since,
-            )
-            outcomes = [self._handle(job, working, world) for job in jobs]
-            if working.has_changes:
-                await self._save(batch, working)
+        waiting: dict[str, int] = {}
+        try:
+            async with self._store.batch() as batch:
+                working = await self._load(batch, jobs)
+                world = self._world(batch.catalogue)
+                outcomes = [self._handle(job, working, world) for job in jobs]
+                if working.has_changes:
+                    waiting = self._record.take_counters()
+                    await batch.save(working.changes(waiting))
+        except BaseException:
+            self._record.give_back(waiting)  # and what these messages would have counted is not counted
+            raise
+        if not working.has_changes:
+            self._record.give_back(working.counters)
         self._record.log_steps(working.traces)
         return Settled(outcomes, working.dropped)
+
+    def _world(self, catalogue: Catalogue) -> World:
+        return World(
+            catalogue=catalogue,
+            service_key=self._service_key,
+            authorities=self._authorities,
+            random_bytes=self._random_bytes,
+            admit=self._admit,
+            listening_since=self.listening_since,
+        )
 
     async def _load(self, batch: Batch, jobs: Sequence[Job]) -> Working:
         serials: set[tuple[str, str]] = set()
@@ -136,14 +148,6 @@ class Executor:
                 if found is not None:
                     spki.add(found)
         return Working(await batch.load(serials=serials, credential_ids=credential_ids, spki=spki))
-
-    async def _save(self, batch: Batch, working: Working) -> None:
-        counters = self._record.take_counters()
-        try:
-            await batch.save(working.changes(counters))
-        except BaseException:
-            self._record.give_back(counters)
-            raise
 
     def _handle(self, job: Job, working: Working, world: World) -> Outcome:
         context = Context(
@@ -173,7 +177,7 @@ class Executor:
         credential = moves.find(device, job.owner) if device is not None else None
         # A message of a credential that is dropped, or was never ours, is ignored even if the broker let it in.
         if device is None or credential is None or credential.state is CredentialState.DROPPED:
-            self._record.count("credential_unknown" if credential is None else "credential_dropped")
+            working.counters["credential_unknown" if credential is None else "credential_dropped"] += 1
             return Outcome(job)
         try:
             decision = _OPERATIONAL[job.verb](device, job, context)
@@ -196,7 +200,7 @@ class Executor:
     ) -> Outcome:
         """Take a proven decision over: device, counters, trace, reply."""
         working.apply(before, decision)
-        self._record.count(*decision.counters)
+        working.counters.update(decision.counters)
         credential_id = decision.credential_id or job.owner
         for step in decision.steps:
             if decision.refusal is not None and step.step == "refused":
@@ -210,7 +214,7 @@ class Executor:
         if decision.refusal is None:
             return Outcome(job, decision.reply, decision.effects)
         error = decision.refusal
-        self._record.count(error.cause)
+        working.counters[error.cause] += 1
         working.traces.append(
             Trace(
                 group_id, serial, context.now, job.trace_id, job.verb, "refused",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from service.domain.changes import Trace
 
@@ -29,7 +29,7 @@ class Record:
         taken, self._counters = self._counters, Counter()
         return dict(taken)
 
-    def give_back(self, counters: dict[str, int]) -> None:
+    def give_back(self, counters: Mapping[str, int]) -> None:
         self._counters.update(counters)
 
     def remember(self, trace: Trace) -> None:

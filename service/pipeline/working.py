@@ -5,6 +5,7 @@ Owns the mapping from messages to devices and the differences to save. Pure; liv
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from service.domain.changes import Changes, Trace
@@ -30,6 +31,7 @@ class Working:
         self.spki_in_use: set[bytes] = set(loaded.spki_in_use)
         self._numbers: dict[str, int] = {}
         self.traces: list[Trace] = []
+        self.counters: Counter[str] = Counter()
         self.dropped: list[Credential] = []
 
     def of_serial(self, group_id: str, serial: str) -> Device | None:
@@ -55,12 +57,13 @@ class Working:
         if before is None or before.credentials is not after.credentials:
             self._note_credentials(before, after)
 
-    def changes(self, counters: Mapping[str, int]) -> Changes:
+    def changes(self, waiting: Mapping[str, int]) -> Changes:
+        """What to save; `waiting` are counters from elsewhere that go along."""
         return Changes(
             devices=tuple((before, self._now[device_id]) for device_id, before in self._before.items()),
             traces=tuple(self.traces),
             numbers=self._numbers,
-            counters=counters,
+            counters=self.counters + Counter(waiting),
         )
 
     @property
