@@ -7,25 +7,23 @@ run (the words of the Linux Standard Base).
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 from typing import Any
 
 import typer
 
 from service.cli import context
+from service.http.asking import ask
 from service.operations import stats
 from service.settings import Settings
 from service.storage.database import Database
 
-ASK_TIMEOUT_S = 3.0
 NOT_RUNNING = 3
 
 
 def status(as_json: context.JsonOption = False) -> None:
     """Whether the service runs and is well, and what the database holds."""
     of = context.settings()
-    service = ask(of, "/health")
+    service = ask(of.http.host, of.http.port, "/health")
     facts = context.run(_facts)
     found = {"service": service or {"running": False}, "database": facts}
     context.emit(found, as_json=as_json, text=lambda: _show(of, service, facts))
@@ -33,20 +31,6 @@ def status(as_json: context.JsonOption = False) -> None:
         raise typer.Exit(NOT_RUNNING)
     if not service.get("ok"):
         raise typer.Exit(1)
-
-
-def ask(of: Settings, path: str) -> dict[str, Any] | None:
-    """What the running service answers at its health endpoint; None where none answers."""
-    host = "127.0.0.1" if of.http.host in ("0.0.0.0", "::") else of.http.host  # noqa: S104 - compared, not bound
-    connection = http.client.HTTPConnection(host, of.http.port, timeout=ASK_TIMEOUT_S)
-    try:
-        connection.request("GET", path)
-        answer = json.loads(connection.getresponse().read(1024 * 1024))
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
-    finally:
-        connection.close()
-    return answer if isinstance(answer, dict) and answer.get("service") == "firstlight" else None
 
 
 async def _facts(database: Database) -> dict[str, Any]:

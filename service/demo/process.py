@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from service.cli.status import ask
 from service.demo.world import World
+from service.http.asking import ask
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
@@ -52,7 +52,8 @@ class ServiceProcess:
             raise DemoError(f"the service is not ready after {READY_TIMEOUT_S:.0f} s: {problems}") from error
 
     async def health(self) -> dict[str, Any] | None:
-        return await asyncio.to_thread(ask, self._world.settings, "/health")
+        http = self._world.settings.http
+        return await asyncio.to_thread(ask, http.host, http.port, "/health")
 
     @property
     def alive(self) -> bool:
