@@ -47,3 +47,8 @@ def test_importing_the_sdk_or_its_core_loads_no_library():
         cwd=EXAMPLE.parents[2],
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_documentation_shows_the_example_as_it_is():
+    shown = (EXAMPLE.parents[1] / "device-sdk.md").read_text().split("```python\n")[1].split("```")[0]
+    assert shown.strip() in EXAMPLE.read_text()
