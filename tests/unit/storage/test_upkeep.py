@@ -1,0 +1,145 @@
+"""The ticker's queries: each finds exactly the rows that are due, page by page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from service.domain.changes import Changes, Trace
+from service.domain.credential import CredentialState
+from service.operations import stats, traces
+from service.storage.store import SqlStore
+from service.storage.upkeep import Upkeep
+from tests.support.storage import DERIVED, GROUP, NOW, PRODUCT, a_credential, a_device, a_thing, new_database
+
+DROPPED = {"state": CredentialState.DROPPED, "dropped_at": NOW, "drop_cause": "superseded"}
+CONFIRMED = {"state": CredentialState.CONFIRMED, "confirmed_at": NOW}
+
+
+@pytest.fixture
+async def database(tmp_path):
+    opened = await new_database(tmp_path / "firstlight.db")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def upkeep(database):
+    return Upkeep(database)
+
+
+async def save(database, **credentials):
+    """One device for each credential, named by a letter."""
+    pairs = []
+    for letter, fields in credentials.items():
+        device = a_device(f"sn-{letter}")
+        one = a_credential(device, letter * 32, **fields)
+        pairs.append((None, replace(device, thing=a_thing(device), credentials=(one,))))
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=tuple(pairs)))
+
+
+async def test_dropped_credentials_are_unrevoked_until_they_are_marked(database, upkeep):
+    await save(database, a=DROPPED, b=DROPPED, c=DROPPED, d=CONFIRMED, e={})
+    first = await upkeep.unrevoked(limit=2)
+    assert [one.credential_id[0] for one in first] == ["a", "b"]
+    assert [one.credential_id[0] for one in await upkeep.unrevoked(after=first[-1].credential_id)] == ["c"]
+    await upkeep.mark_revoked(["a" * 32, "c" * 32, "d" * 32, "0" * 32], NOW)
+    assert [one.credential_id[0] for one in await upkeep.unrevoked()] == ["b"]
+    await upkeep.mark_revoked(["a" * 32], NOW + timedelta(hours=1))  # keeps its first time
+    assert await upkeep.delete_dropped(NOW + timedelta(seconds=1)) == 2
+    await upkeep.mark_revoked([], NOW)
+
+
+async def test_pending_credentials_lapse_in_the_order_of_their_time(database, upkeep):
+    await save(
+        database,
+        a={"expires_at": NOW + timedelta(minutes=2)},
+        b={"expires_at": NOW + timedelta(minutes=1)},
+        c={"expires_at": NOW + timedelta(minutes=3)},
+        d={**CONFIRMED, "expires_at": NOW},
+    )
+    due = NOW + timedelta(minutes=2)
+    assert [one[0] for one in await upkeep.pending_expired(due)] == ["b", "a"]
+    assert [one[0] for one in await upkeep.pending_expired(due, limit=1)] == ["b"]
+    assert await upkeep.pending_expired(NOW) == []
+
+
+async def test_only_revoked_rows_older_than_the_time_to_keep_are_deleted(database, upkeep):
+    old = {**DROPPED, "dropped_at": NOW - timedelta(minutes=11)}
+    await save(database, a={**old, "revoked_at": NOW}, b=old, c={**DROPPED, "revoked_at": NOW}, d=CONFIRMED, e={})
+    before = NOW - timedelta(minutes=10)
+    assert await upkeep.delete_dropped(before) == 1
+    assert await upkeep.delete_dropped(before) == 0
+    assert [one[0][0] for one in await upkeep.credential_ids()] == ["b", "c", "d", "e"]
+
+
+async def test_confirmed_credentials_of_a_product_come_page_by_page(database, upkeep):
+    await save(database, a=CONFIRMED, b={}, c=CONFIRMED, d=CONFIRMED, e=DROPPED)
+    product = PRODUCT.product_id
+    assert [one[0] for one in await upkeep.confirmed_of_product(product, limit=2)] == ["a", "c"]
+    assert [one[0] for one in await upkeep.confirmed_of_product(product, after="c" * 32)] == ["d"]
+    assert await upkeep.confirmed_of_product("other") == []
+
+
+async def test_every_login_that_a_broker_must_know_comes_with_its_device(database, upkeep):
+    await save(database, a=CONFIRMED, b={}, c=DROPPED, d={"environment": "other"})
+    found = await upkeep.live(limit=2)
+    assert [(device.serial, one.credential_id[0]) for device, one in found] == [("sn-a", "a"), ("sn-b", "b")]
+    assert found[0][0].thing.thing_id == "thing-of-sn-a"
+    assert [one.credential_id[0] for _, one in await upkeep.live(after="b" * 32)] == ["d"]
+    assert [one.credential_id[0] for _, one in await upkeep.live(environment="other")] == ["d"]
+    assert await upkeep.live(after="d" * 32) == []
+
+
+async def test_counters_add_up(database, upkeep):
+    await upkeep.add_counters({"refused_wrong_proof": 2, "activated": 1, "nothing": 0})
+    await upkeep.add_counters({"refused_wrong_proof": 3})
+    await upkeep.add_counters({})
+    assert (await stats.collect(database)).counters == {"activated": 1, "refused_wrong_proof": 5}
+
+
+async def test_only_the_newest_steps_of_each_device_are_kept(database, upkeep):
+    async def add(group_id, serial, count, start=0):
+        steps = tuple(Trace(group_id, serial, NOW, f"{start + n:016x}", "online", "confirmed") for n in range(count))
+        async with SqlStore(database, {}).batch() as batch:
+            await batch.save(Changes(traces=steps))
+
+    await add(GROUP.group_id, "busy", 12)
+    await add(GROUP.group_id, "quiet", 3)
+    await add(DERIVED.group_id, "busy", 5)
+    assert await upkeep.prune_traces(keep=5) == 7
+    assert await upkeep.prune_traces(keep=5) == 0
+    await add(GROUP.group_id, "busy", 1, start=100)
+    assert await upkeep.prune_traces(keep=5) == 1
+    kept = (await traces.of_device(database, "line-1/busy")).steps
+    assert [one.trace.trace_id for one in kept] == [f"{n:016x}" for n in (8, 9, 10, 11, 100)]
+    assert len((await traces.of_device(database, "quiet")).steps) == 3
+    assert len((await traces.of_device(database, "line-2/busy")).steps) == 5
+
+
+async def test_pruning_goes_on_where_it_stopped(database, upkeep):
+    steps = tuple(Trace(GROUP.group_id, f"sn-{n % 3}", NOW, f"{n:016x}", "online", "seen") for n in range(30))
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(traces=steps))
+    deleted = [await upkeep.prune_traces(keep=4, limit=10) for _ in range(4)]
+    assert sum(deleted) == 30 - 3 * 4
+    assert deleted[-1] == 0
+
+
+async def test_a_change_of_the_catalogue_is_seen_by_the_next_batch(database, upkeep):
+    from service.operations import products
+
+    store = SqlStore(database, {})
+    async with store.batch() as batch:
+        first = batch.catalogue
+    async with store.batch() as batch:
+        assert batch.catalogue is first
+    rev = await upkeep.catalogue_rev()
+    await products.create(database, "lamp", "Lamp", "rev-b")
+    assert await upkeep.catalogue_rev() == rev + 1
+    async with store.batch() as batch:
+        assert set(batch.catalogue.products) == {PRODUCT.product_id, "lamp"}
+    assert (await store.catalogue()).rev == rev + 1
