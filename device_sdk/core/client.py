@@ -17,7 +17,7 @@ from device_sdk.core.firmware import Firmware
 from device_sdk.core.ladder import Ladder
 from device_sdk.core.session import Session
 from device_sdk.core.status import Status
-from device_sdk.wire import topics
+from device_sdk.wire import ids, topics
 
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
 if TYPE_CHECKING:
@@ -102,20 +102,21 @@ class Client:
         """A message of the open connection. Nothing in it can raise: what makes no sense is counted and ignored."""
         if self._phase != _CONNECTED:
             return
-        found = topics.parse(topic, self._context.policy.root)
         space = topics.OPERATIONAL if self._session is not None else topics.BOOTSTRAP
-        if found is None or found[0] != space or found[1] != self._owner() or found[2] != "dn":
+        prefix = topics.down(space, self._owner(), "", self._context.policy.root)
+        verb = topic[len(prefix) :]
+        if not topic.startswith(prefix) or not ids.is_verb(verb):
             self._context.trouble("foreign_topic")
             return
         try:
             if self._session is None:
-                self._bootstrap_message(found[3], payload, now)
-            elif found[3] == "chunk":
+                self._bootstrap_message(verb, payload, now)
+            elif verb == "chunk":
                 self._firmware.update.chunk(payload, now)
             else:
-                self._operational_message(found[3], payload, now)
+                self._operational_message(verb, payload, now)
         except MalformedError as error:
-            self._context.trouble("garbage", "%s: %s" % (found[3], error))
+            self._context.trouble("garbage", "%s: %s" % (verb, error))
         except OSError as error:
             self._flash_failed(error, now)
         self._after(now)
@@ -166,10 +167,12 @@ class Client:
         """How often each trouble came up since power-up, by its lower_snake word."""
         return dict(self._context.counters)
 
-    def _owner(self) -> "str | None":
+    def _owner(self) -> str:
+        """The topic level of the open connection."""
         if self._session is not None:
             return self._session.owner
-        return self._activation.session if self._activation is not None else None
+        assert self._activation is not None
+        return self._activation.session
 
     def _state(self) -> str:
         if not self._started:

@@ -75,6 +75,7 @@ class Session:
                 self.start(now)
         if self._contact_at is not None and now >= self._contact_at:
             self._report_due = True
+            self._next_contact(now)
         self.report(now)
         return self.requests.tick(now)
 
@@ -97,7 +98,7 @@ class Session:
             report["unsupported"] = self._desired.unsupported
         self._doc_cause_told, self._doc_cause = self._doc_cause, None
         self._report_due = False
-        self._contact_at = now + self._context.jittered(self._context.policy.contact_s)
+        self._next_contact(now)
         self.requests.ask("report", report, now)
 
     def fetch(self, request: "dict[str, Any]") -> str:
@@ -132,7 +133,7 @@ class Session:
         result = GOES_ON
         if verb == "online":
             self.up = True
-            self._contact_at = now + self._context.jittered(self._context.policy.contact_s)
+            self._next_contact(now)
             result = ONLINE
         elif (
             self._telling is not None and self._firmware.job.pending and self._firmware.job.pending[0] is self._telling
@@ -213,6 +214,9 @@ class Session:
         if code == codes.IMAGE_UNKNOWN:
             self._report_due = True  # its reply brings the document if ours is old
         self._firmware.update.fetch_refused(request_id, code, fields.retry_after(reply), sizes, now)
+
+    def _next_contact(self, now: float) -> None:
+        self._contact_at = now + self._context.jittered(self._context.policy.contact_s)
 
     def _numbered(self) -> "dict[str, Any]":
         n = self._context.next_n()

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from device_sdk.core.records import Records
+from device_sdk.wire import frames
 from tests.support.peer import Machine, Peer, Rig, firmware
 
 CHUNKS = 40
@@ -52,6 +53,17 @@ def test_power_cut_at_every_operation_of_an_activation_and_a_download(how):
         if rig.reboots == 1:
             twice = rig.machine.write_bytes - len(IMAGE)
             assert twice <= MAX_WINDOW * 256, (cut_at, how)
+
+
+def test_two_windows_that_each_miss_a_chunk_cost_no_more_than_one_window():
+    rig = fresh()
+    rig.policy.max_window_bytes = 4 * 256
+    rig.peer.mangle = lambda verb, p: [] if verb == "chunk" and frames.decode_chunk(p)[1] in (3, 7) else [p]
+    rig.run(lambda: rig.machine.write_bytes == 6 * 256)
+    rig.peer.mangle = None
+    rig.boot()
+    finish(rig)
+    assert rig.machine.write_bytes - len(IMAGE) <= 4 * 256
 
 
 def test_power_cut_again_and_again_still_ends():
