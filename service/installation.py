@@ -6,10 +6,12 @@ them, and by the commands that only look.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from service.brokers.mosquitto.plan import PLUGIN, SERVICE_USER, BrokerPlan, Listener
 from service.brokers.mosquitto.render import read_password
+from service.credentials.keyfile import KeyFile, KeyFileError
 from service.domain.catalogue import Endpoint, Environment
 from service.domain.credential import CredentialKind
 from service.errors import Secret
@@ -56,6 +58,20 @@ def service_login(settings: Settings, environment: str, role: Role) -> tuple[str
         username = username or SERVICE_USER
         path = path or broker_plan(settings, environment).password_file(role)
     return username, None if path is None else _password(path)
+
+
+def own_secrets(settings: Settings) -> list[Secret]:
+    """The service's own secrets, to be masked in its log; what cannot be read is left to whoever needs it."""
+    found: list[Secret] = []
+    with contextlib.suppress(KeyFileError):
+        keys = KeyFile.load(settings.key_file)
+        found += [*keys.seal_keys.values(), *keys.nonce_keys(), keys.service_key]
+    for name in settings.environments:
+        for role in Role:
+            with contextlib.suppress(SettingsError):
+                _, password = service_login(settings, name, role)
+                found += [] if password is None else [password]
+    return found
 
 
 def _password(path: Path) -> Secret:

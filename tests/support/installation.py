@@ -65,27 +65,35 @@ class Installation:
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
         return firstlight("--config", self.config, *words)
 
-    @contextlib.contextmanager
-    def serving(self, **environment: str) -> Iterator[Serving]:
+    def serving(self, **environment: str) -> contextlib.AbstractContextManager[Serving]:
+        return serving(self.config, self.health, **environment)
+
+
+@contextlib.contextmanager
+def serving(config: Path, health_port: int, **environment: str) -> Iterator[Serving]:
+    """`firstlight serve` as a process; its output goes to a file beside the configuration."""
+    log = config.with_name("serve.log")
+    with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "--config", str(self.config), "serve"],
+            [sys.executable, "-m", "service", "--config", str(config), "serve"],
             cwd=Path(__file__).parents[2],
             env=clean_environment() | environment,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            text=True,
         )
         try:
-            yield Serving(process, self.health)
+            yield Serving(process, health_port, log)
         finally:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            process.wait()
 
 
 class Serving:
-    def __init__(self, process: subprocess.Popen[str], health_port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], health_port: int, log: Path) -> None:
         self.process = process
+        self.log = log
         self._port = health_port
 
     def get(self, path: str) -> tuple[int, dict[str, Any]] | None:
@@ -107,15 +115,15 @@ class Serving:
             if found is not None and found[0] == status:
                 return found[1]
             if self.process.poll() is not None:
-                raise AssertionError(f"the service ended: {self.process.communicate()[0]}")
+                raise AssertionError(f"the service ended: {self.log.read_text()}")
             time.sleep(0.05)
         raise AssertionError(f"no {status} within {within_s} s; the last answer was {self.get('/health')}")
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Exit code and everything it wrote."""
         self.process.send_signal(number)
-        output, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, output
+        self.process.wait(timeout=30)
+        return self.process.returncode, self.log.read_text()
 
 
 async def eventually(check: Any, *, within_s: float = 20.0) -> None:
