@@ -91,9 +91,10 @@ class Fleet:
         )
 
     def clone(self, device: VirtualDevice) -> VirtualDevice:
-        """A second unit with the same identity and a copy of the flash, added to the fleet; it is not yet powered."""
+        """A second unit with the same identity and a copy of flash and firmware, added to the fleet; it is not yet powered."""
         twin = self._device(device.identity)
         twin.flash.copy_from(device.flash)
+        twin.installer.copy_from(device.installer)
         self.devices.append(twin)
         return twin
 

@@ -147,6 +147,10 @@ class MemoryInstaller(Installer):
             "trial": self._trial,
         }
 
+    def copy_from(self, other: MemoryInstaller) -> None:
+        """What a cloned unit starts with: the slot that runs."""
+        self._running = dict(other._running)
+
     def confirm(self) -> None:
         self._step()
         self._trial, self._tries = False, 0
