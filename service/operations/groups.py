@@ -68,7 +68,12 @@ async def create(
 
 async def list_all(database: Database, group_id: str | None = None) -> list[GroupView]:
     """Every group, or the one asked for, with the number of its devices."""
-    count = select(func.count()).where(device.c.group_id == registration_group.c.group_id).scalar_subquery()
+    count = (
+        select(func.count())
+        .where(device.c.group_id == registration_group.c.group_id)
+        .correlate(registration_group)
+        .scalar_subquery()
+    )
     query = select(*registration_group.columns, count).order_by(registration_group.c.group_id)
     if group_id is not None:
         query = query.where(registration_group.c.group_id == group_id)

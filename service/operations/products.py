@@ -58,8 +58,10 @@ async def show(database: Database, product_id: str) -> ProductView:
 
 
 async def _views(connection: AsyncConnection, product_id: str | None = None) -> list[ProductView]:
-    versions = select(func.count()).where(version.c.product_id == product.c.product_id).scalar_subquery()
-    things = select(func.count()).where(thing.c.product_id == product.c.product_id).scalar_subquery()
+    versions = (
+        select(func.count()).where(version.c.product_id == product.c.product_id).correlate(product).scalar_subquery()
+    )
+    things = select(func.count()).where(thing.c.product_id == product.c.product_id).correlate(product).scalar_subquery()
     query = (
         select(product.c.product_id, product.c.name, product.c.hardware, version.c.name, versions, things)
         .select_from(product.outerjoin(version, product.c.target_version_id == version.c.version_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -48,10 +49,7 @@ async def add(
     check_text("a description", description, empty=True)
     async with database.read() as connection:
         await _check_signed(connection, product_id, name, signature)
-    try:
-        stored = await images.put(pages_of(image_path), expected=signature.image_id)
-    except FileNotFoundError as error:
-        raise bad_request("image_unreadable", f"cannot read {image_path}: {error.strerror}") from error
+    stored = await images.put(_source(image_path), expected=signature.image_id)
     if stored.size != signature.size:
         raise bad_request("image_size", f"the image has {stored.size} bytes, signed are {signature.size}")
     new = Version(
@@ -108,6 +106,14 @@ async def set_target(database: Database, product_id: str, name: str | None) -> V
         await _point(connection, product_id, None if found is None else found.version_id)
         await raise_catalogue_rev(connection)
     return found
+
+
+def _source(path: Path) -> Iterator[bytes]:
+    """The image's pages; what cannot be read is the operator's mistake, not the store's."""
+    try:
+        yield from pages_of(path)
+    except OSError as error:
+        raise bad_request("image_unreadable", f"cannot read {path}: {error.strerror}") from error
 
 
 async def _check_signed(connection: AsyncConnection, product_id: str, name: str, signature: Signature) -> None:
