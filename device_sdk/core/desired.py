@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _SUPPORTED = ("rev", "firmware", "retired")
 _MAX_UNSUPPORTED = 16
+_MAX_FIELD_CHARS = 64
 
 
 class RefusedDocumentError(Exception):
@@ -81,4 +82,6 @@ class Desired:
         self._context.records.save("desired", record)
         self.rev = values["rev"]
         self._digest = digest
-        self.unsupported = sorted([key for key in values if key not in _SUPPORTED])[:_MAX_UNSUPPORTED]
+        self.unsupported = sorted([key[:_MAX_FIELD_CHARS] for key in values if key not in _SUPPORTED])[
+            :_MAX_UNSUPPORTED
+        ]

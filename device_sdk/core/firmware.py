@@ -13,6 +13,7 @@ from device_sdk.core.job import Job
 from device_sdk.core.ports import InstallError
 from device_sdk.core.release import RefusedReleaseError, check_release
 from device_sdk.core.update import Update
+from device_sdk.wire import ids
 
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Firmware:
     def _refuse(self, offer: object, cause: str) -> None:
         self._context.trouble(cause, "firmware refused")
         named = offer.get("version_id") if isinstance(offer, dict) else None
-        version_id = named if isinstance(named, str) else None
+        version_id = named if isinstance(named, str) and ids.is_hex_id(named) else None
         if not self.update.leaving and not self._on_trial:
             self._take({"version_id": version_id, "state": states.FAILED, "cause": cause})
         self.job.tell(states.FAILED, cause, version_id)

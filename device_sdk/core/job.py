@@ -28,6 +28,7 @@ FINISHED = (CONFIRMED, FAILED, ROLLED_BACK)
 _MAX_TRIES = 2  # failed tries of a version before it is quarantined
 _MAX_QUARANTINE = 8  # versions remembered
 _MAX_PENDING = 16
+_MAX_CAUSE_CHARS = 128
 
 
 class Job:
@@ -139,7 +140,7 @@ class Job:
         if version_id is not None:
             told["version_id"] = version_id
         if cause is not None:
-            told["cause"] = cause
+            told["cause"] = cause[:_MAX_CAUSE_CHARS]
         if state == DOWNLOADING:
             told["progress"] = self.percent
         return told

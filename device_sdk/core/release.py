@@ -76,8 +76,8 @@ def _read(offer: object) -> "tuple[dict[str, Any], str, str, bytes, str]":
     signature = fields.raw(offer, "signature")
     if not ids.is_hex_id(version_id) or not ids.is_image_id(image_id):
         raise MalformedError("firmware")
-    if len(signature) != _SIGNATURE_BYTES:
-        raise MalformedError("signature")
+    if len(signature) != _SIGNATURE_BYTES or not version["name"]:
+        raise MalformedError("firmware")
     hardware = fields.text(offer, "hardware", _MAX_NAME_CHARS)
     product = fields.text(offer, "product", _MAX_NAME_CHARS)
     return version, hardware, product, signature, fields.text(offer, "key_id", limits.ID_HEX_CHARS)

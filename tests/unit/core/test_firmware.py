@@ -92,6 +92,8 @@ def refused_release():
         (signed(IMAGE, seq=4), "lower_seq"),
         ({}, "malformed_firmware"),
         ("text", "malformed_firmware"),
+        (dict(version, version_id="not hex"), "malformed_firmware"),
+        (signed(IMAGE, name=""), "malformed_firmware"),
         (dict(version, signature=b"short"), "malformed_firmware"),
         (dict(version, image_id="Z" * 64), "malformed_firmware"),
         (dict(version, size=0), "malformed_firmware"),
@@ -109,6 +111,7 @@ def test_a_version_that_may_not_run_is_not_even_fetched_and_the_device_says_why(
     assert rig.peer.states() == ["failed"]
     assert rig.peer.causes() == [cause]
     assert rig.peer.said("report")[0]["desired_rev"] == 1
+    assert rig.peer.said("report")[0]["firmware"].get("version_id", "0" * 32) != "not hex"
     assert rig.client.status.cause == cause
     assert (rig.client.status.state, rig.machine.running["name"]) == ("online", None)
     # It says so again after a restart, and takes a good one.
