@@ -1,0 +1,192 @@
+"""A run in which service and brokers are killed at random moments while devices activate and take their firmware.
+
+Owns the plan of the kills (all from one seed), what is done to the broker's memory between kill and start, and the
+judgement at the end: every device confirmed, every device let in again, the auditor content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from device_sdk.core.identity import Policy
+from device_sdk.simulator import FaultPlan, Fleet, PowerPlan
+from service.mqtt.port import Role
+from tests.support import auditor
+from tests.support.site import GROUP, Site, made_site, until
+
+SERVICE = "service"
+RENDER, STALE, DELETED, TORN = "rendered", "stale", "deleted and rendered", "torn and rendered"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`pause_s`: between a start and the next kill, at random up to this; `down_s`: between a kill and the start."""
+
+    devices: int
+    kills: int
+    pause_s: float
+    down_s: float
+    image_bytes: int
+    within_s: float  # for everything after the last kill
+    jitter_s: float
+    policy: Policy
+    faults: FaultPlan | None = None
+    power: PowerPlan | None = None
+
+
+@dataclass(slots=True)
+class Result:
+    seed: int
+    kills: Counter[str] = field(default_factory=Counter)
+    memory: Counter[str] = field(default_factory=Counter)  # what the operational broker came back with
+    seconds: float = 0.0
+    replies: int = 0
+    boots: int = 0
+    power_cuts: int = 0
+    bytes: int = 0
+
+    def line(self, devices: int) -> str:
+        of = ", ".join(f"{name} {count}" for name, count in sorted(self.kills.items()))
+        memory = ", ".join(f"{name} {count}" for name, count in sorted(self.memory.items()))
+        return (
+            f"chaos: seed {self.seed}: {devices} devices confirmed, {self.kills.total()} kills ({of}; dynsec {memory}),"
+            f" {self.power_cuts} power cuts, {self.boots} boots, {self.replies} replies audited,"
+            f" {self.bytes / 1e6:.0f} MB written, {self.seconds:.0f} s"
+        )
+
+
+async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], None] = lambda _: None) -> Result:
+    """Raises AssertionError with what was broken."""
+    rng = random.Random(seed)
+    result = Result(seed)
+    async with made_site(folder, "mosquitto") as site:
+        serials = [f"T-{number:04}" for number in range(plan.devices)]
+        await site.register(serials)
+        await site.add_version("2.0", 2, rng.randbytes(plan.image_bytes))
+        target = await site.add_version("3.0", 3, rng.randbytes(plan.image_bytes), target=False)
+        for role in Role:
+            await site.start_broker(role)
+        shutil.copy(site.dynsec_file, folder / "stale.json")
+        await site.start_service(level="warning")
+        fleet = Fleet(
+            [site.identity(serial) for serial in serials],
+            seed=rng.getrandbits(64),
+            policy=plan.policy,
+            faults=plan.faults,
+            power_plan=plan.power,
+            jitter_s=plan.jitter_s,
+            target=target,
+        )
+        started, stop = time.monotonic(), asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fleet.run(stop))
+            try:
+                await _kill_all(site, plan, rng, result, say)
+                await _confirmed(site, fleet, plan, say)
+                await _all_let_in_again(site, fleet, plan)
+            finally:
+                stop.set()
+        result.seconds = time.monotonic() - started
+        summary = fleet.summary()
+        result.boots, result.power_cuts, result.bytes = summary.boots, summary.power_cuts, summary.bytes
+        result.replies = await _judge(site, fleet)
+    return result
+
+
+async def _kill_all(site: Site, plan: Plan, rng: random.Random, result: Result, say: Callable[[str], None]) -> None:
+    """Each part in turn at first, then any; the last target comes when most kills are over."""
+    whom = [SERVICE, Role.OPERATIONAL, Role.BOOTSTRAP][: plan.kills]
+    whom += rng.choices([SERVICE, Role.OPERATIONAL, Role.BOOTSTRAP], weights=[5, 4, 2], k=plan.kills - len(whom))
+    head, tail = whom[:3], whom[3:]
+    rng.shuffle(head)
+    for number, part in enumerate([*head, *tail]):
+        if number == plan.kills * 6 // 10:
+            await site.set_target("3.0")
+        await asyncio.sleep(rng.uniform(0.05, plan.pause_s))  # the random moment, not a wait for something
+        if part is SERVICE:
+            await site.stop_service(signal.SIGKILL)
+            await asyncio.sleep(rng.uniform(0, plan.down_s))
+            await site.start_service(well=False, level="warning")
+        else:
+            await _kill_broker(site, plan, Role(part), rng, result)
+        result.kills[str(part)] += 1
+        say(f"kill {number + 1} of {plan.kills}: {part}")
+
+
+async def _kill_broker(site: Site, plan: Plan, role: Role, rng: random.Random, result: Result) -> None:
+    await site.stop_broker(role, signal.SIGKILL)
+    memory = rng.choice([RENDER, STALE, DELETED, TORN]) if role is Role.OPERATIONAL else RENDER
+    file = site.dynsec_file
+    if memory == DELETED:
+        file.unlink()
+    elif memory == TORN:  # what the crash of a Mosquitto that is saving leaves behind
+        data = file.read_bytes()
+        file.write_bytes(data[: rng.choice([0, rng.randrange(len(data))])])
+    elif memory == STALE:  # every grant since is forgotten, and nobody renders: the running service must notice
+        shutil.copy(site.folder / "stale.json", file)
+    if role is Role.OPERATIONAL:
+        result.memory[memory] += 1
+    await asyncio.sleep(rng.uniform(0, plan.down_s))
+    await site.start_broker(role, rendered=memory != STALE)
+
+
+async def _confirmed(site: Site, fleet: Fleet, plan: Plan, say: Callable[[str], None]) -> None:
+    deadline = time.monotonic() + plan.within_s
+    while missing := [device for device in fleet.devices if not device.confirmed.is_set()]:
+        if time.monotonic() > deadline:
+            told = "\n".join(f"{one.identity.serial}: {one.status}" for one in missing[:20])
+            raise AssertionError(f"{len(missing)} devices are not confirmed:\n{told}\n{site.log()[-3000:]}")
+        say(f"{len(missing)} devices are not confirmed yet")
+        await asyncio.wait([asyncio.create_task(missing[0].confirmed.wait())], timeout=5)
+    everyone = {(one.identity.group_id, one.identity.serial) for one in fleet.devices}
+    await until(lambda: auditor.confirmed_devices(site.settings.database_path) == everyone, 30)
+
+
+async def _all_let_in_again(site: Site, fleet: Fleet, plan: Plan) -> None:
+    """After one more loss of the operational broker's memory, every device gets an answer on its credential."""
+    await site.stop_broker(Role.OPERATIONAL, signal.SIGKILL)
+    site.dynsec_file.write_bytes(b"")
+    await site.start_broker(Role.OPERATIONAL)
+    since = time.monotonic()
+    serials = {device.identity.serial for device in fleet.devices}
+
+    def back() -> bool:
+        return serials <= {r.serial for r in fleet.replies if r.at > since and r.verb == "online" and r.ok}
+
+    try:
+        await until(back, plan.within_s)
+    except TimeoutError:
+        heard = {r.serial for r in fleet.replies if r.at > since and r.verb == "online" and r.ok}
+        raise AssertionError(f"locked out: {sorted(serials - heard)}") from None
+
+
+async def _judge(site: Site, fleet: Fleet) -> int:
+    """The auditor's findings must be none. Returns how many replies it looked at."""
+    database = site.settings.database_path
+    await until(lambda: site.query("SELECT 1 FROM credential WHERE state = 'dropped' AND revoked_at IS NULL") == [], 30)
+    assert await site.stop_service() == 0
+    logins = await site.broker_logins()
+    told = [
+        auditor.Told(r.group_id, r.serial, r.verb, r.credential_id, r.thing_id)
+        for r in fleet.replies
+        if r.ok and r.proven and r.verb in ("activate", "online") and r.credential_id is not None
+    ]
+    assert auditor.audit(database, told, logins=logins) == []
+    rows = site.query(
+        "SELECT d.serial, count(*) FROM credential c JOIN device d USING (device_id)"
+        " WHERE c.state = 'confirmed' AND d.group_id = ? GROUP BY d.serial",
+        GROUP,
+    )
+    assert dict(rows) == {device.identity.serial: 1 for device in fleet.devices}
+    for line in site.output:
+        assert "Traceback" not in line, line[:4000]
+        assert '"level": "error"' not in line.lower(), line[:4000]
+    return len(told)
