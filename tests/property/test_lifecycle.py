@@ -1,0 +1,132 @@
+"""Device cores and the service together, under every order of loss, doubling, delay, power cut and restart.
+
+Whatever happens: at most one confirmed credential a device, nothing that a device was told is forgotten; and once the
+faults end, every device ends on the target firmware.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.support.lifecycle import World
+
+EXAMPLES = int(os.environ.get("FIRSTLIGHT_EXAMPLES", "12"))
+SERIALS = ["sn-1", "sn-2"]
+
+
+class Lifecycle(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.folder = TemporaryDirectory()
+        self.loop = asyncio.new_event_loop()
+        self.world = self.run(World.create(Path(self.folder.name), SERIALS))
+        self.releases = 2
+
+    def run(self, work):
+        return self.loop.run_until_complete(work)
+
+    def unit(self, data):
+        return data.draw(st.sampled_from(self.world.units), label="device")
+
+    @rule()
+    def everything_arrives(self) -> None:
+        self.run(self.world.exchange())
+
+    @precondition(lambda self: self.world.up)
+    @rule(data=st.data(), keep=st.booleans())
+    def a_request_arrives_early_or_twice(self, data, keep) -> None:
+        self.run(self.world.deliver_up(data.draw(st.integers(0, len(self.world.up) - 1)), keep=keep))
+
+    @precondition(lambda self: self.world.down)
+    @rule(data=st.data(), keep=st.booleans())
+    def a_reply_arrives_early_or_twice(self, data, keep) -> None:
+        self.world.deliver_down(data.draw(st.integers(0, len(self.world.down) - 1)), keep=keep)
+
+    @precondition(lambda self: self.world.up)
+    @rule(data=st.data())
+    def a_request_is_lost(self, data) -> None:
+        self.world.up.pop(data.draw(st.integers(0, len(self.world.up) - 1)))
+
+    @precondition(lambda self: self.world.down)
+    @rule(data=st.data())
+    def a_reply_is_lost(self, data) -> None:
+        self.world.down.pop(data.draw(st.integers(0, len(self.world.down) - 1)))
+
+    @rule(data=st.data())
+    def power_comes(self, data) -> None:
+        unit = self.unit(data)
+        if unit.client is None:
+            unit.power_up()
+
+    @rule(data=st.data())
+    def power_goes(self, data) -> None:
+        self.unit(data).power_off()
+
+    @rule(data=st.data(), steps=st.integers(1, 12))
+    def power_will_go_during_a_write(self, data, steps) -> None:
+        unit = self.unit(data)
+        unit.power.cut_at = unit.power.operations + steps
+
+    @rule(data=st.data())
+    def a_connection_breaks(self, data) -> None:
+        self.world.lose_connection(self.unit(data))
+
+    @rule(seconds=st.sampled_from([0.3, 3.0, 35.0, 130.0, 4000.0]))
+    def time_passes(self, seconds) -> None:
+        self.run(self.world.advance(seconds))
+
+    @rule()
+    def the_service_dies_and_returns(self) -> None:
+        self.run(self.world.kill_service())
+        self.run(self.world.start_service())
+
+    @rule(data=st.data())
+    def the_broker_does_not_answer_for_a_while(self, data) -> None:
+        self.world.gate.fail = data.draw(st.booleans(), label="fails")
+
+    @precondition(lambda self: self.releases < 4)
+    @rule()
+    def a_version_is_released(self) -> None:
+        self.releases += 1
+        self.run(self.world.release(f"{self.releases}.0", self.releases))
+
+    @invariant()
+    def the_audit_is_clean(self) -> None:
+        if hasattr(self, "world"):
+            assert self.world.audit() == []
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self.world.gate.fail = False
+            self.run(self.world.calm())
+            assert self.world.unfinished() == []
+            assert self.world.audit(settled=True) == []
+        finally:
+            self.run(self.world.close())
+            self.loop.close()
+            self.folder.cleanup()
+
+
+TestLifecycle = Lifecycle.TestCase
+TestLifecycle.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=40,
+    deadline=None,
+    # Shrinking takes minutes; FIRSTLIGHT_SHRINK=1 asks for it.
+    phases=[
+        Phase.explicit,
+        Phase.reuse,
+        Phase.generate,
+        *([Phase.shrink] if os.environ.get("FIRSTLIGHT_SHRINK") else []),
+    ],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
