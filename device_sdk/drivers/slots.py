@@ -11,6 +11,7 @@ next boot() goes back to the slot before it. `current` is a symbolic link to the
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ class FileSlots(Installer):
         self._record.change(download=None, versions={**state.versions, idle: None})
         passing("slots.forgotten")
         with self._path(idle).open("wb") as file:
-            file.truncate(size)
+            _make_room(file.fileno(), size)
             if self._sync_writes:
                 os.fsync(file.fileno())
         if self._sync_writes:
@@ -202,3 +203,15 @@ class FileSlots(Installer):
 
 def _same(held: dict[str, Any] | None, version: dict[str, Any]) -> bool:
     return held is not None and held.get("version_id") == version.get("version_id")
+
+
+def _make_room(handle: int, size: int) -> None:
+    """Zeros of that length, really allocated where the file system can: a full disk shows before the first chunk."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InstallError("no_space") from error
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        os.ftruncate(handle, size)

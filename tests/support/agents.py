@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import random
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,9 +23,11 @@ AGENT_EXIT_RESTART = 10
 
 
 @contextmanager
-def scripted_site(image_bytes: int = 300_001, seed: int = 1) -> Iterator[tuple[ScriptedService, MqttServer]]:
+def scripted_site(
+    image_bytes: int = 300_001, seed: int = 1, tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[ScriptedService, MqttServer]]:
     service = ScriptedService({SERIAL: KEY}, random.Random(seed).randbytes(image_bytes))
-    with MqttServer(service.answer) as server:
+    with MqttServer(service.answer, tls=tls) as server:
         service.port = server.port
         server.login = service.login
         yield service, server

@@ -39,6 +39,7 @@ class ScriptedService:
         self.activations: Counter[str] = Counter()
         self.api_keys: dict[str, str] = {}
         self.refusal: dict[str, Any] | None = None
+        self.ca: str | None = None  # set: the endpoint has TLS, signed by this
         self._nonces: dict[str, tuple[str, bytes]] = {}
         self._credentials: dict[str, tuple[str, str]] = {}  # credential_id -> (serial, thing_id)
         self._docs: dict[str, bytes] = {}
@@ -109,7 +110,8 @@ class ScriptedService:
                 "environment": "test",
                 "credential_id": credential_id,
                 "kind": "api_key",
-                "endpoint": {"host": "127.0.0.1", "port": self.port, "tls": False},
+                "endpoint": {"host": "127.0.0.1", "port": self.port, "tls": self.ca is not None},
+                **({} if self.ca is None else {"ca": self.ca}),
                 "time": 1_800_000_000,
             }
         )

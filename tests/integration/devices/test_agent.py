@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.support.agents import KEY, SERIAL, run_agent, scripted_site, write_config
+from tests.support.certificates import Authority, server_context
 
 
 @pytest.mark.parametrize("driver", ["aio", "threaded"])
@@ -83,3 +84,38 @@ def test_once_gives_up_after_its_timeout(tmp_path):
         server.connack = 3
         config = write_config(tmp_path, server.port)
         assert run_agent(config, "--once", "--allow-plaintext", "--timeout", "1").returncode == 5
+
+
+@pytest.mark.parametrize("driver", ["aio", "threaded"])
+def test_over_tls_with_pinned_authorities_the_whole_way_works_without_the_option(tmp_path, driver):
+    authority = Authority()
+    with scripted_site(tls=server_context(authority, "127.0.0.1")) as (service, server):
+        service.ca = authority.pem
+        (tmp_path / "ca.pem").write_text(authority.pem)
+        endpoint = {"host": "127.0.0.1", "port": server.port, "ca": "ca.pem"}
+        done = run_agent(write_config(tmp_path, 1, bootstrap=[endpoint]), "--once", "--driver", driver)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert service.confirmed == {SERIAL}
+
+
+def test_a_broker_of_another_authority_gets_not_one_message(tmp_path):
+    with scripted_site(tls=server_context(Authority(), "127.0.0.1")) as (_, server):
+        (tmp_path / "ca.pem").write_text(Authority().pem)
+        endpoint = {"host": "127.0.0.1", "port": server.port, "ca": "ca.pem"}
+        config = write_config(tmp_path, 1, bootstrap=[endpoint])
+        done = run_agent(config, "--once", "--timeout", "1.5", "--verbose")
+        assert done.returncode == 5
+        assert "connect_tls" in done.stdout
+        assert server.connects == []
+
+
+def test_a_grant_without_tls_is_not_followed_unless_the_option_allows_it(tmp_path):
+    authority = Authority()
+    with scripted_site(tls=server_context(authority, "127.0.0.1")) as (service, server):
+        (tmp_path / "ca.pem").write_text(authority.pem)
+        endpoint = {"host": "127.0.0.1", "port": server.port, "ca": "ca.pem"}
+        done = run_agent(write_config(tmp_path, 1, bootstrap=[endpoint]), "--once", "--timeout", "1.5")
+        assert done.returncode == 5
+        assert service.activations[SERIAL] >= 1
+        assert not service.confirmed
+        assert not any(client in service.api_keys for client in server.connects)

@@ -3,15 +3,14 @@
 import asyncio
 import socket
 import ssl
-import tempfile
 import time
 
 import pytest
 
 from device_sdk.core import actions
-from device_sdk.drivers import aio, connection
+from device_sdk.drivers import aio
 from device_sdk.drivers.threaded import ThreadedDriver
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, server_context
 from tests.support.mqtt_server import MqttServer
 
 
@@ -182,12 +181,7 @@ def test_a_full_pair_of_windows_is_received_whole_and_in_order(run):
 
 
 def tls_server(authority, *hosts, client_authority=None):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.TemporaryDirectory() as folder:
-        certificate, key = authority.issue("broker", *hosts)
-        context.load_cert_chain(
-            connection._private_file(folder, "certificate", certificate), connection._private_file(folder, "key", key)
-        )
+    context = server_context(authority, *hosts)
     if client_authority is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=client_authority.pem)

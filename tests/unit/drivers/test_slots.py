@@ -1,5 +1,8 @@
 """The file-based A/B installer: the slot that runs is never written, and a trial ends confirmed or reverted."""
 
+import subprocess
+import sys
+
 import pytest
 
 from device_sdk.core.ports import InstallError
@@ -144,3 +147,17 @@ def test_a_boot_record_torn_at_any_byte_leaves_the_one_before(tmp_path):
 def test_the_health_check_is_the_embedding_codes(tmp_path):
     assert FileSlots(tmp_path).healthy()
     assert not FileSlots(tmp_path, health_check=lambda: False).healthy()
+
+
+def test_an_image_larger_than_the_disk_allows_is_an_install_error_and_the_device_stays_as_it_was(tmp_path):
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from device_sdk.core.ports import InstallError; from device_sdk.drivers.slots import FileSlots\n"
+        "slots = FileSlots(Path(sys.argv[1])); slots.boot()\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: slots.begin('ab' * 32, 100_000)\n"
+        "except InstallError as error: print(error.cause)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "no_space"
+    assert started(tmp_path).booted() == FACTORY
