@@ -87,15 +87,11 @@ def _show(found: list[groups.GroupView]) -> None:
         [
             one.group.group_id,
             one.group.product_id,
-            one.group.key_kind.value,
-            "yes" if one.group.self_registration else "no",
-            one.group.default_ou or "-",
-            one.group.default_environment or "-",
+            one.group.key_kind.value + (", self-registration" if one.group.self_registration else ""),
+            f"{one.group.default_ou or '-'} in {one.group.default_environment or '-'}",
             one.group.reactivation.value,
-            str(one.group.pending_expiry_s),
             str(one.devices),
         ]
         for one in found
     ]
-    columns = ["group", "product", "keys", "self-reg.", "OU", "environment", "reactivation", "expiry s", "devices"]
-    context.table("Groups", columns, rows)
+    context.table("Groups", ["group", "product", "keys", "default place", "reactivation", "devices"], rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +62,9 @@ def sign(
         context.fail(error.public)
     except OSError as error:
         context.fail(f"cannot write {target}: {error.strerror}")
-    context.emit(signed, as_json=as_json, text=lambda: print(f"signed {signed.version_id}: {target}"))
+    context.emit(
+        json.loads(signed.to_json()), as_json=as_json, text=lambda: print(f"signed {signed.version_id}: {target}")
+    )
 
 
 @key_app.command("add")

@@ -31,7 +31,7 @@ def a_sealer(byte: int = 7) -> Sealer:
 
 
 @cache
-def _migrated() -> bytes:
+def empty_database() -> bytes:
     """An empty database of the newest schema: made once, because Alembic takes 0.2 s."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "firstlight.db")
@@ -40,7 +40,7 @@ def _migrated() -> bytes:
 
 
 async def new_database(path: Path, *, max_pages: int | None = None, seeded: bool = True) -> Database:
-    path.write_bytes(_migrated())
+    path.write_bytes(empty_database())
     database = await Database.open(path, a_sealer(), max_pages=max_pages)
     if seeded:
         async with database.write() as transaction:

@@ -1,0 +1,241 @@
+"""The operator's commands from end to end: what they print, their JSON, their exit codes, and never a traceback."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import backup, context, device, group, keys, product, release, stats, trace, version
+from service.credentials.keyfile import KeyFile
+from tests.support.storage import empty_database
+
+runner = CliRunner()
+
+CONFIG = """
+data_dir = "DATA"
+[environments.local]
+broker = "embedded"
+[environments.local.endpoints]
+bootstrap = { host = "127.0.0.1", port = 1884, tls = false }
+api_key = { host = "127.0.0.1", port = 1883, tls = false }
+"""
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A data directory with keys and an empty database, and a configuration that names it."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    config = tmp_path / "firstlight.toml"
+    config.write_text(CONFIG.replace("DATA", str(data)))
+    KeyFile.create(data / "keys.json")
+    (data / "firstlight.db").write_bytes(empty_database())
+    monkeypatch.chdir(tmp_path)
+    token = context.chosen_config.set(config)
+    yield data
+    context.chosen_config.reset(token)
+
+
+@pytest.fixture
+def app():
+    """The nouns on one command line, as main.py mounts them."""
+    import typer
+
+    made = typer.Typer(pretty_exceptions_enable=False)
+    for name, noun in {
+        "product": product.app,
+        "group": group.app,
+        "device": device.app,
+        "version": version.app,
+        "release": release.app,
+        "keys": keys.app,
+    }.items():
+        made.add_typer(noun, name=name)
+    for name, command in {
+        "trace": trace.trace,
+        "stats": stats.stats,
+        "backup": backup.backup,
+        "restore": backup.restore,
+    }.items():
+        made.command(name)(command)
+    return made
+
+
+@pytest.fixture
+def run(app):
+    def call(*arguments, code=0):
+        result = runner.invoke(app, [str(one) for one in arguments])
+        assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+        assert "Traceback" not in result.stderr
+        if code == 1 and "refused" not in result.stderr:
+            assert result.stderr.startswith("firstlight: ")
+            assert len(result.stderr.splitlines()) == 1
+        return result
+
+    return call
+
+
+@pytest.fixture
+def run_json(run):
+    def call(*arguments, code=0):
+        return json.loads(run(*arguments, "--json", code=code).stdout)
+
+    return call
+
+
+@pytest.fixture
+def with_group(installed, run):
+    run("product", "create", "thermometer", "--name", "Thermometer", "--hardware", "rev-a")
+    run("group", "create", "line-1", "--product", "thermometer", "--ou", "acme", "--environment", "local")
+    return installed
+
+
+@pytest.mark.usefixtures("with_group")
+def test_products_and_groups_are_made_listed_and_shown(run, run_json):
+    assert [one["product_id"] for one in run_json("product", "list")] == ["thermometer"]
+    assert run_json("product", "show", "thermometer")["hardware"] == "rev-a"
+    made = run_json("group", "create", "line-2", "--product", "thermometer", "--key-kind", "derived")
+    assert len(base64.b64decode(made["new_secret"])) == 32
+    assert made["secret"] == "***"
+    assert run_json("group", "show", "line-2")["group"]["secret"] == "***"
+    assert [one["group"]["group_id"] for one in run_json("group", "list")] == ["line-1", "line-2"]
+    assert made["new_secret"] not in run("group", "list").stdout
+    for arguments in (("product", "list"), ("product", "show", "thermometer"), ("group", "show", "line-1")):
+        assert "thermometer" in run(*arguments).stdout
+
+
+@pytest.mark.usefixtures("with_group")
+def test_a_device_is_registered_shown_listed_blocked_and_traced(run, run_json):
+    key = run_json("device", "register", "line-1", "sn-1")["key"]
+    assert len(base64.b64decode(key)) == 32
+    assert run_json("device", "register", "line-1", "sn-1")["result"] == "already_registered"
+    shown = run_json("device", "show", "line-1/sn-1")
+    assert (shown["state"], shown["key"]) == ("registered", True)
+    assert key not in run("device", "show", "sn-1").stdout
+    assert run_json("device", "block", "sn-1")["state"] == "blocked"
+    assert [one["serial"] for one in run_json("device", "list", "--state", "blocked")["devices"]] == ["sn-1"]
+    assert "line-1/sn-1 registered" in run("device", "unblock", "sn-1").stdout
+    steps = run_json("trace", "sn-1")["steps"]
+    assert [one["trace"]["step"] for one in steps] == ["blocked", "unblocked"]
+    assert "unblocked" in run("trace", "line-1/sn-1").stdout
+    assert run_json("stats")["counters"]["device_blocked"] == 1
+    assert run_json("stats", "--all")["counters"]["storage_full"] == 0
+    assert "device_blocked" in run("stats").stdout
+    run("device", "approve", "sn-1", code=1)
+
+
+@pytest.mark.usefixtures("with_group")
+def test_an_import_prints_one_line_for_each_row(run, tmp_path):
+    path = tmp_path / "devices.csv"
+    path.write_text("serial\nsn-1\nsn-2\nsn 3\n")
+    result = run("device", "import", path, "--group", "line-1", "--json", code=1)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(one["row"], one["result"]) for one in lines] == [(1, "registered"), (2, "registered"), (3, "error")]
+    assert lines[2]["cause"] == "serial_illegal"
+    assert len(base64.b64decode(lines[0]["key"])) == 32
+    assert "2 registered, 0 already registered, 1 refused" in result.stderr
+    path.write_text("serial\nsn-1\nsn-2\n")
+    again = run("device", "import", path, "--group", "line-1")
+    assert [line.split("\t")[:3] for line in again.stdout.splitlines()] == [
+        ["1", "already_registered", "line-1/sn-1"],
+        ["2", "already_registered", "line-1/sn-2"],
+    ]
+
+
+@pytest.mark.usefixtures("with_group")
+def test_a_version_goes_from_an_offline_key_to_the_target(run, run_json, tmp_path):
+    image, key = tmp_path / "image.bin", tmp_path / "release.pem"
+    image.write_bytes(b"firmware" * 1000)
+    assert len(run_json("release", "keygen", key)["key_id"]) == 32
+    signing = ["--key", key, "--product", "Thermometer", "--hardware", "rev-a", "--name", "2.0", "--seq", "2"]
+    signed = run_json("release", "sign", image, *signing)
+    adding = ["version", "add", "thermometer", "2.0", image, "--signature", f"{image}.sig", "--target"]
+    assert "no release key" in run(*adding, code=1).stderr
+    run("release", "key", "add", f"{key}.pub", "--name", "main")
+    assert [one["name"] for one in run_json("release", "key", "list")] == ["main"]
+    added = run_json(*adding)
+    assert (added["is_target"], added["version"]["version_id"]) == (True, signed["version_id"])
+    assert run_json("product", "show", "thermometer")["target"] == "2.0"
+    assert run_json("version", "target", "thermometer", "--none") is None
+    assert "target of thermometer is 2.0" in run("version", "target", "thermometer", "2.0").stdout
+    assert [one["is_target"] for one in run_json("version", "list", "thermometer")] == [True]
+    assert "2.0" in run("version", "list", "thermometer").stdout
+    run("version", "target", "thermometer", code=2)
+
+
+def test_making_a_key_and_signing_need_no_installation(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(release.PASSPHRASE_VARIABLE, "correct horse")
+    image = tmp_path / "image.bin"
+    image.write_bytes(b"x")
+    run("release", "keygen", "release.pem")
+    signing = ["--key", "release.pem", "--product", "P", "--hardware", "h", "--name", "1", "--seq", "1"]
+    run("release", "sign", image, *signing)
+    assert json.loads(Path("image.bin.sig").read_text())["size"] == 1
+    monkeypatch.delenv(release.PASSPHRASE_VARIABLE)
+    assert "passphrase" in run("release", "sign", image, *signing, code=1).stderr
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        "image.bin",
+        "image.bin.sig",
+        "release.pem",
+        "release.pem.pub",
+    ]
+
+
+@pytest.mark.usefixtures("with_group")
+def test_backup_restore_and_key_rotation(run, run_json, installed, tmp_path):
+    run("device", "register", "line-1", "sn-1")
+    assert len(run_json("backup", tmp_path / "backup")["sha256"]) == 64
+    assert run_json("keys", "rotate")["resealed"] == 1
+    run("device", "register", "line-1", "sn-2")
+    assert "there is a database" in run("restore", tmp_path / "backup", code=1).stderr
+    (installed / "firstlight.db").rename(tmp_path / "old.db")
+    for leftover in installed.glob("firstlight.db-*"):
+        leftover.unlink()
+    assert "restored" in run("restore", tmp_path / "backup").stdout
+    assert "keys.json" in run("backup", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["product", "show", "nothing"], 1, "no product nothing"),
+        (["group", "show", "nothing"], 1, "no group nothing"),
+        (["group", "create", "x", "--product", "thermometer", "--key-kind", "group"], 1, "--reactivation operator"),
+        (["group", "create", "x", "--product", "thermometer", "--key-kind", "other"], 2, "Invalid value"),
+        (["group", "create", "x", "--product", "thermometer", "--secret", "!"], 1, "not base64"),
+        (["device", "show", "nothing"], 1, "no device nothing"),
+        (["device", "show", "a b"], 1, "GROUP/SERIAL"),
+        (["device", "register", "line-1", "sn-1", "--key", "!"], 1, "not base64"),
+        (["device", "register", "nobody", "sn-1"], 1, "no group"),
+        (["device", "list", "--limit", "0"], 1, "1 to 1000"),
+        (["device", "import", "nothing.csv"], 1, "cannot read"),
+        (["version", "add", "thermometer", "1", "no.bin", "--signature", "no.sig"], 1, "cannot read"),
+        (["release", "key", "add", "nothing", "--name", "x"], 1, "cannot read"),
+        (["trace", "nothing"], 1, "no device nothing"),
+        (["restore", "nothing"], 1, "holds no backup"),
+        (["device", "register"], 2, "Missing argument"),
+    ],
+)
+@pytest.mark.usefixtures("with_group")
+def test_a_mistake_is_one_clear_line(run, arguments, code, said):
+    assert said in run(*arguments, code=code).stderr
+
+
+@pytest.mark.usefixtures("with_group")
+def test_a_serial_in_two_groups_names_the_candidates(run):
+    run("group", "create", "line-2", "--product", "thermometer")
+    for name in ("line-1", "line-2"):
+        run("device", "register", name, "sn-1")
+    assert "line-1/sn-1, line-2/sn-1" in run("trace", "sn-1", code=1).stderr
+
+
+def test_without_a_database_the_line_names_what_makes_one(run, installed):
+    for one in installed.glob("firstlight.db*"):
+        one.unlink()
+    assert "firstlight init" in run("product", "list", code=1).stderr
+    assert list(installed.glob("firstlight.db*")) == []
