@@ -8,6 +8,7 @@ from device_sdk.core.actions import Note
 from device_sdk.core.backoff import jittered
 from device_sdk.core.identity import Prover
 from device_sdk.core.records import Records
+from device_sdk.wire.ids import hex_of
 
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Context:
         self.cause: str | None = None
         self.boot_count = 0
         self.n = 0
+        # Distinct in each boot: a stored reply to an older request must not pass for an answer to this one.
+        self._tag = hex_of(random_bytes(3))
         self._request = 0
 
     def count_boot(self) -> None:
@@ -67,7 +70,7 @@ class Context:
 
     def next_id(self) -> str:
         self._request += 1
-        return "%d" % self._request
+        return "%s-%d" % (self._tag, self._request)
 
     def act(self, action: "Action") -> None:
         self.outbox.append(action)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.peer import Machine, Peer, Rig, firmware
@@ -38,7 +38,7 @@ class Weather:
         return []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 2**32),
     rate=st.sampled_from([0.05, 0.2, 0.5]),
@@ -66,7 +66,7 @@ def test_a_device_in_bad_weather_ends_confirmed(seed, rate, cuts, drops):
     assert confirmed == [rig.owner]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(

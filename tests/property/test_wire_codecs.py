@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import msgpack
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from device_sdk.wire import frames, ids, keys, limits, topics
 from device_sdk.wire.canon import canon
 from device_sdk.wire.packer import PackError, packb, unpackb
+
+# A busy machine is no failure.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 scalars = (
     st.none()
@@ -37,6 +40,7 @@ def value_or_error(data):
         return PackError
 
 
+@calm
 @given(st.binary(max_size=200))
 def test_any_bytes_unpack_to_a_value_or_a_pack_error(data):
     value = value_or_error(data)
@@ -45,6 +49,7 @@ def test_any_bytes_unpack_to_a_value_or_a_pack_error(data):
         assert repr(msgpack.unpackb(data, strict_map_key=True)) == repr(value)
 
 
+@calm
 @given(values, st.data())
 def test_a_damaged_encoding_is_a_value_or_a_pack_error(value, data):
     packed = bytearray(packb(value))
@@ -54,6 +59,7 @@ def test_a_damaged_encoding_is_a_value_or_a_pack_error(value, data):
     value_or_error(bytes(packed[:at]))
 
 
+@calm
 @given(values)
 def test_what_was_packed_comes_back_and_msgpack_sees_the_same(value):
     packed = packb(value)
@@ -63,6 +69,7 @@ def test_what_was_packed_comes_back_and_msgpack_sees_the_same(value):
     assert unpackb(memoryview(packed)) == value
 
 
+@calm
 @given(st.binary(max_size=400))
 @example(b"\x00" * 20)
 def test_any_bytes_are_a_chunk_or_a_frame_error(data):
@@ -73,6 +80,7 @@ def test_any_bytes_are_a_chunk_or_a_frame_error(data):
     assert frames.encode_chunk(stream, index, prefix, chunk, last)[1:] == data[1:]
 
 
+@calm
 @given(
     st.integers(0, 255),
     st.integers(0, 2**32 - 1),
@@ -91,6 +99,7 @@ def test_a_chunk_comes_back_and_one_damaged_byte_of_data_is_noticed(stream, inde
     raise AssertionError("damage went unnoticed")
 
 
+@calm
 @given(st.integers(0, 2**31), st.sets(st.integers(0, 255), min_size=1))
 def test_a_bitmap_names_exactly_its_chunks(first, offsets):
     indexes = sorted(first + k for k in offsets)
@@ -104,12 +113,14 @@ def as_bytes(item):
     return item.encode() if isinstance(item, str) else item if isinstance(item, bytes) else item.to_bytes(8, "big")
 
 
+@calm
 @given(items, items)
 def test_canon_of_two_lists_is_equal_only_if_their_items_are(left, right):
     same = [as_bytes(i) for i in left] == [as_bytes(i) for i in right]
     assert (canon("pv1 x", *left) == canon("pv1 x", *right)) is same
 
 
+@calm
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_hmac_is_the_standard_library_s(key, data):
     import hmac
@@ -117,12 +128,14 @@ def test_hmac_is_the_standard_library_s(key, data):
     assert keys.hmac_sha256(key, data) == hmac.digest(key, data, "sha256")
 
 
+@calm
 @given(st.text(max_size=60))
 def test_any_topic_is_read_as_ours_only_if_it_can_be_written_so(topic):
     found = topics.parse(topic)
     assert found is None or found[2] in ("up", "dn")
 
 
+@calm
 @given(
     st.sampled_from("bc"),
     st.binary(min_size=16, max_size=16),

@@ -268,3 +268,15 @@ def test_waits_double_up_to_their_bound_and_are_jittered():
     drawn = iter([b"\x00\x00", b"\xff\xff", b"\x80\x00", b"\xff\xff"])
     backoff = Backoff(1, 4, lambda _: next(drawn))
     assert [round(backoff.next(), 2) for _ in range(4)] == [0.75, 2.5, 4.0, 4.0]
+
+
+def test_a_stored_reply_to_a_request_of_an_earlier_boot_is_no_answer():
+    rig = started()
+    rig.boot()
+    rig.run(lambda: rig.client.status.state == "online")
+    first, second = rig.peer.said("online")
+    assert first["id"] != second["id"]
+    rig.peer.mangle = lambda verb, p: [packb(dict(unpackb(p), id=first["id"]))] if verb == "online" else [p]
+    rig.drop()
+    rig.run_for(10)
+    assert rig.client.status.state == "connecting"
