@@ -26,6 +26,7 @@ import aiomqtt
 
 from device_sdk.wire import topics
 from service.errors import Secret
+from service.mqtt.library import close_socket, heed_cancellation, paho_of
 from service.mqtt.port import Deliver, Inbound, LinkDown, Role
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class MqttLink:
                 self.state.last_error = f"{type(error).__name__}: {error}"
             if self._monotonic() - started >= STABLE_S:
                 failures = 0
+            heed_cancellation()
             delay_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(failures, 10))
             failures += 1
             await asyncio.sleep(delay_s * (0.5 + self._jitter()))
@@ -158,17 +160,17 @@ class MqttLink:
         try:
             await self._hold(client, paho)
         finally:
-            # A refused or unanswered CONNECT leaves aiomqtt's socket open.
-            if paho.disconnect() == 0:
-                paho.loop_write()
+            close_socket(client)
 
     async def _hold(self, client: aiomqtt.Client, paho: paho_client.Client) -> None:
         """Connect, subscribe and stay until the connection is lost, which raises."""
         async with client:
             try:
+                heed_cancellation()
                 self._paho = paho  # before SUBSCRIBE: the first messages may come with the SUBACK
                 self._writable.set()
                 codes = await client.subscribe(self.filter, qos=1)
+                heed_cancellation()
                 if any((code if isinstance(code, int) else code.value) >= 0x80 for code in codes):
                     raise aiomqtt.MqttError(f"the broker refused the subscription {self.filter}")
                 self.state.connects += 1
@@ -186,10 +188,9 @@ class MqttLink:
     def _take_over(self, client: aiomqtt.Client) -> paho_client.Client:
         """Acknowledge by hand, take messages without a task each, and learn when the socket takes bytes again.
 
-        aiomqtt acknowledges on receipt and offers no way to change that, hence the one private access of this project
-        to its paho client; all that is done with it is paho's public interface. A test fails if it goes away.
+        aiomqtt acknowledges on receipt and makes a task for each message; library.py says how we come by its client.
         """
-        paho: paho_client.Client = client._client  # noqa: SLF001
+        paho = paho_of(client)
         paho.manual_ack_set(True)
         state, deliver = self.state, self._deliver
         loop, thread = asyncio.get_running_loop(), threading.get_ident()

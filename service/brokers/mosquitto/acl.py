@@ -36,7 +36,6 @@ def render_acl(role: Role, root: str) -> str:
         f"user {SERVICE_USER}\n"
         f"topic read {space}/+/up/+\n"
         f"topic write {space}/+/dn/+\n"
-        "topic read $SYS/#\n"
         "\n"
         f"pattern write {space}/{owner}/up/+\n"
         f"pattern read {space}/{owner}/dn/+\n"

@@ -20,6 +20,7 @@ import aiomqtt
 from service.brokers.gate import GateError
 from service.brokers.mosquitto.plan import ADMIN_USER
 from service.errors import Secret
+from service.mqtt.library import close_socket, heed_cancellation
 
 TOPIC = "$CONTROL/dynamic-security/v1"
 ANSWERS = TOPIC + "/response"
@@ -54,6 +55,7 @@ class DynsecControl:
             with contextlib.suppress(aiomqtt.MqttError, OSError):
                 await self._one_connection()
                 failures = 0
+            heed_cancellation()
             delay_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(failures, 8))
             failures += 1
             await asyncio.sleep(delay_s * (0.5 + self._jitter()))
@@ -90,10 +92,13 @@ class DynsecControl:
             pending[key] = asyncio.get_running_loop().create_future()
             message.append({**command, "correlationData": key})
         self._waiting |= pending
-        sending = asyncio.create_task(client.publish(TOPIC, json.dumps({"commands": message}), qos=0))
+        sending: asyncio.Task[None] = asyncio.create_task(
+            client.publish(TOPIC, json.dumps({"commands": message}), qos=0)
+        )
         try:
             # aiomqtt's publish does not notice a lost connection; the answers' futures do.
-            await asyncio.wait([sending, *pending.values()], return_when=asyncio.FIRST_EXCEPTION)
+            waited: list[asyncio.Future[Any]] = [sending, *pending.values()]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_EXCEPTION)
             if sending.done():
                 sending.result()
             return [future.result() for future in pending.values()]
@@ -116,20 +121,28 @@ class DynsecControl:
             max_queued_incoming_messages=1000,
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
         )
-        async with client:
-            await client.subscribe(ANSWERS, qos=1)
-            self._client = client
-            self.connects += 1
-            self.connected.set()
-            try:
-                async for message in client.messages:
-                    self._answered(message.payload)
-            finally:
-                self.connected.clear()
-                self._client = None
-                for future in self._waiting.values():
-                    if not future.done():
-                        future.set_exception(aiomqtt.MqttError("the connection was lost"))
+        try:
+            async with client:
+                heed_cancellation()
+                await client.subscribe(ANSWERS, qos=1)
+                heed_cancellation()
+                self._client = client
+                self.connects += 1
+                self.connected.set()
+                try:
+                    async for message in client.messages:
+                        self._answered(message.payload)
+                finally:
+                    self._lost()
+        finally:
+            close_socket(client)
+
+    def _lost(self) -> None:
+        self.connected.clear()
+        self._client = None
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(aiomqtt.MqttError("the connection was lost"))
 
     def _answered(self, payload: object) -> None:
         try:

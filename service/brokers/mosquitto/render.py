@@ -6,10 +6,12 @@ that a crash emptied is whole again. Passwords, the server's key and its certifi
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -39,13 +41,26 @@ def render(
 
     `logins` are the API keys that are valid now, `revoked` the serial numbers of dropped certificates not yet expired.
     """
+    _folder(plan.directory, plan.run_as)
+    with _alone(plan.directory):
+        return _write_all(plan, issuer, logins, revoked, now, token)
+
+
+def _write_all(
+    plan: BrokerPlan,
+    issuer: Issuer,
+    logins: Iterable[Login],
+    revoked: Collection[int],
+    now: datetime,
+    token: Callable[[], str],
+) -> list[Path]:
     written: list[Path] = []
 
     def write(path: Path, data: bytes, *, for_broker: bool = True) -> None:
         write_whole(path, data, owner=plan.run_as if for_broker else None)
         written.append(path)
 
-    for folder in (plan.directory, plan.folder(Role.BOOTSTRAP), plan.folder(Role.OPERATIONAL), plan.ca.parent):
+    for folder in (plan.folder(Role.BOOTSTRAP), plan.folder(Role.OPERATIONAL), plan.ca.parent):
         _folder(folder, plan.run_as)
     # 1. Passwords: random, made once, readable by the service only.
     for path in (plan.password_file(Role.BOOTSTRAP), plan.password_file(Role.OPERATIONAL), plan.admin_password_file):
@@ -59,7 +74,7 @@ def render(
         write(plan.private_key, key)
         write(plan.certificate, certificate)
     if plan.x509 is not None:
-        write(plan.crl, certificates.revocation_list(issuer, revoked, now))
+        write(plan.crl, certificates.revocation_list(issuer, {*revoked, *_revoked_before(plan.crl)}, now))
     # 3. Who may log in, and what each may do; then the configuration that names both.
     for role in Role:
         acl = render_acl(role, plan.root)
@@ -70,6 +85,14 @@ def render(
         write(plan.dynsec(role), render_dynsec(read_password(plan.password_file(role)), admin, valid))
         write(plan.config(role), configuration(plan, role).encode())
     return written
+
+
+def _revoked_before(crl: Path) -> set[int]:
+    """What an earlier list refuses stays refused: the database forgets dropped rows before certificates run out."""
+    try:
+        return certificates.revoked_serials(crl.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return set()
 
 
 def read_password(path: Path) -> Secret:
@@ -146,6 +169,14 @@ def _loopback(plan: BrokerPlan, role: Role) -> str:
         "\n# The service itself, at a fresh random client id each time, and the plugin's admin.\n"
         f"listener {plan.service_port(role)} {plan.service_host}\n"
     )
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Both Mosquittos render before their start, at the same moment: one after the other."""
+    with (directory / ".lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _folder(path: Path, owner: str | None) -> None:

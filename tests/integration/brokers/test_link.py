@@ -11,6 +11,7 @@ import pytest
 
 from service.brokers.embedded import EmbeddedBroker
 from service.brokers.mosquitto.plan import SERVICE_USER
+from service.mqtt.library import paho_of
 from service.mqtt.link import LinkSettings, MqttLink
 from service.mqtt.port import Inbound, LinkDown, Role
 from tests.support.actor import Actor
@@ -52,7 +53,7 @@ def link_to(site: Site, inbox: Inbox, **more) -> MqttLink:
 
 def test_aiomqtt_still_has_the_paho_client_that_acknowledgement_by_hand_needs() -> None:
     async def probe() -> object:
-        return aiomqtt.Client("127.0.0.1")._client
+        return paho_of(aiomqtt.Client("127.0.0.1"))
 
     client = asyncio.run(probe())
     assert isinstance(client, paho_client.Client)

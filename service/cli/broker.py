@@ -1,0 +1,109 @@
+"""`firstlight broker`: writes what the Mosquittos read, and looks at it without a connection.
+
+Owns how settings, CA and database become one rendering. mosquitto/render.py writes; doctor.py judges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from service.brokers.doctor import Check, files
+from service.brokers.gate import Login
+from service.brokers.mosquitto.certificates import load_issuer
+from service.brokers.mosquitto.render import render
+from service.cli import context
+from service.cli.context import CommandError
+from service.credentials.keyfile import KeyFile
+from service.installation import broker_plan, domain_environments
+from service.logins import expected_logins
+from service.settings import Settings
+from service.storage.database import Database
+from service.storage.store import SqlStore
+from service.storage.upkeep import Upkeep
+
+app = typer.Typer(
+    help="The Mosquittos' files: rendered from the database, checked without a connection.", no_args_is_help=True
+)
+
+EnvironmentArgument = Annotated[
+    str | None, typer.Argument(help="One environment; without it, all that have a Mosquitto.")
+]
+
+
+@app.command("render")
+def render_files(environment: EnvironmentArgument = None, as_json: context.JsonOption = False) -> None:
+    """Write configuration, ACL files, logins, certificate and revocation list of the Mosquittos. Run before each start."""
+    of = context.settings()
+    written = context.run(lambda database: _render_all(of, database, chosen(of, environment)))
+    context.emit({"written": written}, as_json=as_json, text=lambda: print("\n".join(written)))
+
+
+@app.command("check")
+def check_files(environment: EnvironmentArgument = None, as_json: context.JsonOption = False) -> None:
+    """Look at the rendered files: the guard, the ACL files, identities that should not be there. `doctor` also connects."""
+    of = context.settings()
+    found = [(name, check) for name in chosen(of, environment) for check in files(broker_plan(of, name))]
+    show(found, as_json=as_json)
+
+
+def chosen(of: Settings, environment: str | None) -> list[str]:
+    """The environments with a Mosquitto that are meant; ends the command where there is none."""
+    names = [name for name, one in of.environments.items() if one.broker == "mosquitto"]
+    if environment is not None:
+        names = [name for name in names if name == environment]
+    if not names:
+        context.fail('no such environment with broker = "mosquitto"')
+    return names
+
+
+def show(found: Sequence[tuple[str, Check]], *, as_json: bool) -> None:
+    """One line for each check; exit code 1 when one of them failed."""
+    rows = [{"environment": name, "check": c.name, "ok": c.ok, "reason": c.reason} for name, c in found]
+
+    def lines() -> None:
+        for name, check in found:
+            reason = f" ({check.reason})" if check.reason else ""
+            print(f"{'ok  ' if check.ok else 'FAIL'} {name}: {check.name}{reason}")
+
+    context.emit({"ok": all(c.ok for _, c in found), "checks": rows}, as_json=as_json, text=lines)
+    if not all(check.ok for _, check in found):
+        raise typer.Exit(1)
+
+
+async def _render_all(of: Settings, database: Database, names: Sequence[str]) -> list[str]:
+    service_key = KeyFile.load(of.key_file).service_private_key()
+    store, upkeep = SqlStore(database, domain_environments(of)), Upkeep(database)
+    written = []
+    for name in names:
+        logins = [login async for login in expected_logins(upkeep, store, name, service_key)]
+        revoked = await _revoked(database, name)
+        written += await asyncio.to_thread(_render, of, name, logins, revoked)
+    return written
+
+
+def _render(of: Settings, name: str, logins: Sequence[Login], revoked: set[int]) -> list[str]:
+    try:
+        issuer = load_issuer(of.ca_dir(name))
+        return [str(path) for path in render(broker_plan(of, name), issuer, logins, revoked, datetime.now(UTC))]
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(f"the files of {name} cannot be written: {error}") from error
+
+
+async def _revoked(database: Database, environment: str) -> set[int]:
+    """Serial numbers of the dropped certificates that the database still knows."""
+    from sqlalchemy import select  # noqa: PLC0415 - half of the command's start
+
+    from service.storage.tables import credential  # noqa: PLC0415
+
+    query = select(credential.c.certificate_serial).where(
+        credential.c.environment == environment,
+        credential.c.state == "dropped",
+        credential.c.certificate_serial.is_not(None),
+    )
+    async with database.read() as connection:
+        return {int(serial, 16) for serial in (await connection.execute(query)).scalars()}

@@ -1,0 +1,115 @@
+"""`firstlight doctor`: canaries try on the brokers what must be allowed and what must not.
+
+Owns how settings become a patient and how findings are shown. brokers/doctor.py examines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import secrets
+import ssl
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import typer
+
+from service.brokers.canary import Door
+from service.brokers.doctor import Check, Patient, examine
+from service.brokers.gate import BrokerGate
+from service.brokers.mosquitto.control import DynsecControl
+from service.brokers.mosquitto.gate import MosquittoGate, NoGate
+from service.brokers.mosquitto.render import read_password
+from service.cli import context
+from service.cli.broker import show
+from service.cli.context import CommandError
+from service.installation import broker_plan, service_login
+from service.mqtt.port import Role
+from service.settings import EndpointSettings, LinkSettings, Settings
+
+
+def doctor(
+    environment: Annotated[str | None, typer.Argument(help="One environment; without it, all.")] = None,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Check the brokers with canaries: what must be allowed is, what must not is not. Exit code 1 when one check fails."""
+    of = context.settings()
+    names = [name for name in of.environments if environment in (None, name)]
+    if not names:
+        context.fail(f"no environment {environment}")
+    show(context.guarded(lambda: _examine_all(of, names)), as_json=as_json)
+
+
+async def _examine_all(of: Settings, names: list[str]) -> list[tuple[str, Check]]:
+    found: list[tuple[str, Check]] = []
+    for name in names:
+        if of.environments[name].broker == "embedded":
+            found += [(name, check) for check in _embedded(of, name)]
+            continue
+        async with _patient(of, name) as patient:
+            found += [(name, check) async for check in examine(patient)]
+    return found
+
+
+def _embedded(of: Settings, name: str) -> list[Check]:
+    """The embedded broker's access rules are code, held by the same tests; only where it listens can be wrong."""
+    ends = of.environments[name].endpoints
+    hosts = sorted(
+        {end.host for end in (ends.bootstrap, ends.api_key) if end is not None and not _is_loopback(end.host)}
+    )
+    words = "the embedded broker listens on loopback only: it is for trials and speaks no TLS"
+    return [Check(words, ok=not hosts, reason=", ".join(hosts))]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextlib.asynccontextmanager
+async def _patient(of: Settings, name: str) -> AsyncIterator[Patient]:
+    one = of.environments[name]
+    if one.links is None:
+        raise CommandError(f"environment {name} has no links")
+    ca = of.ca_dir(name) / "ca.pem"
+    doors = {Role.BOOTSTRAP: _door(one.endpoints.bootstrap, str(ca))}
+    plan = broker_plan(of, name) if one.broker == "mosquitto" else None
+    if plan is not None and one.endpoints.api_key is not None:
+        doors[Role.OPERATIONAL] = _door(one.endpoints.api_key, str(ca))
+    links = {Role.BOOTSTRAP: one.links.bootstrap, Role.OPERATIONAL: one.links.operational}
+    gate: BrokerGate = NoGate()
+    task = None
+    if plan is not None:
+        try:
+            admin = read_password(plan.admin_password_file)
+        except OSError as error:
+            raise CommandError(f"{error}; run `firstlight broker render`") from error
+        control = DynsecControl(plan.service_host, plan.operational_service_port, admin)
+        task = asyncio.create_task(control.run(), name="doctor's control")
+        gate = MosquittoGate(control)
+    try:
+        yield Patient(
+            environment=name,
+            doors=doors,
+            service_doors={role: _service_door(link) for role, link in links.items()},
+            service_login={role: service_login(of, name, role) for role in Role},
+            gate=gate,
+            token=lambda: secrets.token_hex(16),
+            plan=plan,
+        )
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _door(end: EndpointSettings, ca: str) -> Door:
+    return Door(end.host, end.port, ssl.create_default_context(cafile=ca) if end.tls else None)
+
+
+def _service_door(link: LinkSettings) -> Door:
+    tls = None if link.ca_file is None else ssl.create_default_context(cafile=str(link.ca_file))
+    return Door(link.host, link.port, tls)
