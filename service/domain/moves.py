@@ -30,10 +30,15 @@ def find(device: Device, credential_id: str) -> Credential | None:
 
 def put(device: Device, credential: Credential) -> Device:
     """The device with this row in place of the one of the same id, or added as the newest."""
-    kept = tuple(credential if one.credential_id == credential.credential_id else one for one in device.credentials)
-    if credential not in kept:
-        kept += (credential,)
-    return replace(device, credentials=kept)
+    return replace(device, credentials=with_row(device, credential))
+
+
+def with_row(device: Device, credential: Credential) -> tuple[Credential, ...]:
+    """The rows of `put`, for a change that touches more than them."""
+    found = [one.credential_id for one in device.credentials]
+    if credential.credential_id not in found:
+        return (*device.credentials, credential)
+    return tuple(credential if one.credential_id == credential.credential_id else one for one in device.credentials)
 
 
 def drop(credential: Credential, now: datetime, cause: str) -> Credential:
@@ -63,7 +68,10 @@ def confirm(device: Device, credential: Credential, now: datetime) -> Device:
         else drop(one, now, "superseded")
         for one in device.credentials
     )
-    return replace(enter(device, DeviceState.CONFIRMED), credentials=kept)
+    if device.state is DeviceState.CONFIRMED:
+        return replace(device, credentials=kept)
+    _check_device(device, DeviceState.CONFIRMED)
+    return replace(device, state=DeviceState.CONFIRMED, credentials=kept)
 
 
 def add_pending(device: Device, credential: Credential, now: datetime) -> Device:
@@ -96,9 +104,13 @@ def enter(device: Device, state: DeviceState) -> Device:
     """The device in that state; staying where it is is no move."""
     if device.state is state:
         return device
+    _check_device(device, state)
+    return replace(device, state=state)
+
+
+def _check_device(device: Device, state: DeviceState) -> None:
     if state not in devices.TRANSITIONS[device.state]:
         raise IllegalMove(f"device: {device.state} -> {state}")
-    return replace(device, state=state)
 
 
 def _check(credential: Credential, state: CredentialState) -> None:

@@ -113,10 +113,15 @@ def _repeat(device: Device, credential: Credential, ask: _Ask, context: Context)
             codes.NONCE_EXPIRED, "say hello again", cause="activate_dropped", detail=credential.drop_cause or "expired"
         )
     assert device.thing is not None
+    api_key = None
+    if credential.kind is CredentialKind.API_KEY:
+        api_key = _api_key(
+            ask.prover, credential.nonce, credential.server_nonce, device.thing, credential.credential_id
+        )
     return Decision(
         reply=_reply(ask, credential.grant, context),
         counters=("activate_repeated",),
-        effects=(_grant(credential, device.thing, ask),),
+        effects=(_grant(credential, api_key),),
         credential_id=credential.credential_id,
     )
 
@@ -132,7 +137,10 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
     if thing is None:
         thing = _new_thing(device, product, place, context)
         number_taken = product.product_id
-    credential = _credential(device, thing, ask, place, issued, context)
+    api_key = (
+        None if issued else _api_key(ask.prover, ask.claim.nonce, ask.request.server_nonce, thing, ask.credential_id)
+    )
+    credential = _credential(device, thing, ask, place, issued, api_key, context)
     after = replace(
         moves.add_pending(moves.drop_expired(device, context.now), credential, context.now),
         state=DeviceState.ACTIVATED if device.state is DeviceState.REGISTERED else device.state,
@@ -146,7 +154,7 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
         reply=_reply(ask, credential.grant, context),
         steps=tuple(steps),
         counters=tuple(counters),
-        effects=(_grant(credential, thing, ask),),
+        effects=(_grant(credential, api_key),),
         number_taken=number_taken,
         spki=issued.spki_sha256 if issued else None,
         credential_id=credential.credential_id,
@@ -180,10 +188,15 @@ def _certificate(ask: _Ask, place: Place, context: Context) -> Issued:
 
 
 def _credential(
-    device: Device, thing: Thing, ask: _Ask, place: Place, issued: Issued | None, context: Context
+    device: Device,
+    thing: Thing,
+    ask: _Ask,
+    place: Place,
+    issued: Issued | None,
+    api_key: Secret | None,
+    context: Context,
 ) -> Credential:
     claim, now = ask.claim, context.now
-    api_key = None if issued else _api_key(ask.prover, claim.nonce, ask.request.server_nonce, thing, ask.credential_id)
     kind = CredentialKind.X509 if issued else CredentialKind.API_KEY
     return Credential(
         credential_id=ask.credential_id,
@@ -240,10 +253,7 @@ def _reply(ask: _Ask, grant: bytes, context: Context) -> bytes:
     return context.reply(ask.request.id, {"grant": grant, "server_proof": ask.prover.prove(message)})
 
 
-def _grant(credential: Credential, thing: Thing, ask: _Ask) -> Grant:
-    api_key = None
-    if credential.kind is CredentialKind.API_KEY:
-        api_key = _api_key(ask.prover, credential.nonce, credential.server_nonce, thing, credential.credential_id)
+def _grant(credential: Credential, api_key: Secret | None) -> Grant:
     return Grant(
         credential.environment,
         Login(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 from device_sdk.wire import codes
 from service.domain import moves, reactivation
@@ -96,14 +97,17 @@ def close_contact(
             last_heard_at=context.now,
             encoding=context.encoding,
         )
-        if contact.boot_count > device.boot_count:
-            device = replace(device, boot_count=contact.boot_count)
     elif credential.last_heard_at is None or context.now - credential.last_heard_at >= HEARD_EVERY:
         credential = replace(credential, last_heard_at=context.now)
+    changed: dict[str, Any] = {}
+    if n is not None and contact.boot_count > device.boot_count:
+        changed["boot_count"] = contact.boot_count
     if caps is not None and caps != device.caps:
-        device = replace(device, caps=caps)
+        changed["caps"] = caps
     if credential is not contact.credential:
-        device = moves.put(device, credential)
+        changed["credentials"] = moves.with_row(device, credential)
+    if changed:
+        device = replace(device, **changed)
     return Decision(
         device=device,
         reply=reply,
