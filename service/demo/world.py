@@ -45,13 +45,22 @@ class World:
 
 async def make_world(folder: Path, options: DemoOptions) -> World:
     """Write everything into `folder`. Raises ServiceError, KeyFileError, SettingsError, OSError."""
-    now = datetime.now(UTC)
     config = folder / CONFIG_NAME
     config.write_text(_config(options), encoding="utf-8")
     settings = load_settings(config)
     settings.data_dir.mkdir(mode=0o700)
-    keys = KeyFile.create(settings.key_file)
+    KeyFile.create(settings.key_file)
     await asyncio.to_thread(migrate, settings.database_path)
+    return await populate(settings, config, options)
+
+
+async def populate(settings: Settings, config: Path, options: DemoOptions, *, ca_pem: str | None = None) -> World:
+    """Fill an installation that has the environment `local`; `ca_pem` is what the devices verify its brokers with.
+
+    Raises ServiceError, KeyFileError, OSError.
+    """
+    folder, now = config.parent, datetime.now(UTC)
+    keys = KeyFile.load(settings.key_file)
     database = await Database.open(settings.database_path, keys.sealer(), check=False)
     try:
         await products.create(database, PRODUCT_ID, PRODUCT, HARDWARE)
@@ -61,9 +70,12 @@ async def make_world(folder: Path, options: DemoOptions) -> World:
         target = await _add_version(database, settings, folder, TARGET, 2, options.image_bytes)
         group = Group(GROUP, PRODUCT_ID, default_ou=OU, default_environment=ENVIRONMENT)
         await groups.create(database, group, random_bytes=os.urandom)
-        identities = await _register(database, settings, options, public.public_key, now)
+        serials = await _register(database, options, now)
     finally:
         await database.close()
+    end = settings.environments[ENVIRONMENT].endpoints.bootstrap
+    bootstrap = Endpoint(end.host, end.port, tls=end.tls, ca_pem=ca_pem)
+    identities = [_identity(serial, key, bootstrap, public.public_key) for serial, key in serials.items()]
     return World(settings, config, identities, target, options.image_bytes)
 
 
@@ -88,10 +100,8 @@ async def _add_version(database: Database, settings: Settings, folder: Path, nam
     return added.version.version_id
 
 
-async def _register(
-    database: Database, settings: Settings, options: DemoOptions, release_key: bytes, now: datetime
-) -> list[Identity]:
-    """Pre-register the serials, each with a key of its own, and build the devices that hold those keys."""
+async def _register(database: Database, options: DemoOptions, now: datetime) -> dict[str, bytes]:
+    """Pre-register the serials, each with a key of its own; the keys by serial."""
     digits = max(3, len(str(options.devices)))
     keys = {f"T-{number:0{digits}}": os.urandom(32) for number in range(1, options.devices + 1)}
     asked = [registration.Registration(GROUP, serial, key=Secret(key)) for serial, key in keys.items()]
@@ -101,23 +111,23 @@ async def _register(
         for outcome in outcomes:
             if outcome.result is not registration.Result.REGISTERED:
                 raise RuntimeError(f"{outcome.serial}: {outcome.reason}")
-    end = settings.environments[ENVIRONMENT].endpoints.bootstrap
-    return [
-        Identity(
-            GROUP,
-            serial,
-            key,
-            PRODUCT,
-            HARDWARE,
-            [Endpoint(end.host, end.port, tls=False)],
-            (release_key,),
-            factory_seq=1,
-            factory_name=FACTORY,
-            allow_plain=True,
-            model="simulated",
-        )
-        for serial, key in keys.items()
-    ]
+    return keys
+
+
+def _identity(serial: str, key: bytes, bootstrap: Endpoint, release_key: bytes) -> Identity:
+    return Identity(
+        GROUP,
+        serial,
+        key,
+        PRODUCT,
+        HARDWARE,
+        [bootstrap],
+        (release_key,),
+        factory_seq=1,
+        factory_name=FACTORY,
+        allow_plain=not bootstrap.tls,
+        model="simulated",
+    )
 
 
 def _write_image(path: Path, size: int) -> None:

@@ -28,11 +28,10 @@ def migrate(path: Path, to: str = "head") -> str:
     path.touch(mode=0o600, exist_ok=True)
     engine = _engine(path)
     try:
-        with unavailable_on_error():
-            with engine.begin() as connection:
-                check_known(schema_of(connection))
-                _upgrade(connection, to)
-                found = schema_of(connection)
+        with unavailable_on_error(), engine.begin() as connection:
+            check_known(schema_of(connection))
+            _upgrade(connection, to)
+            found = schema_of(connection)
     finally:
         engine.dispose()
     assert found is not None

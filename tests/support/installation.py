@@ -35,6 +35,16 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
+def wait_for_port(port: int, *, within_s: float = 20.0) -> None:
+    """Return once something listens there."""
+    deadline = time.monotonic() + within_s
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        assert time.monotonic() < deadline, f"nothing listens on {port}"
+        time.sleep(0.02)
+
+
 def firstlight(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     return subprocess.run(

@@ -16,7 +16,7 @@ def test_a_size_is_read_with_its_unit(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "2 miles", "1025MiB", "1.5MiB", "MiB"])
 def test_a_size_that_is_none_or_out_of_bounds_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="size|image"):
+    with pytest.raises(ValueError, match=r"size|image"):
         parse_size(text)
 
 
@@ -29,5 +29,5 @@ def test_a_broker_is_read_with_the_usual_port_where_none_is_given() -> None:
     "text", ["broker:1883", "mqtts://broker", "mqtt://", "mqtt://user@host", "mqtt://h:99999", "mqtt://h/x"]
 )
 def test_what_is_no_plain_broker_address_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="mqtt|port|Port"):
+    with pytest.raises(ValueError, match=r"mqtt|port|Port"):
         parse_broker(text)
