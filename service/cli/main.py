@@ -11,7 +11,23 @@ from typing import Annotated
 
 import typer
 
-from service.cli import backup, context, demo, device, group, init, keys, product, release, serve, stats, status, trace
+from service.cli import (
+    backup,
+    broker,
+    context,
+    demo,
+    device,
+    doctor,
+    group,
+    init,
+    keys,
+    product,
+    release,
+    serve,
+    stats,
+    status,
+    trace,
+)
 from service.cli import version as version_noun
 
 app = typer.Typer(
@@ -45,11 +61,13 @@ app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)
+app.command("doctor")(doctor.doctor)
 app.command("trace")(trace.trace)
 app.command("stats")(stats.stats)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 for _noun, _commands in {
+    "broker": broker.app,
     "product": product.app,
     "group": group.app,
     "device": device.app,
