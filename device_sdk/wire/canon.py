@@ -13,12 +13,12 @@ def canon(label: str, *items: "str | bytes | int | None") -> bytes:
     Strings are UTF-8, integers 8 bytes big-endian, bytes raw, None empty. Raises TypeError for anything else (bool
     among it) and ValueError for an integer outside 0..2**64-1.
     """
-    out = bytearray()
+    parts = []
     for item in (label,) + items:
-        raw = _item_bytes(item)
-        out += len(raw).to_bytes(4, "big")
-        out += raw
-    return bytes(out)
+        raw = item if type(item) is bytes else _item_bytes(item)
+        parts.append(len(raw).to_bytes(4, "big"))
+        parts.append(raw)
+    return b"".join(parts)
 
 
 def _item_bytes(item: "str | bytes | int | None") -> bytes:

@@ -72,4 +72,4 @@ def release_key_id(public_key: bytes) -> str:
 
 
 def _only(text: str, allowed: "frozenset[str]") -> bool:
-    return all(c in allowed for c in text)
+    return allowed.issuperset(text)
