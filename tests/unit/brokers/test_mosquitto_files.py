@@ -79,7 +79,7 @@ def test_a_load_test_identity_is_seen_as_too_wide() -> None:
 
 
 def test_the_plugin_s_file_holds_each_login_without_role_and_shuts_all_four_defaults() -> None:
-    document = json.loads(render_dynsec(Secret(b"s"), Secret(b"a"), [LOGIN], lambda n: bytes(n)))
+    document = json.loads(render_dynsec(Secret(b"s"), Secret(b"a"), [LOGIN], bytes))
     assert set(document["defaultACLAccess"].values()) == {False}
     assert len(document["defaultACLAccess"]) == 4
     device = document["clients"][2]
