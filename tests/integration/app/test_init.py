@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import stat
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from service.cli.main import app
 from service.settings import load_settings
 from tests.support.installation import firstlight
 
@@ -23,6 +27,9 @@ def test_init_makes_an_installation_and_says_what_comes_next(tmp_path: Path) -> 
     steps = made.stdout.split("Next:")[1].strip().splitlines()
     assert len(steps) == 3
     assert steps[-1].strip().endswith("serve")
+    for step in steps[:-1]:
+        result = CliRunner().invoke(app, shlex.split(step)[1:])
+        assert result.exit_code == 0, (step, result.output)
 
 
 def test_a_second_init_changes_nothing_and_says_so(tmp_path: Path) -> None:
