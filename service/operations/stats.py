@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import func, literal_column, select
 
 from service.operations.hints import HINTS
 from service.storage.database import Database
@@ -26,7 +26,9 @@ async def collect(database: Database, *, with_zeros: bool = False) -> Stats:
         credentials = await connection.execute(
             select(credential.c.state, func.count()).group_by(credential.c.state).order_by(credential.c.state)
         )
-        unrevoked = select(func.count()).where(credential.c.state == "dropped", credential.c.revoked_at.is_(None))
+        unrevoked = select(func.count()).where(
+            credential.c.state == literal_column("'dropped'"), credential.c.revoked_at.is_(None)
+        )
         counters = await connection.execute(select(counter.c.name, counter.c.value))
         found = {row[0]: int(row[1]) for row in counters}
         if with_zeros:

@@ -22,7 +22,8 @@ from service.storage.sealing import Sealer
 
 READERS = 4
 CHECKPOINT_PAGES = 4000  # 16 MiB of log: a batch writes one or two, and a checkpoint costs as much as a batch
-CACHE_KIB = 16 * 1024  # pages of each connection that are kept in memory, at most
+WRITER_CACHE_KIB = 16 * 1024  # pages that a connection keeps in memory, at most
+READER_CACHE_KIB = 4 * 1024
 
 
 class Database:
@@ -83,13 +84,12 @@ class Database:
                 transaction = Transaction(connection)
                 try:
                     yield transaction
-                except BaseException:
-                    await begun.rollback()
-                    raise
-                if transaction.abandoned:
-                    await begun.rollback()
-                else:
-                    await begun.commit()
+                    if not transaction.abandoned:
+                        await begun.commit()
+                finally:
+                    # Also after a commit that failed: a full disk must not leave the writer in a transaction.
+                    if begun.is_active or connection.in_transaction():
+                        await begun.rollback()
 
     async def data_version(self) -> int:
         """A number that changes whenever another process (or a reader's connection) has written the database."""
@@ -98,10 +98,7 @@ class Database:
                 connection = await self._open_writer()
                 # Outside of a transaction: inside one, the number is that of the transaction's snapshot.
                 raw = await connection.get_raw_connection()
-                cursor = await raw.driver_connection.execute("PRAGMA data_version")  # type: ignore[union-attr]
-                row = await cursor.fetchone()
-                await cursor.close()
-                return int(row[0])
+                return int((await _pragma(raw.driver_connection, "PRAGMA data_version"))[0])
 
     async def _open_writer(self) -> AsyncConnection:
         """The writer's connection; a new one where the last was broken by a cancelled task."""
@@ -110,6 +107,8 @@ class Database:
             self._writer = None
         if self._writer is None:
             connection = await self._engine.connect()
+            raw = await connection.get_raw_connection()
+            await _pragma(raw.driver_connection, f"PRAGMA cache_size=-{WRITER_CACHE_KIB}")
             self._writer = await connection.execution_options(firstlight_writes=True)
         return self._writer
 
@@ -140,7 +139,7 @@ def _engine(path: Path, max_pages: int | None) -> AsyncEngine:
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA journal_mode=WAL")  # kept in the file; a restored one does not have it yet
         cursor.execute("PRAGMA synchronous=FULL")  # a reply that was given is never forgotten
-        cursor.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        cursor.execute(f"PRAGMA cache_size=-{READER_CACHE_KIB}")
         cursor.execute("PRAGMA secure_delete=FAST")
         cursor.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
         cursor.execute(f"PRAGMA journal_size_limit={CHECKPOINT_PAGES * 4096 * 2}")
@@ -155,6 +154,14 @@ def _engine(path: Path, max_pages: int | None) -> AsyncEngine:
     event.listen(engine.sync_engine, "connect", connected)
     event.listen(engine.sync_engine, "begin", begin)
     return engine
+
+
+async def _pragma(driver: Any, statement: str) -> Any:
+    """Run a pragma on aiosqlite's own connection, where SQLAlchemy begins no transaction; its first row."""
+    cursor = await driver.execute(statement)
+    row = await cursor.fetchone()
+    await cursor.close()
+    return row
 
 
 async def _check(connection: AsyncConnection) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, exists, select, update
+from sqlalchemy import bindparam, delete, exists, literal_column, select, update
 
 from service.domain.credential import Credential
 from service.domain.device import Device
@@ -19,6 +19,10 @@ from service.storage.store import add_counters
 from service.storage.tables import credential, meta, thing, trace
 
 PAGE = 1000
+# Literals, because SQLite takes a partial index only where the statement's own text implies its condition.
+_IS_DROPPED = credential.c.state == literal_column("'dropped'")
+_IS_PENDING = credential.c.state == literal_column("'pending'")
+_IS_CONFIRMED = credential.c.state == literal_column("'confirmed'")
 TRACES_KEPT = 200  # for each device, the newest
 
 
@@ -40,7 +44,7 @@ class Upkeep:
         """Dropped credentials of which a broker has not confirmed yet that they are dead, by credential id."""
         query = (
             select(credential)
-            .where(credential.c.state == "dropped", credential.c.revoked_at.is_(None))
+            .where(_IS_DROPPED, credential.c.revoked_at.is_(None))
             .where(credential.c.credential_id > after)
             .order_by(credential.c.credential_id)
             .limit(limit)
@@ -55,7 +59,7 @@ class Upkeep:
         statement = (
             update(credential)
             .where(credential.c.credential_id == bindparam("of"))
-            .where(credential.c.state == "dropped", credential.c.revoked_at.is_(None))
+            .where(_IS_DROPPED, credential.c.revoked_at.is_(None))
             .values(revoked_at=rows.to_ms(at))
         )
         async with self._database.write() as transaction:
@@ -65,7 +69,7 @@ class Upkeep:
         """Ids of pending credentials whose time is over, the longest over first."""
         query = (
             select(credential.c.credential_id)
-            .where(credential.c.state == "pending", credential.c.expires_at <= rows.to_ms(now))
+            .where(_IS_PENDING, credential.c.expires_at <= rows.to_ms(now))
             .order_by(credential.c.expires_at)
             .limit(limit)
         )
@@ -76,7 +80,7 @@ class Upkeep:
         """Delete rows that were dropped before then and revoked; returns how many, at most `limit`."""
         old = (
             select(credential.c.credential_id)
-            .where(credential.c.state == "dropped", credential.c.revoked_at.is_not(None))
+            .where(_IS_DROPPED, credential.c.revoked_at.is_not(None))
             .where(credential.c.dropped_at < rows.to_ms(dropped_before))
             .limit(limit)
         )
@@ -93,7 +97,7 @@ class Upkeep:
         )
         query = (
             select(credential.c.credential_id)
-            .where(credential.c.state == "confirmed", of_product)
+            .where(_IS_CONFIRMED, of_product)
             .where(credential.c.credential_id > after)
             .order_by(credential.c.credential_id)
             .limit(limit)

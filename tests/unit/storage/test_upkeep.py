@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import event
 
 from service.domain.changes import Changes, Trace
 from service.domain.credential import CredentialState
@@ -143,3 +146,36 @@ async def test_a_change_of_the_catalogue_is_seen_by_the_next_batch(database, upk
     async with store.batch() as batch:
         assert set(batch.catalogue.products) == {PRODUCT.product_id, "lamp"}
     assert (await store.catalogue()).rev == rev + 1
+
+
+async def test_what_the_ticker_asks_each_second_is_answered_from_an_index(database, upkeep):
+    asked = []
+
+    def note(_connection, _cursor, statement, parameters, _context, _many):
+        if "credential" in statement or "trace" in statement:
+            asked.append((statement, parameters))
+
+    event.listen(database._engine.sync_engine, "before_cursor_execute", note)
+    await upkeep.unrevoked()
+    await upkeep.pending_expired(NOW)
+    await upkeep.delete_dropped(NOW)
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.load(serials=[("line-1", "x")], credential_ids=["f" * 32], spki=[b"p" * 32, b"q" * 32])
+    event.remove(database._engine.sync_engine, "before_cursor_execute", note)
+    plans = []
+    with closing(sqlite3.connect(database.path)) as connection:
+        for statement, parameters in asked:
+            rows = connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            plans.append(" / ".join(row[3] for row in rows))
+    wanted = [
+        "ix_credential_unrevoked",
+        "ix_credential_pending",
+        "ix_credential_finished",
+        "ix_credential_device",
+        "uq_credential_spki",
+    ]
+    assert len(plans) == len(wanted)
+    for plan, index in zip(plans, wanted, strict=True):
+        assert index in plan
+        for table in ("device", "thing", "credential"):
+            assert f"SCAN {table}" not in plan
