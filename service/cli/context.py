@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import resource
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from service.errors import Secret, ServiceError
 from service.settings import CONFIG_NAME, Settings, SettingsError, load_settings
 from service.storage.database import Database
 
+MAX_OPEN_FILES = 65536
 T = TypeVar("T")
 chosen_config: ContextVar[Path] = ContextVar("chosen_config", default=Path(CONFIG_NAME))  # main's callback sets it
 
@@ -88,6 +90,14 @@ def guarded(action: Callable[[], Awaitable[T]]) -> T:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted", code=130)
+
+
+def allow_many_connections() -> None:
+    """Raise this process's bound of open files to what it may have; each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.context import CommandError, fail, guarded
+from service.cli.context import CommandError, allow_many_connections, fail, guarded
 from service.demo.options import MAX_DEVICES, DemoOptions, parse_broker, parse_size
 from service.settings import ENV_PREFIX
 
@@ -39,6 +39,7 @@ def demo(
         fail(str(error), code=2)
     for name in [name for name in os.environ if name.upper().startswith(ENV_PREFIX)]:
         del os.environ[name]  # the demo is an installation of its own
+    allow_many_connections()
     summary = guarded(lambda: _run(options))
     print(
         f"\n{summary.confirmed} of {summary.devices} devices confirmed the target in {summary.seconds:.1f} s: "

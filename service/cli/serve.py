@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.context import fail, settings
+from service.cli.context import allow_many_connections, fail, settings
 from service.installation import own_secrets
 from service.settings import Settings
 from service.telemetry import set_up_logging
@@ -28,6 +28,7 @@ def serve(
     from service.app import StartError  # noqa: PLC0415 - a second that only this command needs
 
     of = settings()
+    allow_many_connections()
     set_up_logging(of.log.format, of.log.level, secrets=own_secrets(of))
     try:
         asyncio.run(_serve(of, with_parent))

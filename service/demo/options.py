@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 MIN_IMAGE_BYTES = 1
 MAX_IMAGE_BYTES = 1024**3
-MAX_DEVICES = 5000
+MAX_DEVICES = 900  # each is a connection, and an embedded broker takes 1000
 _UNITS = {"": 1, "b": 1, "k": 1024, "kib": 1024, "kb": 1000, "m": 1024**2, "mib": 1024**2, "mb": 1000**2}
 _UNITS |= {"g": 1024**3, "gib": 1024**3, "gb": 1000**3}
 
