@@ -83,12 +83,23 @@ class Issued:
     expires_at: datetime
 
 
-def csr_spki_sha256(der: bytes) -> bytes | None:
-    """SHA-256 of the key in a CSR, or None when it cannot be read; for the look-up only, checks nothing."""
+@dataclass(frozen=True, slots=True)
+class Csr:
+    """A CSR that could be read; nothing of it is checked yet."""
+
+    request: x509.CertificateSigningRequest
+    public: CertificatePublicKeyTypes
+    spki_sha256: bytes
+
+
+def read_csr(der: bytes) -> Csr:
+    """Read a CSR once, for the look-up of its key and for signing. Raises CsrError."""
     try:
-        return _spki_sha256(x509.load_der_x509_csr(der).public_key())
-    except _UNREADABLE:
-        return None
+        request = x509.load_der_x509_csr(der)
+        public = request.public_key()
+        return Csr(request, public, _spki_sha256(public))
+    except _UNREADABLE as error:
+        raise CsrError("csr_malformed", "the CSR cannot be read") from error
 
 
 class Authority:
@@ -136,21 +147,17 @@ class Authority:
         return cls(key, certificate)
 
     def sign_csr(
-        self, der: bytes, credential_id: str, now: datetime, serial: bytes, life: timedelta = DEVICE_LIFE
+        self, csr: Csr, credential_id: str, now: datetime, serial: bytes, life: timedelta = DEVICE_LIFE
     ) -> Issued:
         """The certificate for a device's CSR, with CN = credential_id. `serial` is 20 random bytes. Raises CsrError."""
-        # 1. It is a CSR. Its subject and its extensions are never looked at.
-        try:
-            csr = x509.load_der_x509_csr(der)
-            public = csr.public_key()
-        except _UNREADABLE as error:
-            raise CsrError("csr_malformed", "the CSR cannot be read") from error
+        # 1. It could be read. Its subject and its extensions are never looked at.
+        public = csr.public
         # 2. The key is of a kind and size that is good enough; before any arithmetic with it.
         if not _is_good_key(public):
             raise CsrError("csr_key_type", "the CSR's key must be ECDSA P-256 or P-384, Ed25519 or RSA of 2048 bits")
         # 3. Whoever sent it holds the private key.
         try:
-            valid = csr.is_signature_valid
+            valid = csr.request.is_signature_valid
         except _UNREADABLE as error:
             raise CsrError("csr_signature", "the CSR's signature is of an unknown kind") from error
         if not valid:
@@ -166,7 +173,7 @@ class Authority:
             .add_extension(self._key_id, critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        return Issued(_pem(certificate), f"{number:x}", _spki_sha256(public), certificate.not_valid_after_utc)
+        return Issued(_pem(certificate), f"{number:x}", csr.spki_sha256, certificate.not_valid_after_utc)
 
     def server_certificate(
         self, names: Sequence[str], now: datetime, *, serial: bytes | None = None, life: timedelta = SERVER_LIFE

@@ -15,7 +15,7 @@ from typing import NoReturn
 from device_sdk.wire import codes, ids, keys
 from service.brokers.gate import Login
 from service.credentials import proofs
-from service.credentials.authority import SERIAL_BYTES, CsrError, Issued, csr_spki_sha256
+from service.credentials.authority import SERIAL_BYTES, CsrError, Issued
 from service.domain import activation, identity, moves
 from service.domain.activation import Place
 from service.domain.credential import Credential, CredentialKind, CredentialState
@@ -168,8 +168,6 @@ def _new_thing(device: Device, product: Product, place: Place, context: Context)
 
 
 def _certificate(ask: _Ask, place: Place, context: Context) -> Issued:
-    csr = ask.claim.csr
-    assert csr is not None
     authority = context.world.authorities.get(place.environment.name)
     if authority is None:
         raise ServiceError(
@@ -178,8 +176,10 @@ def _certificate(ask: _Ask, place: Place, context: Context) -> Issued:
             cause="authority_missing",
             detail=f"environment {place.environment.name} has an x509 endpoint and no CA",
         )
-    spki = csr_spki_sha256(csr)
-    if spki is not None and spki in context.spki_in_use:
+    csr = context.csr
+    if csr is None:
+        raise ServiceError(codes.BAD_REQUEST, "the CSR cannot be read", cause="csr_malformed")
+    if csr.spki_sha256 in context.spki_in_use:
         raise ServiceError(codes.BAD_REQUEST, "the CSR's key is in use already; make a new one", cause="csr_key_in_use")
     try:
         return authority.sign_csr(csr, ask.credential_id, context.now, context.world.random_bytes(SERIAL_BYTES))

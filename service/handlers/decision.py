@@ -12,7 +12,7 @@ from datetime import datetime
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service.brokers.gate import Login
-from service.credentials.authority import Authority
+from service.credentials.authority import Authority, Csr
 from service.domain.catalogue import Catalogue
 from service.domain.device import Device
 from service.errors import ServiceError
@@ -43,6 +43,7 @@ class Context:
     encoding: str
     next_number: Mapping[str, int] = field(default_factory=dict)  # product_id -> number of its next thing
     spki_in_use: frozenset[bytes] | set[bytes] = frozenset()
+    csr: Csr | None = None  # of the claim; None when there is none or it cannot be read
 
     def reply(self, request_id: str, fields: Mapping[str, object]) -> bytes:
         return encode.reply(request_id, fields, self.trace_id, self.encoding)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_sdk.wire import codes
-from service.credentials.authority import Authority, csr_spki_sha256
+from service.credentials.authority import Authority, CsrError, read_csr
 from service.domain import moves
 from service.domain.catalogue import Catalogue
 from service.domain.changes import Trace
@@ -144,15 +145,15 @@ class Executor:
                 continue
             serials.add((claim.group_id, claim.serial))
             if claim.csr is not None:
-                found = csr_spki_sha256(claim.csr)
-                if found is not None:
-                    spki.add(found)
+                with suppress(CsrError):  # the handler refuses it, after the proof
+                    job.csr = read_csr(claim.csr)
+                    spki.add(job.csr.spki_sha256)
         return Working(await batch.load(serials=serials, credential_ids=credential_ids, spki=spki))
 
     def _handle(self, job: Job, working: Working, world: World) -> Outcome:
         context = Context(
             world, self._clock(), job.owner, job.operational, job.trace_id, job.encoding,
-            working.next_number, working.spki_in_use,
+            working.next_number, working.spki_in_use, job.csr,
         )  # fmt: skip
         try:
             if job.verb == "activate":

@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from service.credentials.authority import Csr
 from service.mqtt.port import Link
 from service.protocol.decode import Decoded
 
@@ -24,6 +25,7 @@ class Job:
     link: Link | None = None
     decoded: Decoded | None = None
     acknowledge: Callable[[], None] | None = None
+    csr: Csr | None = None
 
     @property
     def encoding(self) -> str:

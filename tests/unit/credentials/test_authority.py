@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from service.credentials.authority import Authority, AuthorityError, CsrError, csr_spki_sha256
+from service.credentials.authority import Authority, AuthorityError, CsrError, read_csr
 from tests.support.fake_link import START
 
 SERIAL = bytes(range(100, 120))
@@ -32,6 +32,10 @@ def csr(key=P256, cn="anything", *extensions, algorithm=None) -> bytes:
     return builder.sign(key, algorithm).public_bytes(serialization.Encoding.DER)
 
 
+def read(*args):
+    return read_csr(csr(*args))
+
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -43,7 +47,7 @@ def csr(key=P256, cn="anything", *extensions, algorithm=None) -> bytes:
     ids=["p256", "p384", "ed25519", "rsa2048"],
 )
 def test_a_good_key_gets_a_certificate_of_our_making(authority, key):
-    issued = authority.sign_csr(csr(key), ID, START, SERIAL)
+    issued = authority.sign_csr(read(key), ID, START, SERIAL)
     certificate = x509.load_pem_x509_certificate(issued.pem.encode())
     ca = x509.load_pem_x509_certificate(authority.ca_pem.encode())
     certificate.verify_directly_issued_by(ca)
@@ -52,7 +56,7 @@ def test_a_good_key_gets_a_certificate_of_our_making(authority, key):
     assert certificate.not_valid_before_utc == START - timedelta(minutes=5)
     assert certificate.not_valid_after_utc == START + timedelta(days=365) == issued.expires_at
     assert f"{certificate.serial_number:x}" == issued.serial
-    assert issued.spki_sha256 == csr_spki_sha256(csr(key))
+    assert issued.spki_sha256 == read(key).spki_sha256
     assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -67,7 +71,7 @@ def test_subject_and_extensions_of_the_csr_are_ignored(authority):
         x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
         x509.KeyUsage(False, False, False, False, False, True, True, False, False),
     )
-    certificate = x509.load_pem_x509_certificate(authority.sign_csr(evil, ID, START, SERIAL).pem.encode())
+    certificate = x509.load_pem_x509_certificate(authority.sign_csr(read_csr(evil), ID, START, SERIAL).pem.encode())
     assert certificate.subject.rfc4514_string() == f"CN={ID}"
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert not certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
@@ -109,7 +113,7 @@ EVIL = {
 @pytest.mark.parametrize(("der", "cause"), EVIL.values(), ids=EVIL)
 def test_an_evil_csr_is_refused(authority, der, cause):
     with pytest.raises(CsrError) as caught:
-        authority.sign_csr(der, ID, START, SERIAL)
+        authority.sign_csr(read_csr(der), ID, START, SERIAL)
     assert caught.value.cause == cause
 
 
@@ -117,7 +121,7 @@ def test_every_byte_of_a_csr_changed_is_refused_or_gets_a_certificate_for_that_v
     good = csr()
     for at in range(len(good)):
         try:
-            issued = authority.sign_csr(changed(good, at), ID, START, SERIAL)
+            issued = authority.sign_csr(read_csr(changed(good, at)), ID, START, SERIAL)
         except CsrError:
             continue
         certificate = x509.load_pem_x509_certificate(issued.pem.encode())
@@ -151,7 +155,7 @@ def test_a_faulty_authority_is_refused(tmp_path, fault):
 
 
 def test_the_revocation_list_names_what_was_revoked(authority):
-    issued = authority.sign_csr(csr(), ID, START, SERIAL)
+    issued = authority.sign_csr(read(), ID, START, SERIAL)
     crl = x509.load_pem_x509_crl(authority.render_crl([(issued.serial, START)], START).encode())
     ca = x509.load_pem_x509_certificate(authority.ca_pem.encode())
     assert crl.is_signature_valid(ca.public_key())
