@@ -123,7 +123,11 @@ async def test_public_keys_come_back_with_their_algorithm(database):
     assert (await register(database, "public", public_keys=keys)).result is Result.ALREADY_REGISTERED
 
 
-@pytest.mark.parametrize(("index", "text"), [(0, P384), (8, ED25519), (-1, ED25519), (0, ""), (0, "x"), (0, KEY)])
+@pytest.mark.parametrize(
+    ("index", "text"),
+    [(0, P384), (8, ED25519), (-1, ED25519), (0, ""), (0, "x"), (0, KEY)],
+    ids=["another curve", "index 8", "index -1", "empty", "no base64", "no key"],
+)
 def test_a_public_key_that_cannot_be_used_is_refused(index, text):
     with pytest.raises(ServiceError) as caught:
         registration.parse_public_key(index, text)

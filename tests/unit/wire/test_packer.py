@@ -18,7 +18,7 @@ from device_sdk.wire.packer import PackError, packb, unpackb
         float("-inf"),
         {1: 2},
         {b"a": 1},
-        {"a": object()},
+        {"a": object},
         {1, 2},
         "\ud800",
         [[[[[[[[[1]]]]]]]]],
