@@ -6,13 +6,14 @@ import asyncio
 import hashlib
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import msgpack
 
 from device_sdk.wire import ids, keys, topics
 from service.credentials.keyfile import KeyFile
 from service.domain.catalogue import Catalogue, Endpoint, Environment
-from service.domain.credential import CredentialKind
+from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState
 from service.domain.group import Group, Reactivation
 from service.domain.product import Product, Version
@@ -58,6 +59,20 @@ def registered(serial: str = "sn-1", group_id: str = "line-1", **fields) -> Devi
     key = Secret(hashlib.sha256(serial.encode()).digest())
     given = {"device_id": f"dev-{group_id}-{serial}", "state": DeviceState.REGISTERED, "registered_at": START}
     return Device(**{**given, "group_id": group_id, "serial": serial, "key": key, **fields})
+
+
+def pending(number: int, **fields) -> Credential:
+    given = {
+        "credential_id": f"{number:032x}", "device_id": "dev", "kind": CredentialKind.API_KEY,
+        "state": CredentialState.PENDING, "environment": "prod", "created_at": START,
+        "expires_at": START + timedelta(hours=1), "boot_count": 1, "nonce": bytes(16), "server_nonce": bytes(16),
+        "grant": b"", "encoding": "msgpack",
+    }  # fmt: skip
+    return Credential(**{**given, **fields})
+
+
+def holding(*rows):
+    return registered(state=DeviceState.ACTIVATED, credentials=tuple(rows))
 
 
 class MemoryImages:
