@@ -59,13 +59,20 @@ def reported(
     )
 
 
-def running(firmware: Firmware, version: Version | None, boot_count: int, now: datetime) -> Firmware:
-    """After the device said which version runs (None: one that the service does not know, such as the factory's)."""
+def running(
+    firmware: Firmware, version: Version | None, boot_count: int, now: datetime, *, wanted: bool = False
+) -> Firmware:
+    """After the device said which version runs (None: one that the service does not know, such as the factory's).
+
+    `wanted`: it is the target.
+    """
     booted = firmware.installing_boot_count is None or boot_count > firmware.installing_boot_count
     if version is not None and version.version_id == firmware.version_id:
         if firmware.state is FirmwareState.CONFIRMED or not booted:
             return firmware
         return _confirmed(firmware, version, now)
+    if version is not None and wanted:
+        return _confirmed(firmware, version, now)  # it told of this update while nobody listened
     if firmware.state in (FirmwareState.REBOOTING, FirmwareState.CONFIRMED) and booted:
         return replace(firmware, state=FirmwareState.ROLLED_BACK, cause="old_version_booted", reported_at=now)
     if firmware.state is None and version is not None:

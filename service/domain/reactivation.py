@@ -13,7 +13,7 @@ from enum import StrEnum
 from device_sdk.wire import codes, limits
 from service.domain import moves
 from service.domain.credential import Credential, CredentialState
-from service.domain.device import Device
+from service.domain.device import Device, DeviceState
 from service.domain.group import Reactivation
 from service.errors import ServiceError
 
@@ -33,6 +33,8 @@ def check_confirmable(device: Device, credential: Credential, now: datetime) -> 
     thing = device.thing
     if credential.state is not CredentialState.PENDING:
         raise _conflict("not pending", "confirm_not_pending")
+    if device.state not in (DeviceState.ACTIVATED, DeviceState.CONFIRMED):
+        raise _conflict("this device may not come in now", "confirm_device_state")
     if moves.is_expired(credential, now):
         raise _conflict("this credential has lapsed", "confirm_expired")
     if thing is None or device.device_id not in (thing.holder_device_id, thing.successor_device_id):

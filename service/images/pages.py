@@ -7,8 +7,11 @@ a thread, so that a slow disk delays no reply.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import Protocol
+
+from service.errors import ServiceError
 
 
 class OpenImage(Protocol):
@@ -38,6 +41,9 @@ class Pages:
         self._pages: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._open: OrderedDict[str, OpenImage] = OrderedDict()
         self._readers: dict[str, int] = {}
+        self._reading: dict[tuple[str, int], asyncio.Event] = {}
+        self._wanted: deque[tuple[str, int]] = deque(maxlen=max(1, self._bound // 4))
+        self._wished = asyncio.Event()
 
     def cached(self, image_id: str, number: int) -> bytes | None:
         key = (image_id, number)
@@ -48,13 +54,41 @@ class Pages:
 
     async def get(self, image_id: str, number: int) -> bytes:
         """Page `number` of the image; the last one is shorter. Raises ServiceError IMAGE_UNKNOWN or OSError."""
-        page = self.cached(image_id, number)
-        if page is None:
+        key = (image_id, number)
+        while True:
+            page = self.cached(image_id, number)
+            if page is not None:
+                return page
+            reading = self._reading.get(key)
+            if reading is None:
+                break
+            await reading.wait()
+        done = self._reading[key] = asyncio.Event()
+        try:
             page = await self._read(image_id, number)
-            self._pages[image_id, number] = page
+            self._pages[key] = page
             while len(self._pages) > self._bound:
                 self._pages.popitem(last=False)
+        finally:
+            del self._reading[key]
+            done.set()
         return page
+
+    def want(self, image_id: str, number: int) -> None:
+        """Note that a page will be asked for soon; `read_ahead` reads it meanwhile. Beyond the bound the oldest wish is dropped."""
+        key = (image_id, number)
+        if key not in self._pages and key not in self._reading:
+            self._wanted.append(key)
+            self._wished.set()
+
+    async def read_ahead(self) -> None:
+        """Read what is wanted, one page at a time, until cancelled."""
+        while True:
+            self._wished.clear()
+            while self._wanted:
+                with suppress(ServiceError, OSError):  # whoever needs the page meets the error and reports it
+                    await self.get(*self._wanted.popleft())
+            await self._wished.wait()
 
     def close(self) -> None:
         for image in self._open.values():

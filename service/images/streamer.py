@@ -166,9 +166,9 @@ class Streamer:
 
     def forget(self, credential_ids: Iterable[str]) -> None:
         """These are dropped: no permit, and nothing more of what they have asked for."""
-        gone = {one for one in credential_ids if self._permits.pop(one, None) is not None}
-        if not gone:
-            return
+        gone = set(credential_ids)
+        for credential_id in gone:
+            self._permits.pop(credential_id, None)
         for lane in self._lanes.values():
             for waiting in lane.of_thing.values():
                 for window in waiting:
@@ -199,6 +199,7 @@ class Streamer:
         if not self._overall.take("", now, size):
             raise ServiceError(codes.THROTTLED, "too many bytes", cause="throttled_stream_bytes")
         lane.add(Window(permit, topic, asked.stream, asked.chunk_size, indexes))
+        self._pages.want(permit.image_id, indexes[0] * asked.chunk_size // self._pages.page_bytes)
 
     async def run_lane(self, link: Link) -> None:
         """Send what waits for this link, a turn for each thing, until cancelled."""
@@ -222,6 +223,10 @@ class Streamer:
             lane.arrived.clear()
             if not lane.turn:
                 await lane.arrived.wait()
+
+    async def read_ahead(self) -> None:
+        """Read pages that will be sent soon, until cancelled."""
+        await self._pages.read_ahead()
 
     def close(self) -> None:
         self._pages.close()
@@ -280,6 +285,8 @@ class Streamer:
                     if found is None:
                         return True
                 page, held = found, number
+                if indexes[-1] * chunk_size >= (number + 1) * page_bytes:
+                    pages.want(permit.image_id, number + 1)
             data = page[within : within + chunk_size]
             header = _pack_header(index == last, window.stream, len(data) - 1, index, permit.prefix, crc32(data))
             await publish(topic, header + data)

@@ -116,6 +116,7 @@ class Pipeline:
                 group.create_task(self._execute_batches(), name="executor")
                 group.create_task(self.revoker.run(), name="revoker")
                 group.create_task(self.ticker.run(), name="ticker")
+                group.create_task(self.streamer.read_ahead(), name="image reader")
                 for environment, granter in self.granters.items():
                     group.create_task(granter.run(), name=f"granter {environment}")
                 for (environment, role), link in self._links.items():
