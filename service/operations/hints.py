@@ -57,6 +57,7 @@ HINTS: dict[str, str] = {
     "refused_no_device_key_is_registered": "The device was registered without a key: register its key.",
     # Reactivation and the operational connection
     "confirm_awaits_operator": "`firstlight device approve` lets the new credential take over, if the device is the true one.",
+    "confirm_device_state": "The device was blocked, replaced or retired meanwhile: `firstlight device show`.",
     "confirm_environment": "The device came back to an environment that its thing has left; it goes to the right one.",
     "confirm_expired": "The device waited too long before it connected; it activates again by itself.",
     "confirm_held": "A second activation of a live device: it takes over when the old connection stays silent.",

@@ -84,12 +84,18 @@ class Database:
                 transaction = Transaction(connection)
                 try:
                     yield transaction
-                    if not transaction.abandoned:
-                        await begun.commit()
-                finally:
-                    # Also after a commit that failed: a full disk must not leave the writer in a transaction.
-                    if begun.is_active or connection.in_transaction():
-                        await begun.rollback()
+                except BaseException:
+                    await begun.rollback()
+                    raise
+                if transaction.abandoned:
+                    await begun.rollback()
+                    return
+                try:
+                    await begun.commit()
+                except BaseException:
+                    # The disk did not take it: whatever state SQLite is in, closing this connection ends it.
+                    await connection.invalidate()
+                    raise
 
     async def data_version(self) -> int:
         """A number that changes whenever another process (or a reader's connection) has written the database."""

@@ -19,7 +19,7 @@ from service.storage.store import add_counters
 from service.storage.tables import credential, meta, thing, trace
 
 PAGE = 1000
-# Literals, because SQLite takes a partial index only where the statement's own text implies its condition.
+# Literals, so that the statement's own text implies the condition of a partial index.
 _IS_DROPPED = credential.c.state == literal_column("'dropped'")
 _IS_PENDING = credential.c.state == literal_column("'pending'")
 _IS_CONFIRMED = credential.c.state == literal_column("'confirmed'")
