@@ -147,7 +147,18 @@ async def _confirmed(site: Site, fleet: Fleet, plan: Plan, say: Callable[[str], 
         say(f"{len(missing)} devices are not confirmed yet")
         await asyncio.wait([asyncio.create_task(missing[0].confirmed.wait())], timeout=5)
     everyone = {(one.identity.group_id, one.identity.serial) for one in fleet.devices}
-    await until(lambda: auditor.confirmed_devices(site.settings.database_path) == everyone, 30)
+    try:
+        await until(lambda: auditor.confirmed_devices(site.settings.database_path) == everyone, 30)
+    except TimeoutError:
+        unlike = sorted(everyone - auditor.confirmed_devices(site.settings.database_path))
+        told = [_history(site, serial) for _, serial in unlike[:5]]
+        raise AssertionError(f"{len(unlike)} devices run the target, but the service does not know: {told}") from None
+
+
+def _history(site: Site, serial: str) -> str:
+    device = site.query("SELECT fw_state, fw_cause, fw_version_id FROM device WHERE serial = ?", serial)
+    steps = site.query("SELECT verb, step, cause, detail FROM trace WHERE serial = ? ORDER BY step_id", serial)
+    return "\n".join([f"\n{serial}: {device}", *map(str, steps[-15:])])
 
 
 async def _all_let_in_again(site: Site, fleet: Fleet, plan: Plan) -> None:

@@ -13,7 +13,7 @@ from tests.bench.mini_mqtt import MiniClient
 from tests.support import pipeline_site
 from tests.support.site import ENVIRONMENT, GROUP, Site
 
-WAIT_S = 10.0
+WAIT_S = 20.0  # a service that waits for a locked database takes 5 s a time
 
 
 class MqttPeer(pipeline_site.Peer):

@@ -1,0 +1,36 @@
+"""What a device did while nobody listened is concluded from what it says next."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.integration.service.conftest import Running
+from tests.support.mqtt_peer import MqttPeer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_an_update_whose_reports_were_all_lost_is_confirmed_and_no_rollback(running: Running) -> None:
+    site = running.site
+    ((first,),) = site.query("SELECT version_id FROM version WHERE name = '2.0'")
+    async with MqttPeer(site, "sn-8") as peer:
+        assert (await peer.activate())["ok"]
+        assert (await peer.online(firmware={"version_id": first}))["ok"]
+        assert state(running) == ("confirmed", first, first)
+        second = await site.add_version("3.0", 3, os.urandom(1000))
+        peer.boot_count, peer.n = 2, 0
+        assert (await peer.online(firmware={"version_id": second}))["ok"]
+        assert state(running) == ("confirmed", second, second)
+        peer.boot_count, peer.n = 3, 0
+        assert (await peer.online(firmware={"version_id": first}))["ok"]
+        assert state(running) == ("rolled_back", second, first)
+
+
+def state(running: Running) -> tuple:
+    ((fw, version_id, installed),) = running.site.query(
+        "SELECT d.fw_state, d.fw_version_id, t.installed_version_id FROM device d"
+        " JOIN thing t ON t.holder_device_id = d.device_id WHERE d.serial = 'sn-8'"
+    )
+    return fw, version_id, installed
