@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.domain import firmware
+from service.domain import desired, firmware
 from service.domain.device import Device, FirmwareState
 from service.handlers.contact import Contact, close_contact, open_contact
 from service.handlers.decision import Context, Decision, Step
@@ -39,7 +39,8 @@ def take_running(contact: Contact, running: Running, context: Context) -> None:
     """Take over what the device says runs now, and conclude whether an update has worked."""
     device = contact.device
     version = firmware.known(device, context.world.catalogue, running.version_id)
-    after = firmware.running(device.firmware, version, contact.boot_count, context.now)
+    wanted = version is not None and version == desired.target_of(device, context.world.catalogue)
+    after = firmware.running(device.firmware, version, contact.boot_count, context.now, wanted=wanted)
     changed = firmware.with_installed(device, version)
     if after is not device.firmware:
         changed = replace(changed, firmware=after)
