@@ -29,7 +29,7 @@ bench: $(INSTALLED)
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 faults: $(INSTALLED)
-	$(BIN)/python -m pytest -m long --timeout=3600 -s $(ARGS) tests/faults
+	$(BIN)/python -m pytest -m long --timeout=3600 -s $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
