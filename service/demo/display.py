@@ -23,7 +23,7 @@ from device_sdk.simulator.device import OFF, VirtualDevice
 REFRESH_S = 0.15
 PLAIN_DEVICES = 50  # up to this many devices plain output has a line for each change of state
 PLAIN_SUMMARY_S = 2.0
-_FRAME_ROWS = 7  # lines around the rows: title, head, summary, room for the prompt
+_FRAME_ROWS = 4  # title, head, summary and the cursor: 20 devices fit a terminal of 24 lines
 _COLOURS = {
     "confirmed": "bold green",
     status.DOWNLOADING: "cyan",
