@@ -38,6 +38,7 @@ CONNECT_TIMEOUT_S = 5.0
 FIRST_RETRY_S = 0.2
 MAX_RETRY_S = 15.0
 STABLE_S = 30.0  # a connection that lasted this long starts the back-off anew
+BURST = 32  # packets taken before others get a turn
 YIELD_BYTES = 256 * 1024  # after so many bytes written without waiting, others get a turn
 _SPACES = {Role.BOOTSTRAP: topics.BOOTSTRAP, Role.OPERATIONAL: topics.OPERATIONAL}
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # small replies do not wait for the peer's acknowledgement
@@ -169,6 +170,7 @@ class MqttLink:
                 heed_cancellation()
                 self._paho = paho  # before SUBSCRIBE: the first messages may come with the SUBACK
                 self._writable.set()
+                self._read_in_bursts(client, paho)
                 codes = await client.subscribe(self.filter, qos=1)
                 heed_cancellation()
                 if any((code if isinstance(code, int) else code.value) >= 0x80 for code in codes):
@@ -226,6 +228,25 @@ class MqttLink:
         paho.on_socket_register_write = to_write
         paho.on_socket_unregister_write = drained
         return paho
+
+    def _read_in_bursts(self, client: aiomqtt.Client, paho: paho_client.Client) -> None:
+        """Take up to BURST packets each time the socket is readable; aiomqtt takes one and asks the loop again."""
+        sock, state = paho.socket(), self.state
+        if sock is None:
+            return
+
+        def read() -> None:
+            try:
+                for _ in range(BURST):
+                    before = state.received
+                    if paho.loop_read() != 0 or state.received == before:
+                        return  # lost, or nothing more that is whole
+            except Exception as error:  # noqa: BLE001 - whatever the peer sent, this connection ends
+                state.last_error = type(error).__name__
+                close_socket(client)
+
+        if not isinstance(sock, ssl.SSLSocket):  # TLS keeps bytes that the loop does not see; aiomqtt's reader knows
+            asyncio.get_running_loop().add_reader(sock.fileno(), read)
 
 
 class _Acknowledgement:
