@@ -266,8 +266,7 @@ class Driver:
         reader, self._reader, self._link = self._reader, None, None
         if reader is None:
             return
-        reader.cancel()
-        await asyncio.wait({reader})
+        await ended(reader)
         if not reader.cancelled():
             reader.result()
 
@@ -276,6 +275,8 @@ class Driver:
         client, clock = self._client, self._clock
         try:
             async with self._transport.open(connect) as link:
+                if self._reader is not asyncio.current_task():
+                    return  # closed while connecting, and the cancellation was lost on the way
                 self._link = link
                 client.connected(clock())
                 self._awake.set()
@@ -290,6 +291,13 @@ class Driver:
             client.disconnected(clock())
         finally:
             self._awake.set()
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Cancel until it ends: asyncio.wait_for in Python 3.11, which aiomqtt uses, may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.5)
 
 
 async def run(

@@ -16,7 +16,7 @@ from device_sdk.core import actions, status
 from device_sdk.core.client import Client
 from device_sdk.core.identity import Identity, Policy
 from device_sdk.core.ports import Crypto
-from device_sdk.drivers.aio import STOPPED, AiomqttTransport, Driver, Transport
+from device_sdk.drivers.aio import STOPPED, AiomqttTransport, Driver, Transport, ended
 from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller, SharedChunks
 from device_sdk.simulator.power import Power, PowerLostError
@@ -106,8 +106,7 @@ class VirtualDevice:
         finally:
             if not running.done():
                 self.power.cut()
-                running.cancel()
-                await asyncio.wait({running})
+                await ended(running)
         if running.cancelled():
             raise PowerLostError
         return running.result()

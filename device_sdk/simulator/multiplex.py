@@ -14,7 +14,7 @@ from typing import Self
 
 from device_sdk.core.actions import Connect
 from device_sdk.drivers import connection
-from device_sdk.drivers.aio import AiomqttTransport, Link, LinkLostError, Transport
+from device_sdk.drivers.aio import AiomqttTransport, Link, LinkLostError, Transport, ended
 
 MAX_SHARED = 16 * connection.MAX_INCOMING  # messages and requests that may wait on a shared connection
 
@@ -100,8 +100,7 @@ class _Shared:
 
     async def close(self) -> None:
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait({self._reader})
+            await ended(self._reader)
             self._reader = None
 
 
