@@ -49,21 +49,22 @@ def options(given: argparse.Namespace) -> Options:
     )
 
 
-async def measure(chosen: Options) -> list[Row]:
+async def measure(chosen: Options) -> tuple[list[Row], bool]:
+    """The rows, and whether they are all there."""
     with tempfile.TemporaryDirectory(prefix="firstlight-bench-") as folder:
         site = Site(Path(folder))
         site.make()
         with site.running_brokers():
             bench = Bench(site, chosen)
             try:
-                return await bench.run()
+                return await bench.run(), True
             except Exception as error:
                 print(f"bench: stopped by {error!r}", file=sys.stderr)
                 if (Path(folder) / "service.log").exists():
                     print(site.service_log()[-3000:], file=sys.stderr)
                 if not bench.rows:
                     raise
-                return bench.rows
+                return bench.rows, False
 
 
 def main() -> int:
@@ -72,9 +73,9 @@ def main() -> int:
         print("bench: Mosquitto is not installed; nothing to measure against", file=sys.stderr)
         return 1
     machine = describe()
-    rows = asyncio.run(measure(options(given)))
+    rows, complete = asyncio.run(measure(options(given)))
     print(json.dumps(as_json(rows, machine)) if given.json else table(rows, machine))
-    return 0
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ async def count(receivers: list[Receiver], seconds: float) -> dict:
 
 
 async def measure(receivers: list[Receiver], what: dict, given: dict) -> dict:
-    """One measure. `what`: mode (service, floor), devices, chunk_size, window_chunks, windows, seconds, delay_s (None:
+    """One measure. `what`: mode (service, or a floor: paho, aiomqtt), devices, chunk_size, window_chunks, windows, seconds, delay_s (None:
     no proxy).
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -165,9 +165,10 @@ async def measure(receivers: list[Receiver], what: dict, given: dict) -> dict:
             proxy = await stack.enter_async_context(DelayProxy(target["host"], target["port"], what["delay_s"]))
             await asyncio.gather(*(receiver.connect(proxy.port) for receiver in receivers))
             stack.push_async_callback(lambda: asyncio.gather(*(receiver.connect() for receiver in receivers)))
-        if what["mode"] == "floor":
+        if what["mode"] != "service":
             topics = [receiver.prefix + "/dn/chunk" for receiver in receivers]
             loop = {"link": given["floor_link"], "topics": topics, "frame_bytes": what["chunk_size"] + HEADER_BYTES}
+            loop["mode"] = what["mode"]
             await stack.enter_async_context(Beside("tests.bench.publish_loop", loop))
             return await count(receivers, what["seconds"])
         for receiver in receivers:
