@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,6 +22,11 @@ import aiomqtt
 from device_sdk.core import actions
 from device_sdk.core.client import Client
 from device_sdk.drivers import connection
+
+# aiomqtt logs a trace when an answer comes after its connection was given up, and a line for each dropped message;
+# the core notices both by itself and says what matters in its notes.
+_QUIET = logging.getLogger("device_sdk.mqtt")
+_QUIET.setLevel(logging.CRITICAL)
 
 STOPPED = "stopped"
 REBOOT = "reboot"
@@ -88,6 +94,7 @@ class AiomqttTransport:
             username=connect.username,
             password=connect.password,
             identifier=connect.client_id,
+            logger=_QUIET,
             clean_session=True,
             keepalive=connect.keepalive_s,
             queue_type=Inbox,
