@@ -1,6 +1,7 @@
 """The worked examples of docs/protocol.md, computed again by the plain client, which shares no code with the SDK."""
 
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -88,3 +89,11 @@ def test_the_plain_client_stays_short_and_imports_nothing_of_ours() -> None:
     source = Path(plain.__file__).read_text(encoding="utf-8")
     assert len(source.splitlines()) < 300
     assert not re.search(r"^\s*(from|import) (device_sdk|service|tests|msgpack|cryptography)", source, re.MULTILINE)
+
+
+def test_the_plain_client_computes_every_golden_canon() -> None:
+    vectors = json.loads((DOCUMENT.parents[1] / "tests" / "vectors" / "canon.json").read_text(encoding="utf-8"))
+    assert vectors
+    for vector in vectors:
+        items = [bytes.fromhex(item["bytes"]) if isinstance(item, dict) else item for item in vector["items"]]
+        assert plain.canon(vector["label"], *items).hex() == vector["canon"]
