@@ -41,6 +41,7 @@ from service.storage.upkeep import Upkeep
 log = logging.getLogger("firstlight")
 DRAIN_TIMEOUT_S = 10.0  # what is not answered by then is asked again by its device
 LINK_WATCH_S = 0.5
+UNPROVEN_SHOWN = 200
 STORAGE_CHECK_S = 2.0  # how long a question for health waits for the database
 
 
@@ -100,7 +101,11 @@ class Application:
         self.database = database
         self.store = SqlStore(database, environments)
         self.upkeep = Upkeep(database)
-        self.health = HealthServer(settings.http.host, settings.http.port, self.health_report, self.stats_report)
+        self.health = HealthServer(
+            settings.http.host,
+            settings.http.port,
+            {"/health": self.health_report, "/stats": self.stats_report, "/unproven": self.unproven_report},
+        )
         self.deployments = [build_deployment(settings, name, self._deliver) for name in settings.environments]
         self.pipeline = Pipeline(
             store=self.store,
@@ -165,7 +170,7 @@ class Application:
                     log.warning("link %s is not connected: %s", name, link.state.last_error or "connecting")
             await asyncio.sleep(LINK_WATCH_S)
 
-    async def health_report(self) -> dict[str, Any]:
+    async def health_report(self, _query: Mapping[str, str]) -> dict[str, Any]:
         """What GET /health says; "ok" decides between 200 and 503."""
         links = {f"{link.environment} {link.role.value}": link for link in self.links}
         problems = [
@@ -195,10 +200,19 @@ class Application:
             },
         }
 
-    async def stats_report(self) -> dict[str, Any]:
+    async def stats_report(self, _query: Mapping[str, str]) -> dict[str, Any]:
         """What GET /stats says: counts by state and every counter, as the database has them."""
         found = await stats.collect(self.database)
         return {"service": "firstlight", **asdict(found)}
+
+    async def unproven_report(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """What GET /unproven?group=...&serial=... says: steps under that name by whoever did not prove to bear it.
+
+        The newest 200 that this process remembers. Anybody can cause them, so they are in no database.
+        """
+        name = (query.get("group", ""), query.get("serial", ""))
+        found = [asdict(one) for one in self.pipeline.record.unproven if (one.group_id, one.serial) == name]
+        return {"service": "firstlight", "steps": found[-UNPROVEN_SHOWN:]}
 
     async def _storage_problem(self) -> str | None:
         try:

@@ -1,12 +1,14 @@
-"""`firstlight trace`: every step that a device took."""
+"""`firstlight trace`: every step that a device took, proven ones from the database, others from the running service."""
 
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 import typer
 
 from service.cli import context
+from service.http.asking import ask
 from service.operations import traces
 
 
@@ -16,19 +18,32 @@ def trace(
 ) -> None:
     """Every step of a device: time, code, true cause and what to do about it."""
     found = context.run(lambda database: traces.of_device(database, device))
+    http = context.settings().http
+    name = urlencode({"group": found.name.group_id, "serial": found.name.serial})
+    answer = ask(http.host, http.port, f"/unproven?{name}")
+    unproven = traces.unproven(answer)
 
     def text() -> None:
         print(found.name)
-        day = None
-        for one in found.steps:
-            if one.trace.at.date() != day:
-                day = one.trace.at.date()
-                print(f"{day} UTC")
-            print("\n".join(_lines(one)))
-        if not found.steps:
-            print("no step yet: requests without a valid proof stand in the service's log only")
+        _show(found.steps)
+        if unproven:
+            print("Without a valid proof, so perhaps not this device; while the service runs, it remembers the newest:")
+            _show(unproven)
+        elif answer is None:
+            print("The service does not run here: what came without a valid proof is not known.")
+        elif not found.steps:
+            print("No step yet.")
 
-    context.emit(found, as_json=as_json, text=text)
+    context.emit({"name": found.name, "steps": found.steps, "unproven": unproven}, as_json=as_json, text=text)
+
+
+def _show(steps: list[traces.Step]) -> None:
+    day = None
+    for one in steps:
+        if one.trace.at.date() != day:
+            day = one.trace.at.date()
+            print(f"{day} UTC")
+        print("\n".join(_lines(one)))
 
 
 def _lines(step: traces.Step) -> list[str]:

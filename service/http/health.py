@@ -1,4 +1,4 @@
-"""The health endpoint: GET /health and GET /stats, for a load balancer, a supervisor and `firstlight status`.
+"""The health endpoint: GET /health, /stats and /unproven, for a load balancer, a supervisor and the commands.
 
 Owns a server of a few dozen lines on asyncio's streams; reads one bounded request per connection and closes it. Shows
 what it is given, decides nothing. Plain HTTP without login: it listens on loopback unless told otherwise.
@@ -11,22 +11,23 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 MAX_REQUEST_BYTES = 4096  # request line and headers together
 REQUEST_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 32  # more are closed unheard
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 
-Report = Callable[[], Awaitable[Mapping[str, Any]]]
+Report = Callable[[Mapping[str, str]], Awaitable[Mapping[str, Any]]]  # of the query's parameters
 
 
 class HealthServer:
-    """Answers /health with `health()` (200 if its "ok" is true, else 503) and /stats with `stats()`, both as JSON."""
+    """Answers each path of `pages` with what its report says, as JSON: 200, or 503 where its "ok" is false."""
 
-    def __init__(self, host: str, port: int, health: Report, stats: Report) -> None:
+    def __init__(self, host: str, port: int, pages: Mapping[str, Report]) -> None:
         self.host = host
         self.port = port
-        self._pages = {"/health": health, "/stats": stats}
+        self._pages = pages
         self._open = 0
         self._server: asyncio.Server | None = None
 
@@ -71,11 +72,12 @@ class HealthServer:
             return _response(400, {"error": "not an HTTP/1 request"})
         if words[0] != b"GET":
             return _response(405, {"error": "only GET"})
-        page = self._pages.get(words[1].decode("latin-1").split("?")[0])
+        asked = urlsplit(words[1].decode("latin-1"))
+        page = self._pages.get(asked.path)
         if page is None:
-            return _response(404, {"error": "there are /health and /stats"})
+            return _response(404, {"error": "there are " + " ".join(self._pages)})
         # 3. The report says itself whether all is well.
-        body = await page()
+        body = await page(dict(parse_qsl(asked.query)))
         return _response(200 if body.get("ok", True) else 503, body)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -32,8 +35,7 @@ class DeviceTrace:
 async def of_device(database: Database, name: str) -> DeviceTrace:
     """The steps of GROUP/SERIAL, or of a bare serial where it is unique.
 
-    Only requests with a valid proof are here; the others are in the service's log under their trace id. Raises
-    ServiceError: NOT_FOUND, or CONFLICT with the candidates in `state`.
+    Only requests with a valid proof are here; a running service remembers the others (`unproven`). Raises ServiceError: NOT_FOUND, or CONFLICT with the candidates in `state`.
     """
     async with database.read() as connection:
         found = await _find(connection, name)
@@ -46,6 +48,12 @@ async def of_device(database: Database, name: str) -> DeviceTrace:
     return DeviceTrace(found, [Step(one, hint_of(one.cause)) for one in steps])
 
 
+def unproven(answer: Mapping[str, Any] | None) -> list[Step]:
+    """The steps in what a running service answered to GET /unproven; none where it does not run."""
+    found = [Trace(**{**one, "at": datetime.fromisoformat(one["at"])}) for one in (answer or {}).get("steps", [])]
+    return [Step(one, hint_of(one.cause)) for one in found]
+
+
 async def _find(connection: AsyncConnection, name: str) -> DeviceName:
     """A device that is registered, or was proven without being registered."""
     group_id, serial = parse_device(name)
@@ -55,6 +63,8 @@ async def _find(connection: AsyncConnection, name: str) -> DeviceName:
         registered = registered.where(device.c.group_id == group_id)
         traced = traced.where(trace.c.group_id == group_id)
     groups = sorted((await connection.execute(registered.union(traced))).scalars())
+    if not groups and group_id is not None:
+        return DeviceName(group_id, serial)  # somebody may have used this name without proving it
     if not groups:
         raise not_found("device_unknown", f"no device {name}")
     if len(groups) > 1:

@@ -15,13 +15,13 @@ from service.http.health import HealthServer
 async def server():
     state = {"ok": True}
 
-    async def report():
+    async def report(_query):
         return dict(state)
 
-    async def stats():
-        return {"counters": {"activated": 3}}
+    async def stats(query):
+        return {"counters": {"activated": 3}, "asked": query}
 
-    one = HealthServer("127.0.0.1", 0, report, stats)
+    one = HealthServer("127.0.0.1", 0, {"/health": report, "/stats": stats})
     one.state = state  # type: ignore[attr-defined]
     await one.start()
     yield one
@@ -47,7 +47,10 @@ async def test_health_is_200_while_all_is_well_and_503_with_the_reason_when_not(
 
 
 async def test_stats_shows_the_counters(server) -> None:
-    assert await ask(server, b"GET /stats?x=1 HTTP/1.0\r\n\r\n") == (200, {"counters": {"activated": 3}})
+    assert await ask(server, b"GET /stats?x=1 HTTP/1.0\r\n\r\n") == (
+        200,
+        {"counters": {"activated": 3}, "asked": {"x": "1"}},
+    )
 
 
 @pytest.mark.parametrize(
