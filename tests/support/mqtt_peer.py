@@ -34,6 +34,7 @@ class MqttPeer(pipeline_site.Peer):
         self.session = secrets.token_hex(16)
         self.nonce = secrets.token_bytes(16)
         self.server_nonce = b""
+        self.everything: list[bytes] = []  # every payload received
 
     async def __aenter__(self) -> Self:
         return self
@@ -55,13 +56,17 @@ class MqttPeer(pipeline_site.Peer):
         end = self._ends[space]
         assert end is not None
         tls = ssl.create_default_context(cafile=str(self._ca)) if end.tls else None
-        made = MiniClient(lambda topic, payload: self._inbox[topic].put_nowait(payload))
+        made = MiniClient(self._received)
         owner = self._owner(space)
         login = {} if space == "b" else {"username": owner, "password": self.password}
         await made.connect(end.host, end.port, owner, tls=tls, **login)
         await made.subscribe(topics.down_filter(space, owner))
         self._clients[space] = made
         return made
+
+    def _received(self, topic: str, payload: bytes) -> None:
+        self.everything.append(payload)
+        self._inbox[topic].put_nowait(payload)
 
     async def cut(self, space: str) -> None:
         client = self._clients.pop(space, None)

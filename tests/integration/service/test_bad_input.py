@@ -277,7 +277,7 @@ async def test_a_replay_by_a_spy_in_another_session_gets_nothing(
 async def test_a_blocked_device_is_told_so_only_with_a_valid_proof(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running.site.command("device", "block", "plant-7/sn-4")
+    await running.site.command("device", "block", "plant-7/sn-4")
     async with MqttPeer(running.site, "sn-4") as peer:
         nonce = await peer.hello()
         async with nothing_comes_of_it(running, caplog, "blocked", proven=True):

@@ -84,7 +84,7 @@ async def test_a_clone_is_held_while_the_true_device_answers_and_takes_over_only
             assert (waiting["code"], waiting["retry_after_s"]) == ("CONFLICT", 60)
             assert states(site, "sn-3") == ["confirmed", "pending"]
             assert true.status.place == ENVIRONMENT or true.status.state == "online"
-            site.command("device", "approve", f"{GROUP}/sn-3")
+            await site.command("device", "approve", f"{GROUP}/sn-3")
             assert (await clone.online())["ok"]
             assert states(site, "sn-3") == ["dropped", "confirmed"]
     finally:

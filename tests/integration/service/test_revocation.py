@@ -33,7 +33,7 @@ async def test_blocking_a_device_by_command_ends_its_live_session_and_its_login(
             assert (await one.activate())["ok"]
             assert (await one.online())["ok"]
         session = await peer.client("c")
-        await asyncio.to_thread(site.command, "device", "block", f"{GROUP}/sn-1")
+        await site.command("device", "block", f"{GROUP}/sn-1")
         begun = time.monotonic()
         async with asyncio.timeout(DEAD_WITHIN_S):
             await session.lost
@@ -43,7 +43,7 @@ async def test_blocking_a_device_by_command_ends_its_live_session_and_its_login(
         assert (await other.report())["ok"]  # nobody else lost anything
         await peer.new_session()
         assert (await peer.activate())["code"] == "BLOCKED"
-        await asyncio.to_thread(site.command, "device", "unblock", f"{GROUP}/sn-1")
+        await site.command("device", "unblock", f"{GROUP}/sn-1")
         assert (await peer.activate())["ok"]
         assert (await peer.online())["ok"]
     assert await site.stop_service() == 0
@@ -55,7 +55,7 @@ async def test_a_device_blocked_while_the_service_was_down_is_dead_when_it_is_ba
         assert (await peer.activate())["ok"]
         assert (await peer.online())["ok"]
         await site.stop_service()
-        await asyncio.to_thread(site.command, "device", "block", f"{GROUP}/sn-1")
+        await site.command("device", "block", f"{GROUP}/sn-1")
         await site.start_service()
         begun = time.monotonic()
         while True:
