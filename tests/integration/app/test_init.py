@@ -71,6 +71,6 @@ def test_init_for_mosquitto_writes_the_files_of_both_brokers(tmp_path: Path) -> 
 
 def test_names_that_could_write_into_the_configuration_are_refused(tmp_path: Path) -> None:
     for words in (["--host", 'x"\nport = 1'], ["--environment", "a.b"], ["--environment", "../up"]):
-        refused = firstlight("init", tmp_path / "new", *words)
-        assert refused.returncode == 1
+        refused = CliRunner().invoke(app, ["init", str(tmp_path / "new"), *words])
+        assert refused.exit_code == 1
         assert not (tmp_path / "new" / "firstlight.toml").exists()
