@@ -36,7 +36,6 @@ class Bounds:
     group_burst: float = 6000.0
     # Memory of what happened lately
     unproven_traces: int = 10000
-    online_credentials: int = 200_000
     # Brokers
     grant_batch: int = 256
     grants_waiting: int = 4096  # per environment

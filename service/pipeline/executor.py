@@ -57,7 +57,6 @@ class Outcome:
     job: Job
     reply: bytes | None = None
     effects: tuple[Effect, ...] = ()
-    heard: str | None = None  # environment of the confirmed credential that was heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +183,7 @@ class Executor:
             decision = _OPERATIONAL[job.verb](device, job, context)
         except ServiceError as error:
             decision = Decision(refusal=error)
-        outcome = self._settle(job, device, decision, working, context, device.group_id, device.serial)
-        if job.link is not None and outcome.reply is not None:
-            outcome.heard = credential.environment
-        return outcome
+        return self._settle(job, device, decision, working, context, device.group_id, device.serial)
 
     def _settle(
         self,

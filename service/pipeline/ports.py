@@ -60,6 +60,16 @@ class Upkeep(Protocol):
         """Rises with every change of the catalogue, by whatever process."""
         ...
 
+    async def refreshed_rev(self) -> int:
+        """The catalogue's revision that every device's document has been compared with; 0: none yet."""
+        ...
+
+    async def set_refreshed_rev(self, rev: int) -> None: ...
+
+    async def confirmed(self, *, after: str = "", limit: int = 1000) -> Sequence[str]:
+        """Ids of confirmed credentials, by id."""
+        ...
+
     async def unrevoked(self, *, after: str = "", limit: int = 1000) -> Sequence[Credential]:
         """Dropped credentials of which a broker has not confirmed yet that they are dead, by credential id."""
         ...

@@ -193,8 +193,6 @@ class Pipeline:
             self._forget_dropped(settled.dropped)
         for outcome in settled.outcomes:
             outcome.job.done()
-            if outcome.heard is not None:
-                self.ticker.heard(outcome.job.owner, outcome.heard)
             if outcome.effects:
                 self._effects(outcome)
             elif outcome.reply is not None:
@@ -261,8 +259,6 @@ class Pipeline:
 
     def _forget(self, credential_ids: Sequence[str]) -> None:
         self.streamer.forget(credential_ids)
-        for credential_id in credential_ids:
-            self.ticker.forget(credential_id)
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

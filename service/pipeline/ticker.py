@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -24,7 +23,7 @@ _PRUNE_EVERY = 60  # ticks
 
 
 class Ticker:
-    """`heard` is told of every credential in use; `tick` does one round."""
+    """`tick` does one round; `run` does one every so often."""
 
     def __init__(
         self,
@@ -40,20 +39,10 @@ class Ticker:
         self._record = record
         self._clock = clock
         self._submit = submit
-        self._online: OrderedDict[str, str] = OrderedDict()
-        self._to_refresh: list[str] = []
-        self._rev: int | None = None
+        self._refreshed: int | None = None  # the catalogue's revision that every device has been compared with
+        self._refreshing: int | None = None
+        self._after = ""  # how far the comparison with `_refreshing` has come
         self._ticks = 0
-
-    def heard(self, credential_id: str, environment: str) -> None:
-        """Note that a credential spoke; beyond the bound the longest silent is forgotten."""
-        self._online[credential_id] = environment
-        self._online.move_to_end(credential_id)
-        if len(self._online) > self._bounds.online_credentials:
-            self._online.popitem(last=False)
-
-    def forget(self, credential_id: str) -> None:
-        self._online.pop(credential_id, None)
 
     async def run(self) -> None:
         while True:
@@ -81,18 +70,26 @@ class Ticker:
             raise
 
     async def _refresh(self) -> None:
-        """After a change of the catalogue: have the document of everyone online compared, a page each round."""
+        """After a change of the catalogue: have the document of every confirmed credential compared, page by page.
+
+        The database remembers which revision all have been compared with, so a change while no service ran, or a
+        restart in the middle, is not forgotten. A push to a device that is not connected reaches nobody and does no
+        harm: it is told at its next contact.
+        """
+        if self._refreshed is None:
+            self._refreshed = await self._upkeep.refreshed_rev()
         rev = await self._upkeep.catalogue_rev()
-        if self._rev is not None and rev != self._rev:
-            self._to_refresh = list(self._online)
-        self._rev = rev
-        while self._to_refresh:
-            page, self._to_refresh = self._to_refresh[:_REFRESH_PAGE], self._to_refresh[_REFRESH_PAGE:]
-            for at, credential_id in enumerate(page):
+        if rev == self._refreshed:
+            return
+        if rev != self._refreshing:
+            self._refreshing, self._after = rev, ""
+        while page := await self._upkeep.confirmed(after=self._after, limit=_REFRESH_PAGE):
+            for credential_id in page:
                 if not self._submit(Job(REFRESH, credential_id, operational=True, trace_id=secrets.token_hex(8))):
-                    self._to_refresh = page[at:] + self._to_refresh
                     return  # the queue is full of requests: they come first
-            await asyncio.sleep(0)
+                self._after = credential_id
+        await self._upkeep.set_refreshed_rev(rev)
+        self._refreshed, self._refreshing = rev, None
 
     async def _expire(self) -> None:
         for credential_id in await self._upkeep.pending_expired(self._clock(), limit=_REFRESH_PAGE):

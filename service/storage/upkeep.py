@@ -9,20 +9,22 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, exists, literal_column, select, update
+from sqlalchemy import bindparam, delete, literal_column, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.credential import Credential
 from service.domain.device import Device
 from service.storage import queries, rows
 from service.storage.database import Database
 from service.storage.store import add_counters
-from service.storage.tables import credential, meta, thing, trace
+from service.storage.tables import credential, meta, trace
 
 PAGE = 1000
 # Literals, so that the statement's own text implies the condition of a partial index.
 _IS_DROPPED = credential.c.state == literal_column("'dropped'")
 _IS_PENDING = credential.c.state == literal_column("'pending'")
 _IS_CONFIRMED = credential.c.state == literal_column("'confirmed'")
+_PRUNED_TO, _REFRESHED = "traces_pruned_to", "refreshed_rev"  # names in `meta`
 TRACES_KEPT = 200  # for each device, the newest
 
 
@@ -39,6 +41,15 @@ class Upkeep:
     async def catalogue_rev(self) -> int:
         async with self._database.read() as connection:
             return await queries.catalogue_rev(connection)
+
+    async def refreshed_rev(self) -> int:
+        """The catalogue's revision that every device's document has been compared with; 0: none yet."""
+        async with self._database.read() as connection:
+            return await _fact(connection, _REFRESHED)
+
+    async def set_refreshed_rev(self, rev: int) -> None:
+        async with self._database.write() as transaction:
+            await _set_fact(transaction.connection, _REFRESHED, rev)
 
     async def unrevoked(self, *, after: str = "", limit: int = PAGE) -> list[Credential]:
         """Dropped credentials of which a broker has not confirmed yet that they are dead, by credential id."""
@@ -90,15 +101,11 @@ class Upkeep:
                 transaction.abandon()
             return done.rowcount
 
-    async def confirmed_of_product(self, product_id: str, *, after: str = "", limit: int = PAGE) -> list[str]:
-        """Ids of the confirmed credentials of a product's things, by credential id after `after`."""
-        of_product = exists().where(
-            thing.c.holder_device_id == credential.c.device_id, thing.c.product_id == product_id
-        )
+    async def confirmed(self, *, after: str = "", limit: int = PAGE) -> list[str]:
+        """Ids of confirmed credentials, by credential id after `after`."""
         query = (
             select(credential.c.credential_id)
-            .where(_IS_CONFIRMED, of_product)
-            .where(credential.c.credential_id > after)
+            .where(_IS_CONFIRMED, credential.c.credential_id > after)
             .order_by(credential.c.credential_id)
             .limit(limit)
         )
@@ -150,7 +157,7 @@ class Upkeep:
         """
         async with self._database.write() as transaction:
             connection = transaction.connection
-            done_to = (await connection.execute(_PRUNED_TO)).scalar() or 0
+            done_to = await _fact(connection, _PRUNED_TO)
             new = select(trace.c.step_id, trace.c.group_id, trace.c.serial).where(trace.c.step_id > done_to)
             found = (await connection.execute(new.order_by(trace.c.step_id).limit(limit))).all()
             if not found:
@@ -160,12 +167,20 @@ class Upkeep:
             pruned = await connection.execute(
                 _PRUNE, [{"of_group": group_id, "of_serial": serial, "keep": keep} for group_id, serial in devices]
             )
-            await connection.execute(delete(meta).where(meta.c.name == "traces_pruned_to"))
-            await connection.execute(meta.insert().values(name="traces_pruned_to", value=found[-1][0]))
+            await _set_fact(connection, _PRUNED_TO, found[-1][0])
             return pruned.rowcount
 
 
-_PRUNED_TO = select(meta.c.value).where(meta.c.name == "traces_pruned_to")
+async def _fact(connection: AsyncConnection, name: str) -> int:
+    """A number that the database remembers; 0 where it has none yet."""
+    return (await connection.execute(select(meta.c.value).where(meta.c.name == name))).scalar() or 0
+
+
+async def _set_fact(connection: AsyncConnection, name: str, value: int) -> None:
+    await connection.execute(delete(meta).where(meta.c.name == name))
+    await connection.execute(meta.insert().values(name=name, value=value))
+
+
 _OF_DEVICE = (trace.c.serial == bindparam("of_serial"), trace.c.group_id == bindparam("of_group"))
 _OLDEST_KEPT = (
     select(trace.c.step_id)

@@ -104,6 +104,22 @@ class FakeUpkeep:
         self._store = store
         self.revoked: list[str] = []
         self.counters: dict[str, int] = {}
+        self.refreshed = 0
+
+    async def refreshed_rev(self) -> int:
+        return self.refreshed
+
+    async def set_refreshed_rev(self, rev: int) -> None:
+        self.refreshed = rev
+
+    async def confirmed(self, *, after: str = "", limit: int = 1000):
+        found = [
+            one.credential_id
+            for device in self._store.devices.values()
+            for one in device.credentials
+            if one.state is CredentialState.CONFIRMED and one.credential_id > after
+        ]
+        return sorted(found)[:limit]
 
     async def catalogue_rev(self) -> int:
         return self._store.catalogue.rev

@@ -79,12 +79,17 @@ async def test_only_revoked_rows_older_than_the_time_to_keep_are_deleted(databas
     assert [one[0][0] for one in await upkeep.credential_ids()] == ["b", "c", "d", "e"]
 
 
-async def test_confirmed_credentials_of_a_product_come_page_by_page(database, upkeep):
+async def test_confirmed_credentials_come_page_by_page(database, upkeep):
     await save(database, a=CONFIRMED, b={}, c=CONFIRMED, d=CONFIRMED, e=DROPPED)
-    product = PRODUCT.product_id
-    assert [one[0] for one in await upkeep.confirmed_of_product(product, limit=2)] == ["a", "c"]
-    assert [one[0] for one in await upkeep.confirmed_of_product(product, after="c" * 32)] == ["d"]
-    assert await upkeep.confirmed_of_product("other") == []
+    assert [one[0] for one in await upkeep.confirmed(limit=2)] == ["a", "c"]
+    assert [one[0] for one in await upkeep.confirmed(after="c" * 32)] == ["d"]
+
+
+async def test_the_database_remembers_which_catalogue_all_devices_were_compared_with(upkeep):
+    assert await upkeep.refreshed_rev() == 0
+    await upkeep.set_refreshed_rev(4)
+    await upkeep.set_refreshed_rev(7)
+    assert await upkeep.refreshed_rev() == 7
 
 
 async def test_every_login_that_a_broker_must_know_comes_with_its_device(database, upkeep):
