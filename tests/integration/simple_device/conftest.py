@@ -97,7 +97,7 @@ def tls_place(tmp_path: Path) -> Iterator[Place]:
         root = Path(__file__).parents[3]
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=root, env=clean_environment())
         try:
-            Serving(process, site.ports["http"]).wait_until(200)
+            Serving(process, site.ports["http"], tmp_path / "log").wait_until(200)
             yield Place(site.settings, secret, "localhost", site.ports["bootstrap"], site.ca_file)
         finally:
             process.terminate()
