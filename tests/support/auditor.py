@@ -37,8 +37,9 @@ def audit(
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     connection.row_factory = sqlite3.Row
     try:
+        if damaged := _file(connection):
+            return damaged  # nothing else in it can be read for sure
         found = [
-            *_file(connection),
             *_credentials(connection),
             *_things(connection),
             *_replies(connection, told),

@@ -15,7 +15,7 @@ from device_sdk.wire import keys
 from service.domain.group import Group, KeyKind
 from service.errors import Secret
 from service.mqtt.port import Role
-from tests.integration.service.test_storage_faults import full_disk
+from tests.faults.test_disk import full_disk
 from tests.support.mqtt_peer import MqttPeer
 from tests.support.site import ENVIRONMENT, OU, PRODUCT_ID, Site, made_site, until
 

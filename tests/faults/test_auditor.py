@@ -1,0 +1,87 @@
+"""The auditor itself: clean on a true database, and a finding for every way in which one can be made untrue."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.support.auditor import Told, audit, confirmed_devices
+from tests.support.mqtt_peer import MqttPeer
+from tests.support.site import GROUP, made_site
+
+_TRUE: dict[str, object] = {}
+
+
+@pytest.fixture
+async def true_site(tmp_path: Path) -> tuple[Path, str, str]:
+    """(database, credential, thing) of one confirmed device with one dropped credential; a copy for each test."""
+    if not _TRUE:
+        async with made_site(tmp_path / "site") as site:
+            await site.register(["sn-1", "sn-2"])
+            version = await site.add_version("2.0", 2, b"image")
+            async with site.serving_here() as service, MqttPeer(site, "sn-1") as peer:
+                assert (await peer.activate())["ok"]
+                await peer.new_session()
+                assert (await peer.activate())["ok"]
+                assert (await peer.online(firmware={"version_id": version}))["ok"]
+                await service.pipeline.revoker.revoke_all()
+                _TRUE["thing"], _TRUE["credential"] = peer.grant["thing_id"], peer.credential_id
+            _TRUE["data"] = site.settings.database_path.read_bytes()
+    path = tmp_path / "copy.db"
+    path.write_bytes(_TRUE["data"])  # type: ignore[arg-type]
+    return path, str(_TRUE["credential"]), str(_TRUE["thing"])
+
+
+def test_a_true_database_has_no_finding(true_site: tuple[Path, str, str]) -> None:
+    path, credential, thing = true_site
+    told = [Told(GROUP, "sn-1", "activate", credential, thing), Told(GROUP, "sn-1", "online", credential)]
+    assert audit(path, told, logins={credential}) == []
+    assert confirmed_devices(path) == {(GROUP, "sn-1")}
+
+
+NO_INDEX = "DROP INDEX uq_credential_confirmed;"
+UNTRUE = {
+    "has 2 confirmed": NO_INDEX
+    + "UPDATE credential SET state = 'confirmed', dropped_at = NULL, confirmed_at = 1 WHERE state = 'dropped'",
+    "went back or lacks its times": "UPDATE credential SET confirmed_at = NULL WHERE state = 'confirmed'",
+    "has a live credential and no thing": "DELETE FROM thing",
+    "was never revoked at the broker": "UPDATE credential SET revoked_at = NULL WHERE state = 'dropped'",
+    "is forgotten": "DELETE FROM credential WHERE state = 'confirmed'",
+    "is confirmed, which is forgotten": (
+        "UPDATE credential SET state = 'pending', confirmed_at = NULL WHERE state = 'confirmed'"),
+    "but its thing is": "UPDATE thing SET thing_id = 'another'",
+    "foreign key": "UPDATE credential SET device_id = 'nobody'",
+    "the broker lets in": "UPDATE credential SET state = 'dropped', dropped_at = 1, revoked_at = 1 WHERE state = 'confirmed'",
+    "whose row is live": (
+        "INSERT INTO credential SELECT 'f' || substr(credential_id, 2), device_id, kind, 'pending', environment,"
+        ' created_at, expires_at, boot_count, nonce, server_nonce, "grant", encoding, api_key_sha256, NULL, NULL,'
+        " NULL, NULL, NULL, NULL, NULL, NULL, last_boot_count, last_n, last_reply, desired_rev, desired_doc, held_at,"
+        " awaits_operator, approved, last_heard_at FROM credential WHERE state = 'confirmed'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("finding", UNTRUE)
+def test_every_untruth_is_found(true_site: tuple[Path, str, str], finding: str) -> None:
+    path, credential, thing = true_site
+    connection = sqlite3.connect(path)
+    connection.executescript("PRAGMA foreign_keys=OFF; PRAGMA ignore_check_constraints=ON;" + UNTRUE[finding])
+    connection.close()
+    told = [Told(GROUP, "sn-1", "activate", credential, thing), Told(GROUP, "sn-1", "online", credential)]
+    found = audit(path, told, logins={credential})
+    assert any(finding in one for one in found), found
+
+
+def test_a_damaged_file_is_found(true_site: tuple[Path, str, str], tmp_path: Path) -> None:
+    path, _, _ = true_site
+    damaged = tmp_path / "damaged.db"
+    shutil.copy(path, damaged)
+    connection = sqlite3.connect(damaged)
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'ix_credential_device'").fetchone()
+    connection.close()
+    with damaged.open("r+b") as file:
+        file.seek((root - 1) * 4096 + 8)
+        file.write(bytes(64))
+    assert any("integrity check" in one for one in audit(damaged))
