@@ -93,8 +93,9 @@ class Executor:
         try:
             return await self._commit(jobs)
         except ServiceError as error:
-            log.warning("a batch of %d was not stored: %s", len(jobs), error.detail or error.public)
-            return Settled([self._refused(job, error) for job in jobs])
+            if error.code == codes.UNAVAILABLE or len(jobs) == 1:
+                log.warning("a batch of %d was not stored: %s", len(jobs), error.detail or error.public)
+                return Settled([self._refused(job, error) for job in jobs])
         except Exception:
             if len(jobs) == 1:
                 log.exception("message refused by a fault", extra={"trace_id": jobs[0].trace_id, "verb": jobs[0].verb})

@@ -25,7 +25,11 @@ Done = Callable[[ServiceError | None], None]  # None: the login works
 
 
 class Granter:
-    """For one environment: grants what has gathered while the last grant was under way."""
+    """For one environment: grants what has gathered while the last grant was under way, and revokes.
+
+    One call of the gate at a time, so that a grant that is under way when its credential is dropped cannot come to the
+    broker after the revocation.
+    """
 
     def __init__(self, gate: BrokerGate, bounds: Bounds, record: Record) -> None:
         self._gate = gate
@@ -34,6 +38,7 @@ class Granter:
         self._waiting: dict[str, tuple[Login, list[Done]]] = {}
         self._arrived = asyncio.Event()
         self._busy = False
+        self._calling = asyncio.Lock()
 
     @property
     def idle(self) -> bool:
@@ -68,9 +73,18 @@ class Granter:
                         done(error)
             await self._arrived.wait()
 
+    async def revoke(self, logins: Sequence[Login]) -> None:
+        """Returns when the broker refuses these. Raises GateError, TimeoutError."""
+        for login in logins:
+            _, dones = self._waiting.pop(login.credential_id, (login, []))
+            for done in dones:
+                done(_not_granted("dropped before it was granted"))
+        async with asyncio.timeout(self._bounds.gate_timeout_s), self._calling:
+            await self._gate.revoke(logins)
+
     async def _grant(self, logins: Sequence[Login]) -> ServiceError | None:
         try:
-            async with asyncio.timeout(self._bounds.gate_timeout_s):
+            async with self._calling, asyncio.timeout(self._bounds.gate_timeout_s):
                 await self._gate.grant(logins)
         except (GateError, TimeoutError) as error:
             self._record.count("grant_failed")
@@ -85,7 +99,7 @@ class Revoker:
     def __init__(
         self,
         upkeep: Upkeep,
-        gates: Mapping[str, BrokerGate],
+        granters: Mapping[str, Granter],
         bounds: Bounds,
         record: Record,
         *,
@@ -93,7 +107,7 @@ class Revoker:
         forget: Callable[[Sequence[str]], None],
     ) -> None:
         self._upkeep = upkeep
-        self._gates = gates
+        self._granters = granters
         self._bounds = bounds
         self._record = record
         self._clock = clock
@@ -119,15 +133,14 @@ class Revoker:
         while found := await self._upkeep.unrevoked(after=after):
             after = found[-1].credential_id
             self._forget([one.credential_id for one in found])
-            for environment, gate in self._gates.items():
-                await self._revoke(gate, [one for one in found if one.environment == environment])
+            for environment, granter in self._granters.items():
+                await self._revoke(granter, [one for one in found if one.environment == environment])
 
-    async def _revoke(self, gate: BrokerGate, dropped: Sequence[Credential]) -> None:
+    async def _revoke(self, granter: Granter, dropped: Sequence[Credential]) -> None:
         if not dropped:
             return
         try:
-            async with asyncio.timeout(self._bounds.gate_timeout_s):
-                await gate.revoke([login_of(one) for one in dropped])
+            await granter.revoke([login_of(one) for one in dropped])
         except (GateError, TimeoutError) as error:
             self._record.count("revoke_failed")
             log.warning("%d logins were not revoked: %s", len(dropped), error or "no answer in time")

@@ -90,7 +90,7 @@ class Pipeline:
             admit=self._admit_proven,
         )
         self.granters = {name: Granter(gate, self.bounds, self.record) for name, gate in gates.items()}
-        self.revoker = Revoker(upkeep, gates, self.bounds, self.record, clock=clock, forget=self._forget)
+        self.revoker = Revoker(upkeep, self.granters, self.bounds, self.record, clock=clock, forget=self._forget)
         self.ticker = Ticker(upkeep, self.bounds, self.record, clock=clock, submit=self.admission.submit)
         self._serials = BucketTable(self.bounds.serial_rate, self.bounds.serial_burst, self.bounds.bucket_table)
         self._groups = BucketTable(self.bounds.group_rate, self.bounds.group_burst, self.bounds.bucket_table)

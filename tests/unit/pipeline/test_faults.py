@@ -3,9 +3,17 @@
 import asyncio
 import logging
 
+import pytest
+
 from device_sdk.wire import codes, topics
+from service.brokers.gate import Login
+from service.domain.credential import CredentialKind
 from service.errors import ServiceError
 from service.handlers import simple
+from service.pipeline.bounds import Bounds
+from service.pipeline.granter import Granter
+from service.pipeline.record import Record
+from tests.support.fake_link import FakeGate
 from tests.support.fake_store import FakeBatch
 from tests.support.pipeline_site import Peer, registered, running
 
@@ -46,7 +54,10 @@ async def test_a_handler_that_fails_for_one_message_answers_internal_to_it_alone
         assert site.counted("internal_fault") == 1
 
 
-async def test_a_device_that_cannot_be_stored_does_not_take_the_batch_down(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "fault", [ValueError("constraint"), ServiceError(codes.INTERNAL, "a damaged value", cause="seal_broken")]
+)
+async def test_a_device_that_cannot_be_stored_does_not_take_the_batch_down(tmp_path, monkeypatch, fault):
     devices = [registered(f"sn-{number}") for number in range(3)]
     async with running(tmp_path, devices=devices) as site:
         peers = await batch_of(site, 3)
@@ -54,7 +65,7 @@ async def test_a_device_that_cannot_be_stored_does_not_take_the_batch_down(tmp_p
 
         async def save(self, changes):
             if any(after.thing.name == "poison" for _, after in changes.devices):
-                raise ValueError("constraint")
+                raise fault
             await real(self, changes)
 
         monkeypatch.setattr(FakeBatch, "save", save)
@@ -143,3 +154,32 @@ async def test_no_secret_is_logged_or_traced(tmp_path, caplog):
             assert secret not in told
         assert {"activated", "confirmed"} <= {trace.step for trace in site.store.traces}
         assert any(getattr(one, "trace_id", None) for one in caplog.records)
+
+
+async def test_a_grant_that_is_under_way_when_its_credential_is_dropped_does_not_outlive_the_revocation():
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    class SlowGate(FakeGate):
+        async def grant(self, logins) -> None:
+            started.set()
+            await go_on.wait()
+            await super().grant(logins)
+
+    gate = SlowGate()
+    granter = Granter(gate, Bounds(), Record(10))
+    slow, waiting = (Login(name * 32, CredentialKind.API_KEY) for name in "ab")
+    answers = []
+    task = asyncio.create_task(granter.run())
+    granter.submit(slow, answers.append)
+    await started.wait()
+    granter.submit(waiting, answers.append)
+    revocation = asyncio.create_task(granter.revoke([slow, waiting]))
+    await asyncio.sleep(0)
+    go_on.set()
+    await revocation
+    while not granter.idle:
+        await asyncio.sleep(0)
+    assert gate.logins == {}
+    assert [error and error.cause for error in answers] == ["grant_unavailable", None]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
