@@ -27,6 +27,13 @@ async def test_three_kills_under_twelve_devices_leave_every_one_confirmed(tmp_pa
     assert result.kills.total() == 3
 
 
+async def test_power_cuts_and_a_rough_network_and_a_killed_service_leave_every_device_confirmed(tmp_path: Path) -> None:
+    plan = Plan(6, 2, 1.0, 0.2, 64 * 1024, 40, 0.5, QUICK, ROUGH, PowerPlan(1, 40, 2.0, 0.05), "embedded")
+    result = await run_chaos(tmp_path, plan, seed_of_run())
+    assert result.kills.total() == 2
+    assert result.power_cuts >= 3
+
+
 @pytest.mark.long
 @pytest.mark.mosquitto
 @pytest.mark.timeout(1500)

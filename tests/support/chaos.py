@@ -40,6 +40,7 @@ class Plan:
     policy: Policy
     faults: FaultPlan | None = None
     power: PowerPlan | None = None
+    broker: str = "mosquitto"  # "embedded": they die with the service
 
 
 @dataclass(slots=True)
@@ -67,14 +68,15 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
     """Raises AssertionError with what was broken."""
     rng = random.Random(seed)
     result = Result(seed)
-    async with made_site(folder, "mosquitto") as site:
+    async with made_site(folder, plan.broker) as site:
         serials = [f"T-{number:04}" for number in range(plan.devices)]
         await site.register(serials)
         await site.add_version("2.0", 2, rng.randbytes(plan.image_bytes))
         target = await site.add_version("3.0", 3, rng.randbytes(plan.image_bytes), target=False)
-        for role in Role:
-            await site.start_broker(role)
-        shutil.copy(site.dynsec_file, folder / "stale.json")
+        if site.mosquittos is not None:
+            for role in Role:
+                await site.start_broker(role)
+            shutil.copy(site.dynsec_file, folder / "stale.json")
         await site.start_service(level="warning")
         fleet = Fleet(
             [site.identity(serial) for serial in serials],
@@ -103,8 +105,9 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
 
 async def _kill_all(site: Site, plan: Plan, rng: random.Random, result: Result, say: Callable[[str], None]) -> None:
     """Each part in turn at first, then any; the last target comes when most kills are over."""
-    whom = [SERVICE, Role.OPERATIONAL, Role.BOOTSTRAP][: plan.kills]
-    whom += rng.choices([SERVICE, Role.OPERATIONAL, Role.BOOTSTRAP], weights=[5, 4, 2], k=plan.kills - len(whom))
+    parts, weights = ([SERVICE, Role.OPERATIONAL, Role.BOOTSTRAP], [5, 4, 2]) if site.mosquittos else ([SERVICE], [1])
+    whom = parts[: plan.kills]
+    whom += rng.choices(parts, weights=weights, k=plan.kills - len(whom))
     head, tail = whom[:3], whom[3:]
     rng.shuffle(head)
     for number, part in enumerate([*head, *tail]):
@@ -163,9 +166,13 @@ def _history(site: Site, serial: str) -> str:
 
 async def _all_let_in_again(site: Site, fleet: Fleet, plan: Plan) -> None:
     """After one more loss of the operational broker's memory, every device gets an answer on its credential."""
-    await site.stop_broker(Role.OPERATIONAL, signal.SIGKILL)
-    site.dynsec_file.write_bytes(b"")
-    await site.start_broker(Role.OPERATIONAL)
+    if site.mosquittos is None:
+        await site.stop_service(signal.SIGKILL)
+        await site.start_service(level="warning")
+    else:
+        await site.stop_broker(Role.OPERATIONAL, signal.SIGKILL)
+        site.dynsec_file.write_bytes(b"")
+        await site.start_broker(Role.OPERATIONAL)
     since = time.monotonic()
     serials = {device.identity.serial for device in fleet.devices}
 
@@ -184,7 +191,7 @@ async def _judge(site: Site, fleet: Fleet) -> int:
     database = site.settings.database_path
     await until(lambda: site.query("SELECT 1 FROM credential WHERE state = 'dropped' AND revoked_at IS NULL") == [], 30)
     assert await site.stop_service() == 0
-    logins = await site.broker_logins()
+    logins = None if site.mosquittos is None else await site.broker_logins()
     told = [
         auditor.Told(r.group_id, r.serial, r.verb, r.credential_id, r.thing_id)
         for r in fleet.replies
