@@ -21,7 +21,7 @@ import aiomqtt
 
 from device_sdk.wire import topics
 from service.brokers.canary import Canary, Door
-from service.brokers.gate import BrokerGate, GateError, Login
+from service.brokers.gate import CANARY_PREFIX, BrokerGate, GateError, Login
 from service.brokers.mosquitto.acl import AclError, parse_acl, too_wide
 from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER, BrokerPlan
 from service.brokers.policy import SPACES
@@ -157,7 +157,7 @@ async def _broker(patient: Patient, role: Role) -> AsyncIterator[Check]:
     username, password = patient.service_login[role]
     async with Canary(patient.service_doors[role], patient.token(), username, password) as service:
         yield Check(f"{role.value}: the service gets in", ok=True)
-        one, two = patient.token(), patient.token()
+        one, two = (CANARY_PREFIX + patient.token()[len(CANARY_PREFIX) :] for _ in range(2))
         async with _logged_in(patient, role, one, two) as connect:
             trial = _Trial(patient, role, service, connect, one, two)
             reaches = await _guarded(trial.allowed)

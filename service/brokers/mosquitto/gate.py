@@ -14,7 +14,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.brokers.gate import GateError, Login
+from service.brokers.gate import CANARY_PREFIX, GateError, Login
 from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.control import Answer, Command, DynsecControl
 from service.brokers.mosquitto.files import write_whole
@@ -114,7 +114,7 @@ class MosquittoGate:
                 granted += len(missing)
                 missing.clear()
         await self.grant(missing)
-        extra = have - known
+        extra = {name for name in have - known if not name.startswith(CANARY_PREFIX)}
         await self._delete(sorted(extra))
         return granted + len(missing), len(extra)
 

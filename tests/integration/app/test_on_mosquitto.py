@@ -64,6 +64,10 @@ def test_a_fleet_comes_in_over_tls_and_the_service_outlives_a_restart_of_both_br
     with serving(world.config, world.settings.http.port) as serve:
         serve.wait_until(200)
         assert asyncio.run(_confirmed(world, count=2))
+        examined = firstlight(
+            "--config", world.config, "doctor"
+        )  # beside the service, whose comparison leaves it alone
+        assert examined.returncode == 0, examined.stdout + examined.stderr
         for role in Role:
             brokers.stop(role, signal.SIGKILL)
         serve.wait_until(503)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import aiomqtt
 import pytest
 
-from service.brokers.gate import GateError, Login
+from service.brokers.gate import CANARY_PREFIX, GateError, Login
 from service.brokers.mosquitto.gate import MosquittoGate, RevocationList, reload_by_command, reload_by_signal
 from service.domain.credential import CredentialKind
 from service.mqtt.port import Role
@@ -116,6 +117,13 @@ async def test_the_broker_s_file_lost_or_emptied_is_rebuilt_before_its_next_star
 
 
 @pytest.mark.mosquitto
+async def test_a_comparison_leaves_the_doctors_logins_alone(real_site: Site) -> None:
+    canary = replace(A, credential_id=CANARY_PREFIX + A.credential_id[len(CANARY_PREFIX) :])
+    await real_site.gate.grant([canary])
+    assert await real_site.gate.reconcile(expected(B)) == (1, 0)
+    assert canary.credential_id in await real_site.gate.snapshot()
+
+
 async def test_a_killed_broker_comes_back_and_the_drift_is_mended(real_site: Site) -> None:
     real, control = real_site.real, real_site.control
     assert real is not None
