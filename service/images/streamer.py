@@ -106,7 +106,7 @@ class Lane:
             waiting.append(window)
 
     def outstanding(self, thing_id: str) -> int:
-        return len(self.of_thing.get(thing_id, ()))
+        return sum(window.at < len(window.indexes) for window in self.of_thing.get(thing_id, ()))
 
     def clear(self) -> None:
         self.of_thing.clear()
@@ -289,8 +289,9 @@ class Streamer:
                     pages.want(permit.image_id, number + 1)
             data = page[within : within + chunk_size]
             header = _pack_header(index == last, window.stream, len(data) - 1, index, permit.prefix, crc32(data))
-            await publish(topic, header + data)
+            # Before it is sent: whoever has the last chunk may ask for the next window at once.
             window.at += 1
+            await publish(topic, header + data)
             self.bytes_sent += len(data)
             self.chunks_sent += 1
         return window.at >= len(indexes)
