@@ -16,6 +16,7 @@ from typing import IO
 
 from device_sdk.core import actions
 from device_sdk.core.identity import Identity, Policy
+from device_sdk.core.ports import Crypto
 from device_sdk.drivers.aio import AiomqttTransport, Transport
 from device_sdk.simulator.device import PowerPlan, VirtualDevice
 from device_sdk.simulator.faults import FaultPlan, FaultyTransport
@@ -42,8 +43,8 @@ class Summary:
 class Fleet:
     """Virtual devices for these identities, each with a generator of its own drawn from `seed`.
 
-    `transport` is shared by all (default: one aiomqtt connection per device); `faults` stands before it. `replies`
-    holds every reply received, unless `reply_file` (JSON lines) is given.
+    `transport` and `crypto` are shared by all (default: one aiomqtt connection per device, and API keys only); `faults`
+    stands before the transport. `replies` holds every reply received, unless `reply_file` (JSON lines) is given.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Fleet:
         jitter_s: float = 1.0,
         target: str | None = None,
         reply_file: IO[str] | None = None,
+        crypto: Crypto | None = None,
         on_note: Callable[[Identity, actions.Note], None] = lambda _identity, _note: None,
     ) -> None:
         self.replies: list[Reply] = []
@@ -69,6 +71,7 @@ class Fleet:
         self._faults = faults
         self._power_plan = power_plan
         self._target = target
+        self._crypto = crypto
         self._on_note = on_note
         self._shared = SharedChunks()
         self.devices = [self._device(identity) for identity in identities]
@@ -84,6 +87,7 @@ class Fleet:
             policy=self._policy,
             transport=transport,
             shared=self._shared,
+            crypto=self._crypto,
             power_plan=self._power_plan,
             target=self._target,
             on_reply=self._record,

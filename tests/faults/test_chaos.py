@@ -52,3 +52,12 @@ async def test_kills_power_cuts_and_a_rough_network_together_leave_every_device_
     result = await run_chaos(tmp_path, plan, seed_of_run(), _say)
     _say(result.line(plan.devices))
     assert result.power_cuts >= plan.devices
+
+
+@pytest.mark.long
+@pytest.mark.mosquitto
+@pytest.mark.timeout(1500)
+async def test_kills_under_devices_with_certificates_leave_every_one_confirmed(tmp_path: Path) -> None:
+    plan = Plan(40, 10, 5, 1, 512 * 1024, 600, 15, PATIENT, power=PowerPlan(1, 100, 5.0, 0.5), certificates=True)
+    result = await run_chaos(tmp_path, plan, seed_of_run(), _say)
+    _say(result.line(plan.devices))

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from device_sdk.core.identity import Policy
+from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.simulator import FaultPlan, Fleet, PowerPlan
+from service.brokers.mosquitto.certificates import revoked_serials
 from service.mqtt.port import Role
 from tests.support import auditor
 from tests.support.site import GROUP, Site, made_site, until
@@ -41,6 +43,7 @@ class Plan:
     faults: FaultPlan | None = None
     power: PowerPlan | None = None
     broker: str = "mosquitto"  # "embedded": they die with the service
+    certificates: bool = False
 
 
 @dataclass(slots=True)
@@ -68,7 +71,7 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
     """Raises AssertionError with what was broken."""
     rng = random.Random(seed)
     result = Result(seed)
-    async with made_site(folder, plan.broker) as site:
+    async with made_site(folder, plan.broker, certificates=plan.certificates) as site:
         serials = [f"T-{number:04}" for number in range(plan.devices)]
         await site.register(serials)
         await site.add_version("2.0", 2, rng.randbytes(plan.image_bytes))
@@ -86,6 +89,7 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
             power_plan=plan.power,
             jitter_s=plan.jitter_s,
             target=target,
+            crypto=FullCrypto(x509_credentials=True) if plan.certificates else None,
         )
         started, stop = time.monotonic(), asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -204,6 +208,10 @@ async def _judge(site: Site, fleet: Fleet) -> int:
         GROUP,
     )
     assert dict(rows) == {device.identity.serial: 1 for device in fleet.devices}
+    if site.mosquittos is not None and site.mosquittos.plan.x509 is not None:
+        dropped = site.query("SELECT certificate_serial FROM credential WHERE state = 'dropped'")
+        refused = revoked_serials(site.mosquittos.plan.crl.read_bytes())
+        assert {int(serial, 16) for (serial,) in dropped} <= refused
     for line in site.output:
         assert "Traceback" not in line, line[:4000]
         assert '"level": "error"' not in line.lower(), line[:4000]

@@ -91,13 +91,15 @@ port = {service_operational}
 class Site:
     """`await make()`, then start brokers and service; `close()` ends every process, however the test ended."""
 
-    def __init__(self, folder: Path, broker: str = "embedded") -> None:
+    def __init__(self, folder: Path, broker: str = "embedded", *, certificates: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.broker = folder, broker
         self.config = folder / "firstlight.toml"
         self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         run_as = 'run_as = "root"' if os.geteuid() == 0 else ""
         text = _EMBEDDED if broker == "embedded" else _MOSQUITTO
+        if certificates:
+            text = text.replace("endpoints.api_key", "endpoints.x509")
         self.config.write_text(text.format(run_as=run_as, **self.ports), encoding="utf-8")
         self.settings = load_settings(self.config)
         self.keys: dict[tuple[str, str], bytes] = {}
@@ -355,9 +357,11 @@ class Site:
 
 
 @asynccontextmanager
-async def made_site(folder: Path, broker: str = "embedded", **more: Any) -> AsyncIterator[Site]:
-    """A site that is made; nothing runs yet."""
-    site = Site(folder, broker)
+async def made_site(
+    folder: Path, broker: str = "embedded", *, certificates: bool = False, **more: Any
+) -> AsyncIterator[Site]:
+    """A site that is made; nothing runs yet. `certificates`: devices log in with those and not with API keys."""
+    site = Site(folder, broker, certificates=certificates)
     try:
         await site.make(**more)
         yield site
