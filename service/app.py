@@ -114,6 +114,7 @@ class Application:
             images=ImageFiles(settings.images_dir),
             keys=keys,
             authorities=authorities,
+            root=settings.topic_root,
         )
         self.links = [link for deployment in self.deployments for link in deployment.links]
         for link in self.links:

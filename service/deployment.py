@@ -30,7 +30,7 @@ from service.errors import Secret, ServiceError
 from service.installation import broker_plan, service_login
 from service.mqtt.link import LinkSettings, MqttLink
 from service.mqtt.port import Deliver, Role
-from service.settings import EnvironmentSettings, Settings, SettingsError
+from service.settings import Settings, SettingsError
 
 log = logging.getLogger("firstlight.deployment")
 RECONCILE_S = 60.0  # how long a drift of a broker's list can last while the service is connected
@@ -106,7 +106,7 @@ def build_deployment(settings: Settings, name: str, deliver: Deliver) -> Deploym
     """The parts of one environment; nothing runs yet. Raises SettingsError for files that cannot be read."""
     of = settings.environments[name]
     if of.broker == "embedded":
-        return _embedded(of, name, deliver)
+        return _embedded(settings, name, deliver)
     links = [MqttLink(name, role, _link_settings(settings, name, role), deliver) for role in Role]
     if of.broker == "none":
         return Deployment(name, links, NoGate())
@@ -120,14 +120,16 @@ def build_deployment(settings: Settings, name: str, deliver: Deliver) -> Deploym
     return Deployment(name, links, MosquittoGate(control, crl), control=control)
 
 
-def _embedded(of: EnvironmentSettings, name: str, deliver: Deliver) -> Deployment:
+def _embedded(settings: Settings, name: str, deliver: Deliver) -> Deployment:
+    of, root = settings.environments[name], settings.topic_root
     assert of.endpoints.api_key is not None  # settings.py sees to it
     ends = {Role.BOOTSTRAP: of.endpoints.bootstrap, Role.OPERATIONAL: of.endpoints.api_key}
-    brokers = {role: EmbeddedBroker(role, end.host, end.port) for role, end in ends.items()}
+    brokers = {role: EmbeddedBroker(role, end.host, end.port, root=root) for role, end in ends.items()}
     links = []
     for role, broker in brokers.items():
         username, password = broker.service_login
-        links.append(MqttLink(name, role, LinkSettings(broker.host, broker.port, username, password), deliver))
+        link = LinkSettings(broker.host, broker.port, username, password, root=root)
+        links.append(MqttLink(name, role, link, deliver))
     return Deployment(name, links, EmbeddedGate(brokers[Role.OPERATIONAL]), brokers=tuple(brokers.values()))
 
 
@@ -137,7 +139,7 @@ def _link_settings(settings: Settings, name: str, role: Role) -> LinkSettings:
     link = links.bootstrap if role is Role.BOOTSTRAP else links.operational
     username, password = service_login(settings, name, role)
     tls = None if link.ca_file is None else _tls(link.ca_file)
-    return LinkSettings(link.host, link.port, username, password, tls, share=link.share)
+    return LinkSettings(link.host, link.port, username, password, tls, settings.topic_root, link.share)
 
 
 def _tls(ca_file: Path) -> ssl.SSLContext:

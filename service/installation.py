@@ -43,6 +43,7 @@ def broker_plan(settings: Settings, environment: str) -> BrokerPlan:
         x509=None if endpoints.x509 is None else Listener(endpoints.x509.port),
         run_as=of.mosquitto.run_as,
         plugin=of.mosquitto.plugin or PLUGIN,
+        root=settings.topic_root,
     )
 
 

@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from device_sdk.wire import topics
+
 CONFIG_NAME = "firstlight.toml"
 ENV_PREFIX = "FIRSTLIGHT_"
 ENV_NESTED = "__"
@@ -30,8 +32,15 @@ def _absolute(path: Path) -> Path:
     return path.expanduser()
 
 
+def _topic_root(root: str) -> str:
+    if not topics.is_root(root):
+        raise ValueError(f"one or more topic levels of A-Z a-z 0-9 . _ -, at most {topics.MAX_ROOT_CHARS} characters")
+    return root
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 AnyPath = Annotated[Path, AfterValidator(_absolute)]
+TopicRoot = Annotated[str, AfterValidator(_topic_root)]
 
 
 class _Part(BaseModel):
@@ -126,6 +135,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: AnyPath = Path("data")
+    topic_root: TopicRoot = topics.ROOT  # what every topic begins with; devices must be given the same
     storage: StorageSettings = StorageSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()

@@ -149,7 +149,7 @@ class Agent:
         self._slots.boot()
         self._client = Client(
             config.identity(allow_plain=options.allow_plaintext),
-            Policy(),
+            Policy(root=config.topic_root),
             FileFlash(state_dir / "records"),
             self._slots,
             FullCrypto(x509_credentials=config.x509),

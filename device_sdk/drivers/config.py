@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from device_sdk.core.identity import Endpoint, Identity
-from device_sdk.wire import ids, limits
+from device_sdk.wire import ids, limits, topics
 
 MAX_FILE_BYTES = 256 * 1024
 MAX_BOOTSTRAP = 8
@@ -40,6 +40,7 @@ class DeviceConfig:
     state_dir: Path
     model: str | None
     x509: bool
+    topic_root: str
 
     def identity(self, *, allow_plain: bool) -> Identity:
         """The core's identity. `allow_plain` lets a grant name an endpoint without TLS."""
@@ -86,6 +87,9 @@ def parse_config(value: dict[str, Any], folder: Path) -> DeviceConfig:
     firmware = value.get("firmware") or {}
     if not isinstance(firmware, dict):
         raise ConfigError("firmware: an object with a name")
+    root = value.get("topic_root", topics.ROOT)
+    if not topics.is_root(root):
+        raise ConfigError("topic_root: topic levels of A-Z a-z 0-9 . _ -")
     seq = firmware.get("seq", 0)
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= limits.MAX_INT:
         raise ConfigError("firmware.seq: a whole number")
@@ -102,6 +106,7 @@ def parse_config(value: dict[str, Any], folder: Path) -> DeviceConfig:
         state_dir=folder / _text(value, "state_dir", "state"),
         model=_text(value, "model", "") or None,
         x509=_flag(value, "x509", default=False),
+        topic_root=root,
     )
 
 

@@ -9,6 +9,14 @@ from device_sdk.wire import ids
 ROOT = "pv1"
 BOOTSTRAP = "b"
 OPERATIONAL = "c"
+MAX_ROOT_CHARS = 64
+
+
+def is_root(value: object) -> bool:
+    """Whether topics may begin with it: levels of `A-Z a-z 0-9 . _ -`, at most MAX_ROOT_CHARS in all."""
+    if not isinstance(value, str) or len(value) > MAX_ROOT_CHARS:
+        return False
+    return all([ids.is_group_id(level) for level in value.split("/")])
 
 
 def up(space: str, owner: str, verb: str, root: str = ROOT) -> str:

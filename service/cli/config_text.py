@@ -21,6 +21,10 @@ _HEAD = """\
 # Database, keys, certificate authority, images and the brokers' files. Relative to this file.
 data_dir = "data"
 
+# What every MQTT topic begins with, one or more levels. Devices must be given the same; so must the brokers' access
+# lists: run `firstlight broker render` and restart the brokers after a change.
+# topic_root = "pv1"
+
 [storage]
 # path = "firstlight.db"    # the SQLite database, relative to data_dir
 

@@ -99,6 +99,7 @@ async def _patient(of: Settings, name: str) -> AsyncIterator[Patient]:
             gate=gate,
             token=lambda: secrets.token_hex(16),
             plan=plan,
+            root=of.topic_root,
         )
     finally:
         if task is not None:

@@ -80,6 +80,10 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path):
         ("firmware", "1.0"),
         ("firmware", {"seq": -1}),
         ("x509", "yes"),
+        ("topic_root", ""),
+        ("topic_root", "a//b"),
+        ("topic_root", "a/#"),
+        ("topic_root", 1),
     ],
 )
 def test_a_field_that_does_not_fit_is_named(tmp_path, field, value):

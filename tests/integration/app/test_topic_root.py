@@ -1,0 +1,51 @@
+"""An installation whose topics begin otherwise: one setting here, one in the device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from device_sdk.core.identity import Policy
+from device_sdk.simulator.fleet import Fleet
+from service.installation import broker_plan
+from service.settings import SettingsError, load_settings
+from tests.support.site import Site, made_site
+from tests.support.site_agents import agent_file, run_once
+
+ROOT = "plants/north"
+
+
+def _use(site: Site, root: str) -> None:
+    site.config.write_text(f'topic_root = "{root}"\n' + site.config.read_text())
+    site.settings = load_settings(site.config)
+
+
+async def test_devices_with_the_same_topic_root_activate_and_take_their_firmware(tmp_path: Path) -> None:
+    async with made_site(tmp_path) as site:
+        _use(site, ROOT)
+        await site.register(["simulated", "program", "stranger"])
+        version_id = await site.add_version("2.0", 2, os.urandom(100_000))
+        async with site.serving_here():
+            fleet = Fleet([site.identity("simulated")], seed=1, jitter_s=0, policy=Policy(root=ROOT), target=version_id)
+            assert await fleet.run_until_confirmed(30)
+            done = await run_once(agent_file(site, "program", topic_root=ROOT), "--allow-plaintext")
+            assert done.returncode == 0, done.stdout + done.stderr
+            # One that was left at the default is not let in to that root by the broker, and gets no answer.
+            other = await run_once(agent_file(site, "stranger"), "--allow-plaintext", "--timeout", "1.5")
+            assert other.returncode == 5
+        states = dict(site.query("SELECT serial, state FROM device"))
+        assert states == {"simulated": "confirmed", "program": "confirmed", "stranger": "registered"}
+
+
+def test_the_access_lists_of_mosquitto_are_written_for_that_root(tmp_path: Path) -> None:
+    site = Site(tmp_path, "mosquitto")
+    _use(site, ROOT)
+    assert broker_plan(site.settings, "local").root == ROOT
+
+
+@pytest.mark.parametrize("root", ["", "/", "a//b", "a/", "a/+", "#", "$share/a", "ä", "a" * 65])
+def test_a_root_that_is_no_plain_topic_prefix_is_refused(tmp_path: Path, root: str) -> None:
+    with pytest.raises(SettingsError, match="topic_root"):
+        _use(Site(tmp_path), root)
