@@ -7,6 +7,7 @@ Everything done with what `paho_of` returns is paho's public interface. A test f
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import aiomqtt
 import paho.mqtt.client as paho_client
@@ -21,6 +22,26 @@ def close_socket(client: aiomqtt.Client) -> None:
     paho = paho_of(client)
     if paho.disconnect() == 0:
         paho.loop_write()
+
+
+HANDSHAKE_TIMEOUT_S = 5.0
+
+
+class _ClosedWhenRefused(ssl.SSLSocket):
+    """paho leaves a socket open whose handshake failed, and gives a handshake the whole keep-alive time."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        self.settimeout(HANDSHAKE_TIMEOUT_S)
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
+def close_refused(context: ssl.SSLContext) -> None:
+    """Have the sockets of this context closed when their handshake fails."""
+    context.sslsocket_class = _ClosedWhenRefused
 
 
 def heed_cancellation() -> None:

@@ -26,7 +26,7 @@ import aiomqtt
 
 from device_sdk.wire import topics
 from service.errors import Secret
-from service.mqtt.library import close_socket, heed_cancellation, paho_of
+from service.mqtt.library import close_refused, close_socket, heed_cancellation, paho_of
 from service.mqtt.port import Deliver, Inbound, LinkDown, Role
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class MqttLink:
         self._paho: paho_client.Client | None = None  # None while not subscribed
         self._writable = asyncio.Event()  # clear while paho holds bytes that the socket did not take
         self._burst = 0  # bytes since this task last let others run
+        if settings.tls is not None:
+            close_refused(settings.tls)
 
     @property
     def filter(self) -> str:
@@ -107,7 +109,7 @@ class MqttLink:
             try:
                 await self._one_connection()
             except (aiomqtt.MqttError, OSError, TimeoutError, ValueError) as error:
-                self.state.last_error = f"{type(error).__name__}: {error}"
+                self.state.last_error = _words(error)
             if self._monotonic() - started >= STABLE_S:
                 failures = 0
             heed_cancellation()
@@ -247,6 +249,16 @@ class MqttLink:
 
         if not isinstance(sock, ssl.SSLSocket):  # TLS keeps bytes that the loop does not see; aiomqtt's reader knows
             asyncio.get_running_loop().add_reader(sock.fileno(), read)
+
+
+def _words(error: BaseException) -> str:
+    """What health shows of a lost connection; "tls: " where somebody answered who cannot prove to be the broker."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return f"tls: {cause}"
+        cause = cause.__cause__ or cause.__context__
+    return f"{type(error).__name__}: {error}"
 
 
 class _Acknowledgement:

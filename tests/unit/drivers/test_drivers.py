@@ -11,6 +11,7 @@ from device_sdk.core import actions
 from device_sdk.drivers import aio
 from device_sdk.drivers.threaded import ThreadedDriver
 from tests.support.certificates import Authority, server_context
+from tests.support.impostor import KINDS, impostor
 from tests.support.mqtt_server import MqttServer
 
 
@@ -207,6 +208,19 @@ def test_only_the_pinned_authority_and_the_right_host_name_are_believed(run, pin
         )
         run(core)
     assert core.calls[-1] == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_somebody_between_device_and_broker_is_told_as_tls_and_hears_nothing(run, kind):
+    trusted = Authority()
+    with impostor(kind, trusted) as server:
+        wish = connect(server.port, tls=True, ca_pem=trusted.pem)
+        core = ScriptedCore({"start": [wish], "connected": END, "connect_failed": END})
+        run(core)
+    assert core.calls[-1] == ("connect_failed", "tls")
+    assert server.connections == 1
+    assert server.heard == b""
+    assert not any(word in server.raw for word in (b"MQTT", b"c" * 32, b"k" * 64))
 
 
 def test_a_client_certificate_from_memory_is_presented(run):
