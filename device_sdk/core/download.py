@@ -27,6 +27,9 @@ _TIMEOUT_FACTOR = 4.0
 _SMOOTHING = 0.25
 _MAX_SILENT_ASKS = 5  # windows asked again with no chunk in between: the connection is dead
 _MAX_BITMAP_SPAN = 256
+_MIN_WINDOWS = 2  # one drains while the next is on its way
+_MAX_WINDOWS = 8
+_IDLE_PART = 0.25  # of a window's time: a longer pause between two windows is the line's latency
 
 
 class Download:
@@ -50,6 +53,8 @@ class Download:
         self._hold_until = 0.0
         self._held = False
         self._silent_asks = 0
+        self._parallel = _MIN_WINDOWS
+        self._between = False  # a window has drained, and no chunk has come since
         self.count = 0
 
     def open(self) -> None:
@@ -111,6 +116,7 @@ class Download:
             self._context.trouble("damaged_chunk", "length")
             return
         self._silent_asks = 0
+        self._note_pause(now)
         if index < self._low or index in self._have:
             return
         self._context.installer.write(index * self._chunk_size, data)
@@ -149,6 +155,7 @@ class Download:
                     self._context.trouble("no_chunks")
                     return False
                 self._window_chunks = max(1, self._window_chunks // 2)
+                self._parallel = _MIN_WINDOWS
                 window.missing = set(sorted(window.missing)[: self._window_chunks])
                 self._ask(window, now)
         self._fill(now)
@@ -165,30 +172,43 @@ class Download:
                 took_s = now - max(window.first_asked_at, self._drained_at)
                 self._smoothed_s += (took_s - self._smoothed_s) * (_SMOOTHING if self._smoothed_s else 1.0)
                 self._drained_at = now
+                self._between = bool(self._windows)
                 grown = self._window_chunks + max(1, self._window_chunks // 2)
                 self._window_chunks = min(self._max_window(), grown)
                 return True
         return False
 
+    def _note_pause(self, now: float) -> None:
+        """The line stood idle between two windows that were both asked for: ask for one more from now on."""
+        if self._between:
+            self._between = False
+            if now - self._drained_at > _IDLE_PART * self._smoothed_s and self._parallel < _MAX_WINDOWS:
+                self._parallel += 1
+
     def _fill(self, now: float) -> None:
-        """Keep two windows outstanding, so that one is asked for before the other has drained."""
+        """Keep windows outstanding: two, so that one is asked for before the other has drained, more on a long line."""
         if now < self._hold_until:
             return
         self._held = False
-        while self._fetch is not None and len(self._windows) < limits.MAX_WINDOWS:
-            missing = self._next_missing()
+        while self._fetch is not None and len(self._windows) < self._parallel:
+            missing = self._next_missing(self._room())
             if not missing:
                 return
             window = Window(missing, now)
             self._windows.append(window)
             self._ask(window, now)
 
-    def _next_missing(self) -> "set[int]":
-        """The first chunks that are neither here nor asked for, as many as a window holds and a bitmap spans."""
+    def _room(self) -> int:
+        """How many chunks the next window may have."""
+        most = min(limits.MAX_OUTSTANDING_CHUNKS, limits.MAX_OUTSTANDING_BYTES // self._chunk_size)
+        return min(self._window_chunks, most - sum([len(window.missing) for window in self._windows]))
+
+    def _next_missing(self, most: int) -> "set[int]":
+        """The first chunks that are neither here nor asked for, at most so many and as a bitmap spans."""
         index = self._low
         out: set[int] = set()
         first = -1
-        while index < self.count and len(out) < self._window_chunks:
+        while index < self.count and len(out) < most:
             if index not in self._have and not any([index in window.missing for window in self._windows]):
                 if first < 0:
                     first = index

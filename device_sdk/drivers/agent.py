@@ -26,7 +26,7 @@ from device_sdk.core import actions, status
 from device_sdk.core.client import Client
 from device_sdk.core.identity import Policy
 from device_sdk.drivers.config import ConfigError, DeviceConfig, read_config
-from device_sdk.drivers.crypto import FullCrypto
+from device_sdk.drivers.crypto import FullCrypto, SigningKey, SigningKeyError, load_signing_key
 from device_sdk.drivers.failpoints import passing
 from device_sdk.drivers.slots import FileSlots
 from device_sdk.drivers.store import FileFlash
@@ -152,7 +152,7 @@ class Agent:
             Policy(root=config.topic_root),
             FileFlash(state_dir / "records"),
             self._slots,
-            FullCrypto(x509_credentials=config.x509),
+            FullCrypto(x509_credentials=config.x509, signing_key=_signing_key(config)),
             os.urandom,
         )
         self._timed_out = False
@@ -211,6 +211,15 @@ class Agent:
     def _give_up(self, stop: Callable[[], None]) -> None:
         self._timed_out = True
         stop()
+
+
+def _signing_key(config: DeviceConfig) -> SigningKey | None:
+    if config.private_key_pem is None:
+        return None
+    try:
+        return load_signing_key(config.private_key_pem)
+    except SigningKeyError as error:
+        raise ConfigError(f"private_key_file: {error}") from None
 
 
 def _health_check(command: str | None) -> Callable[[], bool]:

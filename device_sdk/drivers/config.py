@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from device_sdk.core.identity import Endpoint, Identity
-from device_sdk.wire import ids, limits, topics
+from device_sdk.wire import ids, keys, limits, topics
 
 MAX_FILE_BYTES = 256 * 1024
 MAX_BOOTSTRAP = 8
 MAX_RELEASE_KEYS = 16
+MAX_SERVICE_KEYS = 4
+MIN_GROUP_SECRET_BYTES = 16
+_KEYS = ("key", "key_file", "group_secret", "group_secret_file", "private_key_file")
 
 
 class ConfigError(ValueError):
@@ -30,7 +33,7 @@ class ConfigError(ValueError):
 class DeviceConfig:
     group_id: str
     serial: str
-    key: bytes = field(repr=False)
+    key: bytes | None = field(repr=False)  # None: private_key_pem signs instead
     bootstrap: tuple[Endpoint, ...]
     product: str
     hardware: str
@@ -41,6 +44,9 @@ class DeviceConfig:
     model: str | None
     x509: bool
     topic_root: str
+    private_key_pem: bytes | None = field(repr=False)
+    key_index: int | None
+    service_keys: tuple[bytes, ...]
 
     def identity(self, *, allow_plain: bool) -> Identity:
         """The core's identity. `allow_plain` lets a grant name an endpoint without TLS."""
@@ -56,6 +62,8 @@ class DeviceConfig:
             factory_name=self.firmware_name,
             allow_plain=allow_plain,
             model=self.model,
+            key_index=self.key_index,
+            service_keys=self.service_keys,
         )
 
 
@@ -93,20 +101,28 @@ def parse_config(value: dict[str, Any], folder: Path) -> DeviceConfig:
     seq = firmware.get("seq", 0)
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= limits.MAX_INT:
         raise ConfigError("firmware.seq: a whole number")
+    key = _key(value, serial, folder)
+    service_keys = _public_keys(value.get("service_keys", []), "service_keys", MAX_SERVICE_KEYS)
+    if key is None and not service_keys:
+        raise ConfigError("service_keys: needed with private_key_file, to know the service by")
     return DeviceConfig(
         group_id=group_id,
         serial=serial,
-        key=_key(value, folder),
+        key=key,
         bootstrap=_bootstrap(value.get("bootstrap"), folder),
         product=_text(value, "product"),
         hardware=_text(value, "hardware"),
-        release_keys=_release_keys(value.get("release_keys", [])),
+        release_keys=_public_keys(value.get("release_keys", []), "release_keys", MAX_RELEASE_KEYS),
         firmware_name=_text(firmware, "name", "") or None,
         firmware_seq=seq,
         state_dir=folder / _text(value, "state_dir", "state"),
         model=_text(value, "model", "") or None,
-        x509=_flag(value, "x509", default=False),
+        # A device that signs has no secret to derive an API key from.
+        x509=_flag(value, "x509", default=key is None) or key is None,
         topic_root=root,
+        private_key_pem=None if key is not None else _secret_file(value, "private_key_file", folder),
+        key_index=_key_index(value.get("key_index")),
+        service_keys=service_keys,
     )
 
 
@@ -124,24 +140,48 @@ def _flag(value: dict[str, Any], name: str, *, default: bool) -> bool:
     return found
 
 
-def _key(value: dict[str, Any], folder: Path) -> bytes:
-    """The 32 bytes of `key`, or of the file `key_file`, which nobody else may read."""
-    if ("key" in value) == ("key_file" in value):
-        raise ConfigError("key: exactly one of key and key_file")
-    if "key" in value:
-        text = _text(value, "key")
-    else:
-        path = folder / _text(value, "key_file")
+def _key(value: dict[str, Any], serial: str, folder: Path) -> bytes | None:
+    """The 32 bytes K, given or derived from the group's secret; None where a private key signs instead."""
+    given = [name for name in _KEYS if name in value]
+    if len(given) != 1:
+        raise ConfigError("key: exactly one of " + ", ".join(_KEYS))
+    name = given[0]
+    if name == "private_key_file":
+        return None
+    if name.endswith("_file"):
         try:
-            if stat.S_IMODE(path.stat().st_mode) & 0o077:
-                raise ConfigError("key_file: others may read it (chmod 600)")
-            text = path.read_text("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("key_file: cannot be read") from error
-    key = _base64(text, "key")
-    if len(key) != limits.DEVICE_KEY_BYTES:
-        raise ConfigError(f"key: {limits.DEVICE_KEY_BYTES} bytes in base64")
-    return key
+            text = _secret_file(value, name, folder).decode("ascii").strip()
+        except UnicodeDecodeError:
+            raise ConfigError(f"{name}: not base64") from None
+    else:
+        text = _text(value, name)
+    secret = _base64(text, name)
+    if name.startswith("group_secret"):
+        if len(secret) < MIN_GROUP_SECRET_BYTES:
+            raise ConfigError(f"{name}: at least {MIN_GROUP_SECRET_BYTES} bytes in base64")
+        return keys.derive_key(secret, serial)
+    if len(secret) != limits.DEVICE_KEY_BYTES:
+        raise ConfigError(f"{name}: {limits.DEVICE_KEY_BYTES} bytes in base64")
+    return secret
+
+
+def _secret_file(value: dict[str, Any], name: str, folder: Path) -> bytes:
+    """The bytes of a file that nobody else may read."""
+    path = folder / _text(value, name)
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise ConfigError(f"{name}: others may read it (chmod 600)")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot be read") from error
+
+
+def _key_index(value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limits.MAX_PUBLIC_KEYS:
+        raise ConfigError(f"key_index: 0-{limits.MAX_PUBLIC_KEYS - 1}")
+    return value
 
 
 def _bootstrap(value: Any, folder: Path) -> tuple[Endpoint, ...]:
@@ -173,16 +213,16 @@ def _endpoint(value: Any, folder: Path) -> Endpoint:
     return Endpoint(host, port, tls, ca or None)
 
 
-def _release_keys(value: Any) -> tuple[bytes, ...]:
-    if not isinstance(value, list) or len(value) > MAX_RELEASE_KEYS:
-        raise ConfigError(f"release_keys: a list of at most {MAX_RELEASE_KEYS} keys")
-    keys = []
+def _public_keys(value: Any, name: str, at_most: int) -> tuple[bytes, ...]:
+    if not isinstance(value, list) or len(value) > at_most:
+        raise ConfigError(f"{name}: a list of at most {at_most} keys")
+    found = []
     for item in value:
-        key = _base64(item, "release_keys")
+        key = _base64(item, name)
         if len(key) != 32:
-            raise ConfigError("release_keys: 32 raw bytes of an Ed25519 key in base64")
-        keys.append(key)
-    return tuple(keys)
+            raise ConfigError(f"{name}: 32 raw bytes of an Ed25519 key in base64")
+        found.append(key)
+    return tuple(found)
 
 
 def _base64(text: Any, name: str) -> bytes:

@@ -16,8 +16,8 @@ UNREACHABLE = "unreachable"  # no answer, or one that says try later
 TLS = "tls"  # somebody answered who cannot prove to be the broker
 
 CONNECT_TIMEOUT_S = 15.0  # from the first packet to SUBACK
-# Messages that wait for the core: two windows of 256 chunks and room for replies and pushes. One above is dropped and
-# asked for again.
+# Messages that wait for the core: the 768 chunks that may be outstanding and room for replies and pushes. One above is
+# dropped and asked for again.
 MAX_INCOMING = 1024
 MAX_OUTGOING = 32  # requests not yet acknowledged by the broker; one above is dropped and repeated later
 

@@ -10,16 +10,42 @@ import hmac
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from device_sdk.core.ports import Crypto
+
+
+MIN_RSA_BITS, MAX_RSA_BITS = 2048, 4096  # a proof has at most 512 bytes
+SigningKey = Ed25519PrivateKey | ec.EllipticCurvePrivateKey | RSAPrivateKey
+
+
+class SigningKeyError(ValueError):
+    """The private key cannot be used; the message says nothing of the key itself."""
+
+
+def load_signing_key(pem: bytes) -> SigningKey:
+    """A private key (PEM, unencrypted): Ed25519, ECDSA P-256 or RSA of 2,048 to 4,096 bits. Raises SigningKeyError."""
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise SigningKeyError("not an unencrypted PEM private key") from None
+    if (
+        isinstance(key, Ed25519PrivateKey)
+        or (isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1))
+        or (isinstance(key, RSAPrivateKey) and MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS)
+    ):
+        return key
+    raise SigningKeyError("Ed25519, ECDSA P-256 or RSA of 2048 to 4096 bits is needed")
 
 
 class FullCrypto(Crypto):
     """Verifies release signatures; asks for certificates when `x509_credentials`; signs when given `signing_key`."""
 
-    def __init__(self, *, x509_credentials: bool = False, signing_key: Ed25519PrivateKey | None = None) -> None:
+    def __init__(self, *, x509_credentials: bool = False, signing_key: SigningKey | None = None) -> None:
         self._x509_credentials = x509_credentials
         self._signing_key = signing_key
 
@@ -45,4 +71,12 @@ class FullCrypto(Crypto):
         return request.public_bytes(serialization.Encoding.DER), pem.decode("ascii")
 
     def sign(self, message: bytes) -> bytes | None:
-        return None if self._signing_key is None else self._signing_key.sign(message)
+        """By Ed25519, by ECDSA with SHA-256 as r then s of 32 bytes each, or by RSA-PSS with SHA-256."""
+        key = self._signing_key
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            r, s = decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
+            return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+        if isinstance(key, RSAPrivateKey):
+            pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+            return key.sign(message, pss, hashes.SHA256())
+        return None if key is None else key.sign(message)

@@ -106,7 +106,8 @@ class Lane:
             waiting.append(window)
 
     def outstanding(self, thing_id: str) -> int:
-        return sum(window.at < len(window.indexes) for window in self.of_thing.get(thing_id, ()))
+        """Chunks asked for and not yet sent."""
+        return sum(len(window.indexes) - window.at for window in self.of_thing.get(thing_id, ()))
 
     def clear(self) -> None:
         self.of_thing.clear()
@@ -188,10 +189,11 @@ class Streamer:
             )
         # 2. The range; nothing is clamped.
         indexes = self._indexes(asked, permit.size)
-        # 3. At most two windows outstanding.
+        # 3. What is outstanding, with this window.
         lane = self._lane(link)
-        if lane.outstanding(permit.thing_id) >= limits.MAX_WINDOWS:
-            raise ServiceError(codes.THROTTLED, "two windows are outstanding", cause="throttled_windows")
+        chunks = lane.outstanding(permit.thing_id) + len(indexes)
+        if chunks > min(limits.MAX_OUTSTANDING_CHUNKS, limits.MAX_OUTSTANDING_BYTES // asked.chunk_size):
+            raise ServiceError(codes.THROTTLED, "too many chunks are outstanding", cause="throttled_windows")
         # 4. Byte budgets.
         now, size = self._monotonic(), len(indexes) * asked.chunk_size
         if not self._per_thing.take(permit.thing_id, now, size):

@@ -28,7 +28,7 @@ HINTS: dict[str, str] = {
     "throttled_session": "One session sends faster than it may; if many do, look for a device in a loop or an attack.",
     "throttled_stream_bytes": "All downloads together are at the limit of the service; devices go on by themselves.",
     "throttled_thing_bytes": "One device downloads faster than one may; it goes on by itself.",
-    "throttled_windows": "The device asks for more windows at once than two; it goes on by itself.",
+    "throttled_windows": "The device asks for more chunks at once than may be outstanding; it goes on by itself.",
     "too_deep": _ASK_VENDOR,
     "too_large": _ASK_VENDOR,
     "undecodable": _ASK_VENDOR,

@@ -9,6 +9,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
+from device_sdk.wire import limits
 from service.brokers.gate import Login
 from service.brokers.mosquitto.control import DynsecControl
 from service.brokers.mosquitto.gate import MosquittoGate
@@ -100,7 +101,8 @@ class Bench:
         for size in CHUNK_SIZES:
             plain = {**_measure(1, size, self.options.seconds), "mode": "service"}
             one_by_one = {**plain, "delay_s": DELAY_S, "windows": 1, "window_chunks": 1}
-            measures += [{**plain, "delay_s": 0.0}, {**plain, "delay_s": DELAY_S}, one_by_one]
+            far = {**plain, "delay_s": DELAY_S, "windows": _windows_of_a_long_line(size, plain["window_chunks"])}
+            measures += [{**plain, "delay_s": 0.0}, far, one_by_one]
         results = await self._stream(1, measures)
         for near, far, waiting in zip(results[::3], results[1::3], results[2::3], strict=True):
             note = f"one chunk per request: {waiting['mb_per_s']} MB/s{_trouble(far)}"
@@ -193,6 +195,12 @@ def _measure(devices: int, chunk_size: int, seconds: float) -> dict:
     """A megabyte in each of two windows for one device; 64 chunks for many, who fill the line together."""
     window = MIB // chunk_size if devices == 1 else 64
     return {"devices": devices, "chunk_size": chunk_size, "window_chunks": window, "windows": 2, "seconds": seconds}
+
+
+def _windows_of_a_long_line(chunk_size: int, window_chunks: int) -> int:
+    """As many as the SDK comes to when it sees the line stand idle between two: eight, and what may be outstanding."""
+    most = min(limits.MAX_OUTSTANDING_CHUNKS, limits.MAX_OUTSTANDING_BYTES // chunk_size)
+    return min(8, most // window_chunks)
 
 
 def _login() -> Login:

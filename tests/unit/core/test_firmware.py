@@ -279,7 +279,7 @@ def test_a_chunk_of_the_wrong_length_or_beyond_the_image_is_ignored():
     assert rig.client.counters["foreign_chunk"] == 1
 
 
-def test_at_most_two_windows_are_outstanding_and_the_next_is_asked_before_the_last_has_drained():
+def test_two_windows_are_outstanding_and_the_next_is_asked_before_the_last_has_drained():
     rig = wanting(signed(IMAGE))
     held = []
     rig.peer.mangle = lambda verb, p: held.append(p) or [] if verb == "chunk" else [p]
@@ -290,6 +290,32 @@ def test_at_most_two_windows_are_outstanding_and_the_next_is_asked_before_the_la
     for frame in held[:4]:
         rig.deliver(topic, frame)
     assert len(rig.peer.said("fetch")) == 3
+
+
+def test_a_line_with_a_long_round_trip_gets_more_windows_and_a_late_window_takes_them_back():
+    rig = wanting(signed(IMAGE * 40), IMAGE * 40)
+    held = []
+    rig.peer.mangle = lambda verb, p: held.append(p) or [] if verb == "chunk" else [p]
+    rig.run(lambda: rig.peer.said("fetch"))
+    topic = topics.down("c", rig.owner, "chunk")
+    asked_at_once = []
+    for _ in range(12):
+        rig.run_for(0.1)
+        before, arrived = len(rig.peer.said("fetch")), list(held)
+        held.clear()
+        for frame in arrived:
+            rig.deliver(topic, frame)
+        asked_at_once.append(len(rig.peer.said("fetch")) - before)
+    assert asked_at_once[0] == 2
+    assert max(asked_at_once) > 4
+    held.clear()
+    before = len(rig.peer.said("fetch"))
+    rig.run_for(2.5)
+    late = rig.peer.said("fetch")[before:]
+    assert late, "nothing was asked again"
+    for frame in held[:]:
+        rig.deliver(topic, frame)
+    assert len(rig.peer.said("fetch")) - before - len(late) <= 2
 
 
 def test_a_late_window_halves_and_a_good_one_grows():

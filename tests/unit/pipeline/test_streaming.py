@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from device_sdk.wire import codes, frames, topics
+from device_sdk.wire import codes, frames, limits, topics
 from service.errors import ServiceError
 from service.images.pages import Pages
 from service.pipeline.bounds import Bounds
@@ -142,19 +142,20 @@ async def test_a_permit_saves_the_look_up(tmp_path):
         assert site.op.acknowledged == 5
 
 
-async def test_a_third_window_is_throttled(tmp_path):
+async def test_more_chunks_than_may_be_outstanding_are_throttled(tmp_path):
     async with running(tmp_path) as site:
         peer = await confirmed(site)
         send(peer)
         await site.settle()
         site.op.blocked = asyncio.Event()
-        for _ in range(3):
+        fit = limits.MAX_OUTSTANDING_CHUNKS // TOTAL
+        for _ in range(fit + 1):
             send(peer, count=TOTAL)
         site.op.blocked.set()
         reply = peer.unpack(await site.op.next(topics.down("c", peer.credential_id, "fetch")))
         assert (reply["code"], site.counted("throttled_windows")) == (codes.THROTTLED, 1)
         await site.settle()
-        assert len(chunks(site, peer)) == 1 + 2 * TOTAL
+        assert len(chunks(site, peer)) == 1 + fit * TOTAL
 
 
 @pytest.mark.parametrize(
