@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
+
 import typer
 
 from service.cli import context
+from service.credentials.keyfile import KeyFile
 from service.operations import rekeying
 
 app = typer.Typer(help="The service's own keys.", no_args_is_help=True)
@@ -21,3 +25,16 @@ def rotate(as_json: context.JsonOption = False) -> None:
     done = context.guarded(lambda: rekeying.rotate(of.key_file, of.database_path))
     said = f"{done.resealed} secrets sealed under key {done.kid}; old keys removed: {', '.join(done.retired) or 'none'}"
     context.emit(done, as_json=as_json, text=lambda: print(said))
+
+
+@app.command()
+def public(as_json: context.JsonOption = False) -> None:
+    """The service's public key: what devices of key kind public_key hold, to know the service by (Ed25519, base64)."""
+    of = context.settings()
+    keys = context.guarded(lambda: _load(of.key_file))
+    shown = base64.b64encode(keys.service_public_key()).decode("ascii")
+    context.emit({"service_public_key": shown}, as_json=as_json, text=lambda: print(shown))
+
+
+async def _load(path: Path) -> KeyFile:
+    return KeyFile.load(path)

@@ -29,7 +29,7 @@ from service.operations.requests import bad_request, check_placement, conflict, 
 from service.storage.database import Database
 from service.storage.store import SqlBatch, SqlStore
 
-MIN_RSA_BITS = 2048
+MIN_RSA_BITS, MAX_RSA_BITS = 2048, 4096  # a proof has at most 512 bytes
 RandomBytes = Callable[[int], bytes]
 
 
@@ -88,10 +88,10 @@ def parse_public_key(index: int, text: str) -> PublicKey:
         algorithm = KeyAlgorithm.ED25519
     elif isinstance(loaded, EllipticCurvePublicKey) and isinstance(loaded.curve, SECP256R1):
         algorithm = KeyAlgorithm.ECDSA_P256
-    elif isinstance(loaded, RSAPublicKey) and loaded.key_size >= MIN_RSA_BITS:
+    elif isinstance(loaded, RSAPublicKey) and MIN_RSA_BITS <= loaded.key_size <= MAX_RSA_BITS:
         algorithm = KeyAlgorithm.RSA_PSS
     else:
-        raise bad_request("public_key_illegal", "a public key is Ed25519, ECDSA P-256 or RSA of 2048 bits and more")
+        raise bad_request("public_key_illegal", "a public key is Ed25519, ECDSA P-256 or RSA of 2048 to 4096 bits")
     return PublicKey(index, algorithm, loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 

@@ -80,6 +80,10 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path):
         ("firmware", "1.0"),
         ("firmware", {"seq": -1}),
         ("x509", "yes"),
+        ("key_index", 8),
+        ("key_index", "0"),
+        ("service_keys", ["AAAA"]),
+        ("group_secret", "also a key"),
         ("topic_root", ""),
         ("topic_root", "a//b"),
         ("topic_root", "a/#"),
@@ -89,6 +93,49 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path):
 def test_a_field_that_does_not_fit_is_named(tmp_path, field, value):
     with pytest.raises(ConfigError, match=field.removesuffix("_file")):
         parse_config({**GOOD, field: value}, tmp_path)
+
+
+WITHOUT_KEY = {name: item for name, item in GOOD.items() if name != "key"}
+SERVICE_KEY = base64.b64encode(b"\xee" * 32).decode()
+
+
+def test_the_secret_of_a_group_gives_the_key_of_the_serial(tmp_path):
+    # The vector of docs/protocol.md.
+    secret = "8isrFI1sGsIlvvFSSFRiMfCNzv21fjbE/+ah/lSh3lF8e2YG1Te7w1KpZhJFFXJrqYKi9yegxkqIChbqOS9Egw=="
+    value = {**WITHOUT_KEY, "serial": "sn-007-888-abc-mac-a1-b2-c3-d4-e5-f6", "group_secret": secret}
+    config = parse_config(value, tmp_path)
+    assert config.key == base64.b64decode("Jsm0lyGpjaVYVP2g3FnmnmG9dI/9qU24wNoykUmermc=")
+    (tmp_path / "secret").write_text(secret + "\n")
+    (tmp_path / "secret").chmod(0o600)
+    in_file = {name: item for name, item in value.items() if name != "group_secret"} | {"group_secret_file": "secret"}
+    assert parse_config(in_file, tmp_path).key == config.key
+    assert secret not in repr(config)
+
+
+def test_a_group_secret_that_no_service_would_take_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="group_secret"):
+        parse_config({**WITHOUT_KEY, "group_secret": "AAAA"}, tmp_path)
+
+
+def test_a_private_key_stands_in_place_of_the_key_and_asks_for_a_certificate(tmp_path):
+    (tmp_path / "device.pem").write_text("a private key")
+    (tmp_path / "device.pem").chmod(0o600)
+    value = {**WITHOUT_KEY, "private_key_file": "device.pem", "service_keys": [SERVICE_KEY], "key_index": 3}
+    config = parse_config(value, tmp_path)
+    assert (config.key, config.private_key_pem, config.x509) == (None, b"a private key", True)
+    identity = config.identity(allow_plain=False)
+    assert (identity.key, identity.key_index, identity.service_keys) == (None, 3, (b"\xee" * 32,))
+    assert "a private key" not in repr(config)
+
+
+def test_a_private_key_needs_to_be_kept_from_others_and_the_service_s_key_beside_it(tmp_path):
+    (tmp_path / "device.pem").write_text("a private key")
+    (tmp_path / "device.pem").chmod(0o600)
+    with pytest.raises(ConfigError, match="service_keys"):
+        parse_config({**WITHOUT_KEY, "private_key_file": "device.pem"}, tmp_path)
+    (tmp_path / "device.pem").chmod(0o640)
+    with pytest.raises(ConfigError, match="others may read"):
+        parse_config({**WITHOUT_KEY, "private_key_file": "device.pem", "service_keys": [SERVICE_KEY]}, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b" " * 300_000])

@@ -1,11 +1,13 @@
 """The crypto port on the cryptography package."""
 
+import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from device_sdk.drivers.crypto import FullCrypto
+from device_sdk.drivers.crypto import FullCrypto, SigningKeyError, load_signing_key
 from device_sdk.wire import keys
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -39,6 +41,52 @@ def test_without_certificates_there_is_no_request_and_without_a_key_no_signature
     assert FullCrypto().make_csr() is None
     assert FullCrypto().sign(b"m") is None
     assert FullCrypto(signing_key=KEY).sign(b"m") == KEY.sign(b"m")
+
+
+def _pem(key):
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+@pytest.mark.parametrize(
+    ("key", "size"),
+    [
+        (KEY, 64),
+        (ec.generate_private_key(ec.SECP256R1()), 64),
+        (rsa.generate_private_key(65537, 2048), 256),
+    ],
+    ids=["ed25519", "p256", "rsa"],
+)
+def test_what_a_private_key_signs_is_what_the_protocol_says_of_its_kind(key, size):
+    crypto = FullCrypto(signing_key=load_signing_key(_pem(key)))
+    for number in range(20):  # r and s are of varying length before they are written out
+        signature = crypto.sign(b"m%d" % number)
+        assert len(signature) == size
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+            key.public_key().verify(encode_dss_signature(r, s), b"m%d" % number, ec.ECDSA(hashes.SHA256()))
+        elif isinstance(key, rsa.RSAPrivateKey):
+            pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+            key.public_key().verify(signature, b"m%d" % number, pss, hashes.SHA256())
+        else:
+            key.public_key().verify(signature, b"m%d" % number)
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        b"",
+        b"no key",
+        _pem(ec.generate_private_key(ec.SECP384R1())),
+        _pem(rsa.generate_private_key(65537, 1024)),
+        KEY.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"w")
+        ),
+    ],
+)
+def test_a_private_key_of_another_kind_is_refused(pem):
+    with pytest.raises(SigningKeyError):
+        load_signing_key(pem)
 
 
 def test_the_fast_hmac_gives_what_the_pure_one_gives():
