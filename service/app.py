@@ -158,6 +158,7 @@ class Application:
     async def _watch_links(self) -> None:
         """Log what becomes of the links, and have silence counted anew by whoever judges by it."""
         seen: dict[int, tuple[int, bool]] = {}
+        await asyncio.sleep(LINK_WATCH_S)  # the time to connect at the start is no news
         while True:
             for link in self.links:
                 now = (link.state.connects, link.connected.is_set())

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import context
+from service.cli import context, device_file
 from service.domain.device import Device, DeviceState
 from service.errors import ServiceError
 from service.operations import devices, imports, registration
@@ -39,9 +39,13 @@ def register(
     ] = None,
     ou: Annotated[str | None, typer.Option(help="Its own OU instead of the group's default.")] = None,
     environment: Annotated[str | None, typer.Option(help="Its own environment.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--device-file", help="Also write what firstlight-device needs (mode 0600), the key among it."),
+    ] = None,
     as_json: context.JsonOption = False,
 ) -> None:
-    """Register one device. A key that is made here is shown this once."""
+    """Register one device. A key that is made here is shown this once, or written to the device file."""
     try:
         asked = Registration(
             group_id=group_id,
@@ -55,16 +59,29 @@ def register(
         )
     except ServiceError as error:
         context.fail(error.public)
-    outcome = context.run(
-        lambda database: registration.register(database, asked, now=datetime.now(UTC), random_bytes=os.urandom)
-    )
+    outcome = context.run(lambda database: _register(database, asked, file))
 
     def text() -> None:
         print(f"{outcome.group_id}/{outcome.serial} {outcome.result.value.replace('_', ' ')}")
-        if outcome.new_key is not None:
+        if file is not None:
+            print(f"{file}: for firstlight-device --config; keep it as secret as the key in it")
+        elif outcome.new_key is not None:
             print(f"device key (shown this once): {_base64(outcome)}")
 
     context.emit(_document(outcome), as_json=as_json, text=text)
+
+
+async def _register(database: Database, asked: Registration, path: Path | None) -> Outcome:
+    # What cannot have a device file is said before anything is registered.
+    group = None if path is None else await device_file.group_of(database, asked.group_id)
+    if path is not None and path.exists():  # noqa: ASYNC240 - one look in a command of its own
+        raise context.CommandError(f"{path}: there is such a file already")
+    outcome = await registration.register(database, asked, now=datetime.now(UTC), random_bytes=os.urandom)
+    if path is not None and group is not None:
+        key = outcome.new_key or asked.key
+        content = await device_file.collect(database, context.settings(), group, asked.serial, key, asked.environment)
+        device_file.write(path, content)
+    return outcome
 
 
 @app.command("import")

@@ -145,7 +145,7 @@ def _check_words(host: str, environment: str) -> None:
 def _next_commands(broker: Broker, directory: Path, settings: Settings, environment: str) -> list[str]:
     where = "" if directory == Path() else f" -c {directory / CONFIG_NAME}"
     product = f"firstlight{where} product create thermometer --name Thermometer --hardware rev-a"
-    group = f"firstlight{where} group create plant-7 --product thermometer --environment {environment}"
+    group = f"firstlight{where} group create plant-7 --product thermometer --environment {environment} --ou acme"
     if broker == "embedded":
         return [product, group, f"firstlight{where} serve"]
     plan = broker_plan(settings, environment)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from device_sdk.drivers.config import read_config
 from service.cli import backup, context, device, group, keys, product, release, stats, trace, version
 from service.credentials.keyfile import KeyFile
 from tests.support.storage import empty_database
@@ -239,3 +240,29 @@ def test_without_a_database_the_line_names_what_makes_one(run, installed):
         one.unlink()
     assert "firstlight init" in run("product", "list", code=1).stderr
     assert list(installed.glob("firstlight.db*")) == []
+
+
+@pytest.mark.parametrize("kind", ["individual", "derived"])
+def test_a_device_file_lets_the_device_start_and_is_never_overwritten(run, installed, kind):
+    run("product", "create", "thermometer", "--name", "Thermometer", "--hardware", "rev-a")
+    run("group", "create", "g", "--product", "thermometer", "--environment", "local", "--key-kind", kind)
+    run("release", "keygen", "release.key")
+    run("release", "key", "add", "release.key.pub", "--name", "laptop")
+    shown = run("device", "register", "g", "sn-1", "--device-file", "device.json").stdout
+    path = Path("device.json")
+    assert path.stat().st_mode & 0o777 == 0o600
+    config = read_config(path)
+    assert (config.group_id, config.serial, config.product, config.hardware) == ("g", "sn-1", "Thermometer", "rev-a")
+    assert (config.bootstrap[0].host, config.bootstrap[0].port, config.bootstrap[0].tls) == ("127.0.0.1", 1884, False)
+    assert len(config.key) == 32
+    assert len(config.release_keys) == 1
+    assert base64.b64encode(config.key).decode() not in shown
+    run("device", "register", "g", "sn-2", "--device-file", "device.json", code=1)
+    assert "no device g/sn-2" in run("device", "show", "g/sn-2", code=1).stderr
+
+
+def test_a_group_whose_devices_hold_what_is_not_known_here_has_no_device_files(run, installed):
+    run("product", "create", "thermometer", "--name", "Thermometer", "--hardware", "rev-a")
+    run("group", "create", "g", "--product", "thermometer", "--environment", "local", "--key-kind", "public_key")
+    assert "public_key" in run("device", "register", "g", "sn-1", "--device-file", "device.json", code=1).stderr
+    assert not Path("device.json").exists()
