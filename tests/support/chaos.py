@@ -132,11 +132,13 @@ async def _kill_broker(site: Site, plan: Plan, role: Role, rng: random.Random, r
     await site.stop_broker(role, signal.SIGKILL)
     memory = rng.choice([RENDER, STALE, DELETED, TORN]) if role is Role.OPERATIONAL else RENDER
     file = site.dynsec_file
+    if not file.read_bytes():
+        result.memory["emptied by the kill itself"] += 1
     if memory == DELETED:
         file.unlink()
     elif memory == TORN:  # what the crash of a Mosquitto that is saving leaves behind
         data = file.read_bytes()
-        file.write_bytes(data[: rng.choice([0, rng.randrange(len(data))])])
+        file.write_bytes(data[: rng.choice([0, rng.randint(0, len(data))])])
     elif memory == STALE:  # every grant since is forgotten, and nobody renders: the running service must notice
         shutil.copy(site.folder / "stale.json", file)
     if role is Role.OPERATIONAL:
