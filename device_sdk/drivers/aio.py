@@ -83,9 +83,20 @@ class AiomqttTransport:
                 super().__init__(maxsize)
                 inbox.append(self)
 
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[str] = loop.create_future()
+
+        def end_early(reason: str) -> None:
+            if not lost.done():
+                lost.set_result(reason)
+
+        def ended_early(reason: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(end_early, reason)
+
         try:
             # ssl reads files and parses certificates here: a few milliseconds, once per connection.
-            context = connection.tls_context(connect) if connect.tls else None
+            context = connection.tls_context(connect, ended_early) if connect.tls else None
         except (OSError, ValueError) as error:
             raise ConnectError(connection.TLS, type(error).__name__) from error
         mqtt = aiomqtt.Client(
@@ -106,7 +117,7 @@ class AiomqttTransport:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(connection.CONNECT_TIMEOUT_S):
-                    await stack.enter_async_context(_closing(mqtt))
+                    await stack.enter_async_context(_closing(mqtt, lost))
                     await mqtt.subscribe([(topic, 1) for topic in connect.subscribe])
             except aiomqtt.exceptions.MqttConnectError as error:
                 raise ConnectError(connection.refusal(_number(error.rc)), str(error)) from error
@@ -120,11 +131,20 @@ class AiomqttTransport:
 
 
 @asynccontextmanager
-async def _closing(mqtt: aiomqtt.Client) -> AsyncIterator[None]:
-    """The client's own context, without the errors of leaving it: what it ends is over either way."""
+async def _closing(mqtt: aiomqtt.Client, lost: asyncio.Future[str]) -> AsyncIterator[None]:
+    """The client's own context, without the errors of leaving it: what it ends is over either way.
+
+    aiomqtt does not notice a connection that ends before the CONNACK; `lost` is set then. Raises ConnectError.
+    """
     entering = asyncio.ensure_future(mqtt.__aenter__())
+    entering.add_done_callback(_looked_at)
     try:
-        await asyncio.shield(entering)
+        first: set[asyncio.Future[Any]] = {entering, lost}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not entering.done():
+            await ended(entering)
+            raise ConnectError(lost.result(), "the connection ended before the CONNACK")
+        await entering
     except asyncio.CancelledError:
         # aiomqtt connects in a thread, which goes on when its waiter is cancelled: only its end can be closed.
         await asyncio.wait({entering}, timeout=connection.CONNECT_TIMEOUT_S)
@@ -135,6 +155,11 @@ async def _closing(mqtt: aiomqtt.Client) -> AsyncIterator[None]:
         yield
     finally:
         await _leave(mqtt)
+
+
+def _looked_at(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 async def _leave(mqtt: aiomqtt.Client) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 import tempfile
+from collections.abc import Callable
 from typing import Any, Protocol
 
 REFUSED = "refused"  # the broker answered and does not want this login
@@ -35,7 +36,14 @@ class ConnectWish(Protocol):
 
 
 class _TlsSocket(ssl.SSLSocket):
-    """paho leaves a socket open whose handshake failed, and gives a handshake the whole keep-alive time."""
+    """paho leaves a socket open whose handshake failed, and gives a handshake the whole keep-alive time.
+
+    In TLS 1.3 a broker refuses a client certificate only after the client's handshake is over: `lost` is told the
+    word for the end of the connection, which neither library tells before the CONNACK. It may be called in the thread
+    that connects.
+    """
+
+    lost: Callable[[str], None]
 
     def do_handshake(self, block: bool = False) -> None:
         self.settimeout(CONNECT_TIMEOUT_S)
@@ -45,16 +53,52 @@ class _TlsSocket(ssl.SSLSocket):
             self.close()
             raise
 
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        try:
+            data = super().recv(buflen, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            raise
+        except OSError as error:
+            self.lost(_ending(error))
+            raise
+        if not data and buflen:
+            self.lost(UNREACHABLE)
+        return data
 
-def tls_context(wish: ConnectWish) -> ssl.SSLContext:
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            raise
+        except OSError as error:
+            # The alert that says why may still wait to be read.
+            try:
+                super().recv(1)
+            except OSError as why:
+                self.lost(_ending(why))
+            else:
+                self.lost(_ending(error))
+            raise
+
+
+def _ending(error: OSError) -> str:
+    """The core's word for the end of a connection whose handshake was over on our side."""
+    alert = isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or "")
+    return REFUSED if alert else UNREACHABLE
+
+
+def tls_context(wish: ConnectWish, lost: Callable[[str], None] = lambda _reason: None) -> ssl.SSLContext:
     """A context that trusts `ca_pem` alone (the system's authorities where it is None) and checks the host name.
+
+    `lost` is called by whoever reads from the socket, when the broker ends the connection: "refused" where it sent an
+    alert.
 
     The client certificate, if any, goes through two files of mode 0600 that are gone when this returns, because ssl
     takes a key from a file only. ssl.SSLError for a certificate, key or authority that does not parse.
     """
     context = ssl.create_default_context(cadata=_text(wish.ca_pem) if wish.ca_pem else None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = _TlsSocket
+    context.sslsocket_class = type("TlsSocket", (_TlsSocket,), {"lost": staticmethod(lost)})
     if wish.certificate_pem:
         with tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
             certificate = _private_file(folder, "certificate", wish.certificate_pem)

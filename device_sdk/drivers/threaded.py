@@ -115,7 +115,7 @@ class ThreadedDriver:
         self._misc_at = self._clock()
         try:
             if connect.tls:
-                mqtt.tls_set_context(connection.tls_context(connect))
+                mqtt.tls_set_context(connection.tls_context(connect, self._lost))
             mqtt.connect(connect.host, connect.port, connect.keepalive_s)
         except ssl.SSLError:
             self._failed = connection.TLS
@@ -136,6 +136,10 @@ class ThreadedDriver:
     def _on_disconnect(self, _mqtt: paho.Client, _f: Any, _flags: Any, _reason: ReasonCode, _properties: Any) -> None:
         if self._failed is None:
             self._failed = connection.UNREACHABLE
+
+    def _lost(self, reason: str) -> None:
+        if self._failed is None:
+            self._failed = reason
 
     def _on_message(self, _mqtt: paho.Client, _filters: Any, message: paho.MQTTMessage) -> None:
         self._client.received(message.topic, bytes(message.payload), self._clock())

@@ -1,8 +1,10 @@
 """What every driver must do for the core, held against both of them over a real socket."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
+import threading
 import time
 
 import pytest
@@ -239,6 +241,39 @@ def test_a_client_certificate_from_memory_is_presented(run):
         core = ScriptedCore({"start": [wish], "connected": END, "connect_failed": END})
         run(core)
     assert core.calls[-1] == ("connected",)
+
+
+@contextlib.contextmanager
+def unwilling_server(authority):
+    """Refuses the client's certificate once, as OpenSSL does it: with an alert, after the client's handshake."""
+    context = server_context(authority, "127.0.0.1")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=authority.pem)
+
+    def serve():
+        plain, _ = listener.accept()
+        with plain, contextlib.suppress(ssl.SSLError), context.wrap_socket(plain, server_side=True):
+            raise AssertionError("let in")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+def test_a_certificate_that_the_broker_does_not_want_is_a_refusal_and_known_at_once(run):
+    authority, began = Authority(), time.monotonic()
+    certificate, key = Authority().issue("c" * 32)
+    with unwilling_server(authority) as port:
+        wish = connect(
+            port, tls=True, ca_pem=authority.pem, username=None, password=None,
+            certificate_pem=certificate, private_key_pem=key,
+        )  # fmt: skip
+        core = ScriptedCore({"start": [wish], "connected": END, "connect_failed": END})
+        run(core)
+    assert core.calls[-1] == ("connect_failed", "refused")
+    assert time.monotonic() - began < 5
 
 
 def test_plain_text_where_tls_was_expected_fails_as_tls(run):
