@@ -1,0 +1,99 @@
+"""A Mosquitto whose list of logins is gone: rendered again from the database, everybody is let in as before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from device_sdk.wire import keys
+from service.domain.changes import Changes
+from service.domain.credential import Credential, CredentialKind, CredentialState
+from service.domain.device import Device, DeviceState
+from service.domain.thing import Thing
+from service.mqtt.port import Role
+from service.storage.store import SqlStore
+from tests.support.site import ENVIRONMENT, GROUP, OU, PRODUCT_ID, Site, made_site
+
+pytestmark = pytest.mark.mosquitto
+
+PAGE = 500
+SAMPLE = 40
+
+
+async def _activated(site: Site, count: int) -> dict[str, str]:
+    """So many devices with a confirmed credential each: API keys by credential id, as the devices compute them."""
+    logins: dict[str, str] = {}
+    for page in _pages([f"sn-{number:05}" for number in range(count)]):
+        await site.register(page)
+        async with site.database() as database, SqlStore(database, {}).batch() as batch:
+            loaded = await batch.load(serials=[(GROUP, serial) for serial in page])
+            changed = []
+            for (_, serial), device in loaded.by_serial.items():
+                after, api_key = _with_credential(device, site.keys[GROUP, serial])
+                logins[after.credentials[0].credential_id] = api_key
+                changed.append((device, after))
+            await batch.save(Changes(devices=tuple(changed)))
+    assert len(logins) == count
+    return logins
+
+
+def _pages(serials: list[str]) -> list[list[str]]:
+    return [serials[start : start + PAGE] for start in range(0, len(serials), PAGE)]
+
+
+def _with_credential(device: Device, key: bytes) -> tuple[Device, str]:
+    now, nonce, server_nonce = datetime.now(UTC), os.urandom(16), os.urandom(16)
+    thing = Thing(
+        os.urandom(16).hex(), GROUP, PRODUCT_ID, "Thermometer", OU, ENVIRONMENT,
+        holder_device_id=device.device_id, created_at=now,
+    )  # fmt: skip
+    credential_id = os.urandom(16).hex()
+    api_key = keys.api_key(key, nonce, server_nonce, thing.thing_id, credential_id)
+    credential = Credential(
+        credential_id, device.device_id, CredentialKind.API_KEY, CredentialState.CONFIRMED, ENVIRONMENT, now,
+        now + timedelta(days=1), 1, nonce, server_nonce, b"grant", "msgpack",
+        api_key_sha256=hashlib.sha256(api_key.encode()).digest(), confirmed_at=now, last_boot_count=1,
+    )  # fmt: skip
+    return replace(device, state=DeviceState.CONFIRMED, thing=thing, credentials=(credential,)), api_key
+
+
+async def _is_let_in(site: Site, name: str, password: str) -> bool:
+    assert site.mosquittos is not None
+    tls = site.mosquittos.tls()
+    client = aiomqtt.Client(
+        "localhost", site.ports["api_key"], identifier=name, username=name, password=password, tls_context=tls
+    )
+    try:
+        async with client:
+            return True
+    except aiomqtt.MqttError:
+        client._client.disconnect()  # aiomqtt leaves the socket of a refused connection open
+        client._client.loop_write()
+        return False
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_a_deleted_list_of_logins_is_rendered_again_from_the_database(tmp_path: Path, count: int) -> None:
+    async with made_site(tmp_path, "mosquitto") as site:
+        logins = await _activated(site, count)
+        await site.start_broker(Role.OPERATIONAL)
+        await site.stop_broker(Role.OPERATIONAL)
+        site.dynsec_file.unlink()
+
+        began = time.monotonic()
+        await site.command("broker", "render")  # as the unit does before each start
+        rendered = time.monotonic()
+        await site.start_broker(Role.OPERATIONAL, rendered=False)
+        started = time.monotonic()
+        sample = random.Random(1).sample(sorted(logins), min(count, SAMPLE))
+        assert [name for name in sample if not await _is_let_in(site, name, logins[name])] == []
+        assert not await _is_let_in(site, sample[0], logins[sample[1]])
+        print(f"{count} logins: rendered in {rendered - began:.1f} s, broker up after {started - rendered:.1f} s more")
