@@ -21,7 +21,7 @@ from service.errors import ServiceError
 from service.handlers import hello
 from service.handlers.decision import Authorise, Grant, Push
 from service.images.pages import Files
-from service.images.streamer import StreamBounds, Streamer
+from service.images.streamer import Permit, StreamBounds, Streamer
 from service.mqtt.port import Inbound, Link, Role
 from service.pipeline.bounds import Bounds
 from service.pipeline.executor import Executor, Outcome, Settled
@@ -234,24 +234,32 @@ class Pipeline:
             self._send(link, self._down(topics.OPERATIONAL, effect.credential_id, "desired"), effect.payload)
 
     def _authorise(self, effect: Authorise, job: Job) -> None:
-        self.streamer.authorise(effect.credential_id, effect.thing_id, effect.image_id, effect.size)
-        self._fetch_at_once(job)
+        permit = self.streamer.authorise(effect.credential_id, effect.thing_id, effect.image_id, effect.size)
+        self._stream(job, permit)
 
     def _fetch_at_once(self, job: Job) -> bool:
-        """Stream for a credential that holds a permit. Whether it does; refusals are answered here."""
+        """Stream for a credential that holds a permit for this image. Whether it does.
+
+        A permit for another image decides nothing: the target may have changed since, and the rules are asked again.
+        """
         permit = self.streamer.permit(job.owner)
-        link, decoded = job.link, job.decoded
-        if permit is None or link is None or decoded is None:
+        if permit is None or job.link is None or job.decoded is None:
             return False
-        request = decoded.request
-        assert isinstance(request, Fetch)
+        if permit.prefix != _fetch_of(job).image:
+            return False
+        self._stream(job, permit)
+        return True
+
+    def _stream(self, job: Job, permit: Permit) -> None:
+        """Queue the chunks, or answer why not."""
+        assert job.link is not None
+        topic = self._down(topics.OPERATIONAL, job.owner, "chunk")
         try:
-            self.streamer.request(link, permit, request, self._down(topics.OPERATIONAL, job.owner, "chunk"))
+            self.streamer.request(job.link, permit, _fetch_of(job), topic)
         except ServiceError as error:
             self.record.count(error.cause)
             self._refuse(job, error)
         job.done()
-        return True
 
     def _forget_dropped(self, dropped: Sequence[Credential]) -> None:
         self._forget([one.credential_id for one in dropped])
@@ -307,6 +315,12 @@ class Pipeline:
             overall=BucketTable(bounds.stream_bytes_rate, bounds.stream_bytes_burst, 1),
             count=self.record.count,
         )
+
+
+def _fetch_of(job: Job) -> Fetch:
+    assert job.decoded is not None
+    assert isinstance(job.decoded.request, Fetch)
+    return job.decoded.request
 
 
 async def _wait(arrived: asyncio.Event, timeout_s: float | None) -> None:

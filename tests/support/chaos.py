@@ -11,7 +11,7 @@ import random
 import shutil
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,7 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
                 await site.start_broker(role)
             shutil.copy(site.dynsec_file, folder / "stale.json")
         await site.start_service(level="warning")
+        notes: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=25))
         fleet = Fleet(
             [site.identity(serial) for serial in serials],
             seed=rng.getrandbits(64),
@@ -90,6 +91,9 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
             jitter_s=plan.jitter_s,
             target=target,
             crypto=FullCrypto(x509_credentials=True) if plan.certificates else None,
+            on_note=lambda who, note: notes[who.serial].append(
+                f"{time.monotonic() - started:.1f} {note.level} {note.event} {note.detail}"
+            ),
         )
         started, stop = time.monotonic(), asyncio.Event()
         async with asyncio.TaskGroup() as group:
@@ -98,6 +102,11 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
                 await _kill_all(site, plan, rng, result, say)
                 await _confirmed(site, fleet, plan, say)
                 await _all_let_in_again(site, fleet, plan)
+            except AssertionError as error:
+                stuck = [serial for serial in serials if serial in str(error)]
+                for serial in stuck[:4]:
+                    error.add_note("\n".join([_history(site, serial), *notes[serial]]))
+                raise
             finally:
                 stop.set()
         result.seconds = time.monotonic() - started

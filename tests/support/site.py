@@ -343,8 +343,8 @@ class Site:
         finally:
             connection.close()
 
-    def rows(self, *, but: Iterable[str] = ("counter",)) -> dict[str, list[tuple[Any, ...]]]:
-        """Every row of every table, for a comparison of before and after."""
+    def rows(self, *, but: Iterable[str] = ("counter", "meta")) -> dict[str, list[tuple[Any, ...]]]:
+        """Every row of every table, for a comparison of before and after. `meta` is the ticker's."""
         names = [row[0] for row in self.query("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {name: self.query(f'SELECT * FROM "{name}"') for name in names if name not in set(but)}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import pytest
 
+from device_sdk.wire import topics
 from tests.integration.service.conftest import Running
 from tests.support.mqtt_peer import MqttPeer
 
@@ -34,3 +36,25 @@ def state(running: Running) -> tuple:
         " JOIN thing t ON t.holder_device_id = d.device_id WHERE d.serial = 'sn-8'"
     )
     return fw, version_id, installed
+
+
+async def test_a_new_target_may_be_fetched_the_moment_after_a_chunk_of_the_old_one(running: Running) -> None:
+    site = running.site
+    images = [os.urandom(1000), os.urandom(1000)]
+    await site.add_version("4.0", 4, images[0])
+    async with MqttPeer(site, "sn-9") as peer:
+        assert (await peer.activate())["ok"]
+        assert (await peer.online())["ok"]
+        await fetch(peer, images[0])
+        assert (await peer.heard("c", "chunk"))[20:] == images[0]
+        await site.add_version("5.0", 5, images[1])
+        await fetch(peer, images[1])
+        assert (await peer.heard("c", "chunk"))[20:] == images[1]
+        await fetch(peer, images[0])
+        assert peer.unpack(await peer.heard("c", "fetch"))["code"] == "IMAGE_UNKNOWN"
+
+
+async def fetch(peer: MqttPeer, image: bytes) -> None:
+    asked = {"image": hashlib.sha256(image).digest()[:8], "stream": 1, "chunk_size": 1024, "first": 0, "count": 1}
+    payload = peer.pack({"id": "f", **asked})
+    await peer.say(topics.up("c", peer.credential_id, "fetch"), payload, "c")
