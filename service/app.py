@@ -119,6 +119,7 @@ class Application:
         self.links = [link for deployment in self.deployments for link in deployment.links]
         for link in self.links:
             self.pipeline.attach(link)
+            link.on_connect = self.pipeline.missed_messages
         self._keys = keys
         self._started_at = time.monotonic()
         self._draining = False
@@ -156,7 +157,7 @@ class Application:
             log.warning("not everything was finished within %.0f s; devices ask again", DRAIN_TIMEOUT_S)
 
     async def _watch_links(self) -> None:
-        """Log what becomes of the links, and have silence counted anew by whoever judges by it."""
+        """Log what becomes of the links."""
         seen: dict[int, tuple[int, bool]] = {}
         await asyncio.sleep(LINK_WATCH_S)  # the time to connect at the start is no news
         while True:
@@ -167,7 +168,6 @@ class Application:
                 name = f"{link.environment} {link.role.value}"
                 if now[0] != before[0]:
                     log.info("link %s is connected", name)
-                    self.pipeline.missed_messages()
                 elif before[1] and not now[1]:
                     log.warning("link %s is not connected: %s", name, link.state.last_error or "connecting")
             await asyncio.sleep(LINK_WATCH_S)

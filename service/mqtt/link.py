@@ -86,6 +86,7 @@ class MqttLink:
         self.settings = settings
         self.state = LinkState()
         self.connected = asyncio.Event()  # set while subscribed
+        self.on_connect: Callable[[], None] = lambda: None  # called at each connect, before the first message of it
         self._deliver = deliver
         self._client_id = client_id
         self._jitter = jitter
@@ -173,6 +174,7 @@ class MqttLink:
                 self._paho = paho  # before SUBSCRIBE: the first messages may come with the SUBACK
                 self._writable.set()
                 self._read_in_bursts(client, paho)
+                self.on_connect()
                 codes = await client.subscribe(self.filter, qos=1)
                 heed_cancellation()
                 if any((code if isinstance(code, int) else code.value) >= 0x80 for code in codes):

@@ -112,6 +112,8 @@ async def test_a_lost_connection_comes_back_under_a_new_client_id_and_old_acknow
     user, password = broker.service_login
     settings = LinkSettings("127.0.0.1", broker.port, user, password)
     link = MqttLink("test", Role.BOOTSTRAP, settings, inbox, client_id=client_id, jitter=lambda: 0.0)
+    told: list[int] = []
+    link.on_connect = lambda: told.append(link.state.received)
     async with running(link):
         async with Actor(broker.port, "a" * 32) as device:
             await device.client.publish(f"pv1/b/{'a' * 32}/up/hello", b"1", qos=1)
@@ -129,6 +131,8 @@ async def test_a_lost_connection_comes_back_under_a_new_client_id_and_old_acknow
             await device.client.publish(f"pv1/b/{'a' * 32}/up/hello", b"2", qos=1)
             (await inbox.next()).acknowledge()
         assert link.state.connects == 2
+        assert told[0] == 0, "told before the first message of a connection"
+        assert told[-1] == 1
         assert len(set(used)) == len(used) >= 2
     await broker.stop()
 
