@@ -115,7 +115,7 @@ class ThreadedDriver:
         self._misc_at = self._clock()
         try:
             if connect.tls:
-                mqtt.tls_set_context(connection.tls_context(connect, self._lost))
+                mqtt.tls_set_context(connection.tls_context(connect, lambda reason: self._lost(mqtt, reason)))
             mqtt.connect(connect.host, connect.port, connect.keepalive_s)
         except ssl.SSLError:
             self._failed = connection.TLS
@@ -137,8 +137,8 @@ class ThreadedDriver:
         if self._failed is None:
             self._failed = connection.UNREACHABLE
 
-    def _lost(self, reason: str) -> None:
-        if self._failed is None:
+    def _lost(self, mqtt: paho.Client, reason: str) -> None:
+        if self._mqtt is mqtt and self._failed is None:
             self._failed = reason
 
     def _on_message(self, _mqtt: paho.Client, _filters: Any, message: paho.MQTTMessage) -> None:

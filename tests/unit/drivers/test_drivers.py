@@ -158,6 +158,35 @@ def test_a_disconnect_that_the_core_asked_for_is_not_told(run):
     assert core.calls == [("start",), ("connected",), ("tick",)]
 
 
+def test_a_disconnect_of_a_connection_that_tls_has_just_lost_is_not_told_either(run):
+    authority = Authority()
+    with tls_server(authority, "127.0.0.1") as server:
+        wish = connect(server.port, tls=True, ca_pem=authority.pem)
+        core = ScriptedCore({"start": [wish]})
+
+        def connected(now):
+            core._call("connected")
+            core.wake_at = now
+
+        def tick(now):
+            core._call("tick")
+            if core.calls.count(("tick",)) == 1:
+                for writer in server._writers:  # so that the cut is a reset
+                    writer.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + bytes(4)
+                    )
+                server.cut()
+                time.sleep(0.2)  # until it is here: the driver's own DISCONNECT meets it
+                core._wanted.append(actions.Disconnect())
+                core.wake_at = time.monotonic() + 0.3
+            else:
+                core._wanted += END
+
+        core.connected, core.tick = connected, tick
+        run(core)
+    assert core.calls == [("start",), ("connected",), ("tick",), ("tick",)]
+
+
 def test_the_core_is_woken_when_it_asked_to_be(run):
     core = ScriptedCore({"tick": END})
     began = time.monotonic()
