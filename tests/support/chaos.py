@@ -181,14 +181,17 @@ def _history(site: Site, serial: str) -> str:
 
 async def _all_let_in_again(site: Site, fleet: Fleet, plan: Plan) -> None:
     """After one more loss of the operational broker's memory, every device gets an answer on its credential."""
-    if site.mosquittos is None:
+    embedded = site.mosquittos is None
+    if embedded:
         await site.stop_service(signal.SIGKILL)
-        await site.start_service(level="warning")
     else:
         await site.stop_broker(Role.OPERATIONAL, signal.SIGKILL)
+    since = time.monotonic()  # a device may be back before the start is known to be over
+    if embedded:
+        await site.start_service(level="warning")
+    else:
         site.dynsec_file.write_bytes(b"")
         await site.start_broker(Role.OPERATIONAL)
-    since = time.monotonic()
     serials = {device.identity.serial for device in fleet.devices}
 
     def back() -> bool:
