@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1
 from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as new_ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service.domain.changes import Changes, Trace
@@ -36,6 +37,12 @@ def public_text(private):
 ED25519, P256, P384 = (
     public_text(one) for one in (Ed25519PrivateKey.generate(), new_ec(SECP256R1()), new_ec(SECP384R1()))
 )
+
+
+def rsa_text(bits):
+    """A public key of this size; nobody has its private one, and making one takes seconds."""
+    public = RSAPublicNumbers(65537, (1 << (bits - 1)) + 1).public_key()
+    return base64.b64encode(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
 
 
 @pytest.fixture
@@ -123,10 +130,15 @@ async def test_public_keys_come_back_with_their_algorithm(database):
     assert (await register(database, "public", public_keys=keys)).result is Result.ALREADY_REGISTERED
 
 
+@pytest.mark.parametrize("bits", [2048, 4096])
+def test_an_rsa_key_whose_signature_fits_a_proof_is_taken(bits):
+    assert registration.parse_public_key(0, rsa_text(bits)).algorithm is KeyAlgorithm.RSA_PSS
+
+
 @pytest.mark.parametrize(
     ("index", "text"),
-    [(0, P384), (8, ED25519), (-1, ED25519), (0, ""), (0, "x"), (0, KEY)],
-    ids=["another curve", "index 8", "index -1", "empty", "no base64", "no key"],
+    [(0, P384), (8, ED25519), (-1, ED25519), (0, ""), (0, "x"), (0, KEY), (0, rsa_text(1024)), (0, rsa_text(4104))],
+    ids=["another curve", "index 8", "index -1", "empty", "no base64", "no key", "short rsa", "long rsa"],
 )
 def test_a_public_key_that_cannot_be_used_is_refused(index, text):
     with pytest.raises(ServiceError) as caught:
