@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from device_sdk.core.identity import Policy
 from device_sdk.simulator.fleet import Fleet
 from service.installation import broker_plan
+from service.mqtt.port import Role
 from service.settings import SettingsError, load_settings
-from tests.support.site import Site, made_site
+from tests.support.site import ENVIRONMENT, Site, made_site
 from tests.support.site_agents import agent_file, run_once
 
 ROOT = "plants/north"
@@ -39,10 +41,21 @@ async def test_devices_with_the_same_topic_root_activate_and_take_their_firmware
         assert states == {"simulated": "confirmed", "program": "confirmed", "stranger": "registered"}
 
 
-def test_the_access_lists_of_mosquitto_are_written_for_that_root(tmp_path: Path) -> None:
-    site = Site(tmp_path, "mosquitto")
-    _use(site, ROOT)
-    assert broker_plan(site.settings, "local").root == ROOT
+@pytest.mark.mosquitto
+async def test_mosquitto_s_access_lists_are_written_for_that_root_and_the_doctor_looks_there(tmp_path: Path) -> None:
+    async with made_site(tmp_path, "mosquitto") as site:
+        _use(site, ROOT)
+        assert site.mosquittos is not None
+        site.mosquittos.plan = broker_plan(site.settings, ENVIRONMENT)
+        await site.register(["simulated"])
+        await site.add_version("2.0", 2, os.urandom(100_000))
+        for role in Role:
+            await site.start_broker(role)
+        async with site.serving_here():
+            fleet = Fleet([site.identity("simulated")], seed=1, jitter_s=0, policy=Policy(root=ROOT))
+            assert await fleet.run_until_confirmed(30)
+            examined = json.loads(await site.command("doctor", "--json"))
+        assert examined["ok"], examined
 
 
 @pytest.mark.parametrize("root", ["", "/", "a//b", "a/", "a/+", "#", "$share/a", "ä", "a" * 65])
