@@ -55,13 +55,15 @@ def _states(site: Site, serial: str) -> list[tuple[str, str]]:
     )
 
 
-async def _is_revoked(site: Site, serial: str) -> None:
+async def _is_revoked(site: Site, serial: str, group: str = GROUP) -> None:
+    """Until the broker has confirmed that no credential of this device is let in."""
     await until(
         lambda: (
             not site.query(
-                "SELECT 1 FROM credential c JOIN device d USING (device_id) WHERE d.serial = ?"
-                " AND c.state = 'dropped' AND c.revoked_at IS NULL",
+                "SELECT 1 FROM credential c JOIN device d USING (device_id) WHERE d.serial = ? AND d.group_id = ?"
+                " AND c.revoked_at IS NULL",
                 serial,
+                group,
             )
         )
     )
@@ -159,6 +161,11 @@ async def test_a_device_with_a_private_key_of_its_own_proves_itself_by_signature
         group,
     )
     assert found == [("program", "confirmed", "x509"), ("simulated", "confirmed", "x509")]
+    await site.command("device", "block", f"{group}/program")
+    blocked = time.monotonic()
+    await _is_revoked(site, "program", group)
+    assert time.monotonic() - blocked < DEAD_WITHIN_S
+    assert "connect_refused" in (await run_once(config, "--timeout", "1.5")).stdout
 
 
 async def test_a_wrong_private_key_is_refused_and_nothing_is_made_for_it(site: Site) -> None:
