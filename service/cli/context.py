@@ -29,6 +29,7 @@ from service.settings import CONFIG_NAME, Settings, SettingsError, load_settings
 from service.storage.database import Database
 
 MAX_OPEN_FILES = 65536
+PIPE_WIDTH = 1000  # columns of a table that is not shown on a terminal
 T = TypeVar("T")
 chosen_config: ContextVar[Path] = ContextVar("chosen_config", default=Path(CONFIG_NAME))  # main's callback sets it
 
@@ -135,11 +136,19 @@ def plain(value: object) -> Any:  # noqa: PLR0911 - a table
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def moment(at: datetime) -> str:
+    """A time as tables show it: UTC, to the second."""
+    return at.strftime("%Y-%m-%d %H:%M:%S")
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A plain table on standard output."""
+    """A plain table on standard output; as wide as its content where that is no terminal, so that `grep` finds it."""
     shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*row)
-    Console(highlight=False).print(shown)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(shown)

@@ -220,7 +220,7 @@ def _line(one: imports.RowOutcome, *, as_json: bool) -> str:
 
 
 def _row(one: devices.DeviceLine) -> list[str]:
-    at = one.registered_at.isoformat(timespec="seconds") if one.registered_at else "-"
+    at = context.moment(one.registered_at) if one.registered_at else "-"
     name = f"{one.group_id}/{one.serial}"
     return [name, one.state, one.thing or "-", one.environment or "-", one.firmware or "-", one.version or "-", at]
 
@@ -244,7 +244,7 @@ def _print_device(device: Device) -> None:
     lines = {
         "device": f"{device.group_id}/{device.serial}",
         "state": device.state.value,
-        "registered": device.registered_at.isoformat(timespec="seconds"),
+        "registered": context.moment(device.registered_at),
         "model": device.model,
         "boot count": device.boot_count,
         "thing": device.thing and f"{device.thing.name} ({device.thing.thing_id})",
@@ -259,7 +259,7 @@ def _print_device(device: Device) -> None:
             one.kind.value,
             one.state.value + (" (waits for approval)" if one.awaits_operator else ""),
             one.environment,
-            one.created_at.isoformat(timespec="seconds"),
+            context.moment(one.created_at),
             one.drop_cause or "-",
         ]
         for one in device.credentials

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import os
 import pwd
+import shutil
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -149,8 +150,11 @@ def _next_commands(broker: Broker, directory: Path, settings: Settings, environm
     if broker == "embedded":
         return [product, group, f"firstlight{where} serve"]
     plan = broker_plan(settings, environment)
+    program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"  # where Debian has it, outside an ordinary user's PATH
     return [
-        " ".join(f"mosquitto -c {plan.config(role)} &" for role in Role),
+        *(f"{program} -c {plan.config(role)} &" for role in Role),
+        f"firstlight{where} serve &",
         f"firstlight{where} doctor",
-        f"firstlight{where} serve",
+        product,
+        group,
     ]

@@ -16,7 +16,7 @@ app = typer.Typer(help="The service's own keys.", no_args_is_help=True)
 
 @app.command()
 def rotate(as_json: context.JsonOption = False) -> None:
-    """Seal every secret in the database under a new key; the service must be stopped.
+    """Seal every secret in the database under a new key, and make server nonces with a new one; stop the service first.
 
     The old key leaves keys.json when nothing is sealed with it any more. Cut short, it goes on when run again. Older
     backups need the keys.json of their time.

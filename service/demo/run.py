@@ -42,7 +42,7 @@ async def run_demo(options: DemoOptions) -> Summary:
     """Run it in a temporary folder that is gone afterwards. Raises DemoError and what making the world raises."""
     with tempfile.TemporaryDirectory(prefix="firstlight-demo-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        size = f"{options.image_bytes / 1024**2:g} MiB"
+        size = f"{options.image_bytes / 1024**2:.3g} MiB"
         where = "an embedded broker" if options.broker is None else f"{options.broker.host}:{options.broker.port}"
         print(f"{options.devices} devices, {PRODUCT} {TARGET} of {size}, signed; SQLite, {where}", flush=True)
         if options.broker is not None:

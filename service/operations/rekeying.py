@@ -1,7 +1,8 @@
-"""Rotation of the key that seals secrets at rest.
+"""Rotation of the key that seals secrets at rest, and with it of the key that server nonces are made with.
 
-Owns the order of steps: new key into the key file, every sealed value sealed again page by page, old keys out of the
-file when no value uses them. A crash at any point leaves every value readable; running it again goes on.
+Owns the order of steps: new keys into the key file (server nonces of the key before stay good until the next
+rotation), every sealed value sealed again page by page, old keys out of the file when no value uses them. A crash at
+any point leaves every value readable; running it again goes on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ async def rotate(key_file: Path, database_path: Path) -> Rotated:
     await asyncio.to_thread(take_over, database_path)
     keys = await asyncio.to_thread(KeyFile.load, key_file)
     if len(keys.seal_keys) == 1:  # else a rotation was cut short: go on with its key
-        keys = keys.rotate_seal()
+        keys = keys.rotate()
         await asyncio.to_thread(keys.write, key_file)
     database = await Database.open(database_path, keys.sealer(), check=False)
     try:

@@ -67,6 +67,10 @@ def test_init_for_mosquitto_writes_the_files_of_both_brokers(tmp_path: Path) -> 
         assert {"mosquitto.conf", "acl", "dynsec.json"} <= {path.name for path in folder.iterdir()}
     settings = load_settings(tmp_path / "firstlight.toml")
     assert settings.environments["plant"].endpoints.bootstrap.host == "broker.example"
+    steps = [step.strip() for step in made.stdout.split("Next:")[1].strip().splitlines()]
+    words = [step.split()[0].rsplit("/", 1)[-1] for step in steps]
+    assert words == ["mosquitto", "mosquitto", "firstlight", "firstlight", "firstlight", "firstlight"]
+    assert [step.split("firstlight.toml ")[-1] for step in steps[2:4]] == ["serve &", "doctor"], "the doctor asks it"
 
 
 def test_names_that_could_write_into_the_configuration_are_refused(tmp_path: Path) -> None:

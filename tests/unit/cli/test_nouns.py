@@ -130,6 +130,14 @@ def test_a_device_is_registered_shown_listed_blocked_and_traced(run, run_json):
 
 
 @pytest.mark.usefixtures("with_group")
+def test_a_table_that_is_not_shown_on_a_terminal_keeps_each_row_on_one_line(run):
+    serial = "a-serial-that-is-long-" + 90 * "x"
+    run("device", "register", "line-1", serial)
+    rows = run("device", "list").stdout.splitlines()
+    assert sum(f"line-1/{serial}" in row and "registered" in row for row in rows) == 1
+
+
+@pytest.mark.usefixtures("with_group")
 def test_an_import_prints_one_line_for_each_row(run, tmp_path):
     path = tmp_path / "devices.csv"
     path.write_text("serial\nsn-1\nsn-2\nsn 3\n")

@@ -182,6 +182,8 @@ async def test_rotation_seals_everything_under_a_new_key_and_removes_the_old_one
     assert done.retired == [old.seal_current]
     assert set(new.seal_keys) == {done.kid} == await check_readable(key_file, path)
     assert new.service_key == old.service_key
+    assert new.nonce_keys()[0].reveal() != old.nonce_keys()[0].reveal()
+    assert new.nonce_keys()[1].reveal() == old.nonce_keys()[0].reveal()
 
 
 async def test_a_rotation_that_was_cut_short_goes_on_with_its_key(sealed, monkeypatch):
