@@ -59,6 +59,7 @@ class Client:
         self._until = 0.0
         self._started = False
         self._retired = False
+        self._where = ""  # place and address of the newest Connect, for the log
 
     # The driver's calls
 
@@ -88,14 +89,14 @@ class Client:
         """The last Connect failed: "refused", "unreachable" or "tls"."""
         if self._phase != _CONNECTING:
             return
-        self._context.trouble("connect_" + reason, self._ladder.rung or "")
+        self._context.trouble("connect_" + reason, self._where)
         self._retry(now)
 
     def disconnected(self, now: float) -> None:
         """The open connection was lost."""
         if self._phase not in (_CONNECTING, _CONNECTED):
             return
-        self._context.trouble("connection_lost", self._ladder.rung or "")
+        self._context.trouble("connection_lost", self._where)
         self._retry(now)
 
     def received(self, topic: str, payload: bytes, now: float) -> None:
@@ -193,7 +194,7 @@ class Client:
         if self._phase == _WAITING and now >= self._until:
             self._connect(now)
         elif self._phase == _CONNECTING and now >= self._until:
-            self._context.trouble("connect_timeout", self._ladder.rung or "")
+            self._context.trouble("connect_timeout", self._where)
             self._context.act(Disconnect())
             self._retry(now)
         alive = self._firmware.tick(now)
@@ -211,11 +212,13 @@ class Client:
         if credential is not None:
             self._desired.use(credential)
             self._session = Session(self._context, credential, self._desired, self._firmware)
-            self._context.act(operational_connect(self._context.policy, credential))
+            action = operational_connect(self._context.policy, credential)
         else:
             self._activation = Activation(self._context, self._firmware.running)
             endpoint = self._context.identity.bootstrap[int((rung or "")[len(ladder.BOOTSTRAP) :] or "0")]
-            self._context.act(bootstrap_connect(self._context.policy, endpoint, self._activation.session))
+            action = bootstrap_connect(self._context.policy, endpoint, self._activation.session)
+        self._where = "%s %s:%d" % (rung or "", action.host, action.port)
+        self._context.act(action)
         self._phase = _CONNECTING
         self._until = now + self._context.policy.connect_timeout_s
 
