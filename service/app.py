@@ -208,12 +208,18 @@ class Application:
         return {"service": "firstlight", **asdict(found)}
 
     async def unproven_report(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """What GET /unproven?group=...&serial=... says: steps under that name by whoever did not prove to bear it.
+        """What GET /unproven?group=...&serial=...&credentials=...,... says: steps under that name by whoever did not
+        prove to bear it, and what was refused on these logins before it reached the rules.
 
         The newest 200 that this process remembers. Anybody can cause them, so they are in no database.
         """
         name = (query.get("group", ""), query.get("serial", ""))
-        found = [asdict(one) for one in self.pipeline.record.unproven if (one.group_id, one.serial) == name]
+        logins = set(query.get("credentials", "").split(",")) - {""}
+        found = [
+            asdict(one)
+            for one in self.pipeline.record.unproven
+            if (one.group_id, one.serial) == name or one.credential_id in logins
+        ]
         return {"service": "firstlight", "steps": found[-UNPROVEN_SHOWN:]}
 
     async def _storage_problem(self) -> str | None:

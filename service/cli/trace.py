@@ -11,6 +11,8 @@ from service.cli import context
 from service.http.asking import ask
 from service.operations import traces
 
+LOGINS = 16  # the newest credentials of a device that are asked for; they fit one request line
+
 
 def trace(
     device: Annotated[str, typer.Argument(metavar="GROUP/SERIAL", help="Or a bare serial where it is unique.")],
@@ -19,15 +21,17 @@ def trace(
     """Every step of a device: time, code, true cause and what to do about it."""
     found = context.run(lambda database: traces.of_device(database, device))
     http = context.settings().http
-    name = urlencode({"group": found.name.group_id, "serial": found.name.serial})
-    answer = ask(http.host, http.port, f"/unproven?{name}")
+    logins = list(dict.fromkeys(one.trace.credential_id for one in reversed(found.steps) if one.trace.credential_id))
+    asked = {"group": found.name.group_id, "serial": found.name.serial, "credentials": ",".join(logins[:LOGINS])}
+    answer = ask(http.host, http.port, f"/unproven?{urlencode(asked)}")
     unproven = traces.unproven(answer)
 
     def text() -> None:
         print(found.name)
         _show(found.steps)
         if unproven:
-            print("Without a valid proof, so perhaps not this device; while the service runs, it remembers the newest:")
+            print("Refused without a proof, so perhaps not this device, or without asking the database, on its login;")
+            print("the service remembers the newest of these while it runs:")
             _show(unproven)
         elif answer is None:
             print("The service does not run here: what came without a valid proof is not known.")

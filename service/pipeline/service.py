@@ -16,6 +16,7 @@ from device_sdk.wire import codes, topics
 from service.brokers.gate import BrokerGate
 from service.credentials.authority import Authority
 from service.credentials.keyfile import KeyFile
+from service.domain.changes import Trace
 from service.domain.credential import Credential
 from service.errors import ServiceError
 from service.handlers import hello
@@ -258,6 +259,12 @@ class Pipeline:
             self.streamer.request(job.link, permit, _fetch_of(job), topic)
         except ServiceError as error:
             self.record.count(error.cause)
+            self.record.remember(
+                Trace(
+                    "", "", self._clock(), job.trace_id, job.verb, "refused", error.code, error.cause, error.detail,
+                    job.owner,
+                )
+            )  # fmt: skip
             self._refuse(job, error)
         job.done()
 

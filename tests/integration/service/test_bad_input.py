@@ -334,6 +334,8 @@ async def test_impossible_ranges_and_foreign_images_are_refused_and_send_no_chun
                 reply = await peer.ask("c", "fetch", {**fetch, "image": image, "count": 1})
             assert reply["code"] == "IMAGE_UNKNOWN"
         assert peer._inbox[topics.down("c", peer.credential_id, "chunk")].empty()
+        shown = await running.site.command("trace", "sn-5")
+        assert "cause: range" in shown, "an operator sees it too, though no rule was asked"
         payload = peer.pack({"id": "good", **fetch, "first": 24, "count": 1})
         await peer.say(topics.up("c", peer.credential_id, "fetch"), payload, "c")
         frame = await peer.heard("c", "chunk")

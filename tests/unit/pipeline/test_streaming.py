@@ -90,6 +90,8 @@ async def test_an_impossible_range_is_refused_and_no_chunk_is_sent(tmp_path, fie
             assert reply["id"] == "f"
         assert chunks(site, peer) == []
         assert site.counted("range") == 2
+        told = [(one.verb, one.code, one.cause, one.credential_id) for one in site.pipeline.record.unproven]
+        assert told == [("fetch", codes.RANGE, "range", peer.credential_id)] * 2
 
 
 async def test_a_window_of_more_than_a_mebibyte_is_refused(tmp_path):
