@@ -1,0 +1,56 @@
+"""The documents name only what exists: tests, files, headings, commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from service.cli.main import app
+
+TOP = Path(__file__).parents[3]
+DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md")), TOP / "broker_config" / "README.md"]
+NAMES = [str(one.relative_to(TOP)) for one in DOCUMENTS]
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        led_to = (document.parent / name).resolve() if name else document
+        assert led_to.exists(), target
+        assert not anchor or anchor in anchors(led_to), target
+
+
+def test_every_test_that_the_security_document_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (TOP / "docs" / "security.md").read_text()))
+    source = "\n".join(one.read_text() for one in (TOP / "tests").rglob("test_*.py") if "node_modules" not in one.parts)
+    assert len(named) > 40
+    assert named <= set(re.findall(r"def (test_\w+)", source))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
+def test_every_command_in_a_block_has_the_options_that_are_shown(document: Path) -> None:
+    for block in re.findall(r"^ *```\n(.*?)^ *```", document.read_text(), re.MULTILINE | re.DOTALL):
+        for line in re.findall(r"(?:^|[ /])firstlight ([a-z].*)$", block, re.MULTILINE):
+            words = shlex.split(line.split("  #")[0], comments=True)
+            _known(get_command(app), words, line)
+
+
+def _known(command: object, words: list[str], line: str) -> None:
+    while hasattr(command, "commands"):
+        assert words, line
+        assert words[0] in command.commands, line
+        command, words = command.commands[words[0]], words[1:]
+    options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}  # type: ignore[attr-defined]
+    assert {word.split("=")[0] for word in words if word.startswith("--")} <= options | {"--help"}, line
