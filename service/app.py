@@ -31,6 +31,7 @@ from service.installation import domain_environments
 from service.logins import expected_logins
 from service.mqtt.port import Inbound
 from service.operations import stats
+from service.operations.sealed import check_openable
 from service.pipeline.service import Pipeline
 from service.settings import Settings, SettingsError
 from service.storage.database import Database
@@ -75,6 +76,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Application:
     authorities = _authorities(settings, environments)
     if settings.database_path.is_file():
         await asyncio.to_thread(migrate, settings.database_path)
+        await asyncio.to_thread(check_openable, settings.database_path, keys.seal_keys)
     database = await Database.open(settings.database_path, keys.sealer())
     stack.push_async_callback(database.close)
     application = Application(settings, keys, database, environments, authorities)

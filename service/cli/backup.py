@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from service.cli import context
+from service.credentials.keyfile import KeyFile, KeyFileError
 from service.errors import ServiceError
 from service.images.files import ImageFiles
 from service.operations import backups
@@ -40,9 +41,11 @@ def restore(
     """Put a backup back. Refused while the service or another command has the database open."""
     of = context.settings()
     try:
-        restored = backups.restore(directory, of.database_path, ImageFiles(of.images_dir), replace=replace)
-    except ServiceError as error:
-        context.fail(error.public)
+        kids = KeyFile.load(of.key_file).seal_keys if of.key_file.exists() else None  # without it, serve says so
+        images = ImageFiles(of.images_dir)
+        restored = backups.restore(directory, of.database_path, images, replace=replace, kids=kids)
+    except (ServiceError, KeyFileError) as error:
+        context.fail(error.public if isinstance(error, ServiceError) else str(error))
 
     def text() -> None:
         print(f"restored the database of {restored.manifest.made_at}")

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sqlite3
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from typing import Any
 from service.errors import ServiceError
 from service.images.files import ImageFiles
 from service.operations.requests import bad_request, conflict
+from service.operations.sealed import check_openable
 from service.storage.database import Database
 from service.storage.errors import unavailable, unavailable_on_error
 from service.storage.schema import check_known
@@ -72,10 +74,18 @@ async def backup(database: Database, directory: Path, *, now: datetime) -> Manif
         ) from error
 
 
-def restore(directory: Path, database_path: Path, images: ImageFiles, *, replace: bool = False) -> Restored:
+def restore(
+    directory: Path,
+    database_path: Path,
+    images: ImageFiles,
+    *,
+    replace: bool = False,
+    kids: Collection[str] | None = None,
+) -> Restored:
     """Put a backup in the place of a database that nobody has open.
 
-    1. The backup is whole: its hash, SQLite's integrity check, a schema that we know. 2. The place is free, or
+    1. The backup is whole: its hash, SQLite's integrity check, a schema that we know; its secrets are sealed under keys
+    of `kids`, the ids of those at hand (None: not asked). 2. The place is free, or
     `replace` is said and no process has the database open; what was there is kept as `*.before-restore`. 3. Copy,
     flush, rename. Synchronous. Raises ServiceError BAD_REQUEST, CONFLICT, UNAVAILABLE.
     """
@@ -83,6 +93,8 @@ def restore(directory: Path, database_path: Path, images: ImageFiles, *, replace
     try:
         manifest = _read_manifest(directory)
         _check_whole(source, manifest)
+        if kids is not None:
+            check_openable(source, kids, immutable=True)
         if database_path.exists():
             if not replace:
                 raise conflict("database_exists", f"there is a database at {database_path}")

@@ -96,6 +96,7 @@ HINTS: dict[str, str] = {
     "backup_unwritable": "Check the directory's owner, mode and room.",
     "backup_unreadable": "Name the directory that `firstlight backup` has written.",
     "database_exists": "Restore into a new data directory, or say --replace.",
+    "seal_key_missing": "Use the keys.json that was kept when this database was backed up.",
     "database_live": "Stop the service and every other firstlight command first.",
     "device_illegal": "Name the device as GROUP/SERIAL.",
     "device_key_illegal": "A device key is base64 of 32 random bytes.",

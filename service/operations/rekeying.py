@@ -8,27 +8,19 @@ any point leaves every value readable; running it again goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, String, Table, bindparam, cast, func, select, update
+from sqlalchemy import Column, String, bindparam, cast, func, select, update
 
 from service.credentials.keyfile import KeyFile
 from service.operations.backups import take_over
+from service.operations.sealed import SEALED
 from service.storage.database import Database
-from service.storage.sealing import KID_BYTES, Sealer, device_key_aad, group_secret_aad
-from service.storage.tables import device, registration_group
+from service.storage.sealing import KID_BYTES, Sealer
 
 PAGE = 1000
-
-Aad = Callable[[str], bytes]
-# Every sealed column: (table, its key, the column, what a value is bound to).
-SEALED: tuple[tuple[Table, Column[Any], Column[Any], Aad], ...] = (
-    (registration_group, registration_group.c.group_id, registration_group.c.secret_sealed, group_secret_aad),
-    (device, device.c.device_id, device.c.key_sealed, device_key_aad),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,17 @@ async def test_a_missing_key_file_is_an_ordinary_start_error(site: Installation)
     assert "keys.json is missing" in await _refusal(site)
 
 
+async def test_secrets_that_the_keys_at_hand_do_not_open_are_an_ordinary_start_error(site: Installation) -> None:
+    database = site.folder / "data" / "firstlight.db"
+    assert site.run("product", "create", "p", "--name", "P", "--hardware", "r").returncode == 0
+    assert site.run("group", "create", "g", "--product", "p").returncode == 0
+    assert site.run("device", "register", "g", "sn-1").returncode == 0
+    before = database.read_bytes()
+    assert site.run("keys", "rotate").returncode == 0
+    database.write_bytes(before)
+    assert "which keys.json does not hold" in await _refusal(site)
+
+
 async def test_a_missing_database_and_a_newer_schema_are_ordinary_start_errors(site: Installation) -> None:
     database = site.folder / "data" / "firstlight.db"
     with sqlite3.connect(database) as connection:

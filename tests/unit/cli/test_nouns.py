@@ -198,8 +198,8 @@ def test_making_a_key_and_signing_need_no_installation(run, tmp_path, monkeypatc
 @pytest.mark.usefixtures("with_group")
 def test_backup_restore_and_key_rotation(run, run_json, installed, tmp_path):
     run("device", "register", "line-1", "sn-1")
-    assert len(run_json("backup", tmp_path / "backup")["sha256"]) == 64
     assert run_json("keys", "rotate")["resealed"] == 1
+    assert len(run_json("backup", tmp_path / "backup")["sha256"]) == 64
     run("device", "register", "line-1", "sn-2")
     assert "there is a database" in run("restore", tmp_path / "backup", code=1).stderr
     (installed / "firstlight.db").rename(tmp_path / "old.db")

@@ -186,6 +186,20 @@ async def test_rotation_seals_everything_under_a_new_key_and_removes_the_old_one
     assert new.nonce_keys()[1].reveal() == old.nonce_keys()[0].reveal()
 
 
+async def test_a_backup_from_before_a_rotation_is_not_restored_without_its_keys(sealed, images, tmp_path):
+    key_file, path = sealed
+    database = await Database.open(path, KeyFile.load(key_file).sealer())
+    await backups.backup(database, tmp_path / "backup", now=NOW)
+    await database.close()
+    old = KeyFile.load(key_file).seal_keys
+    await rekeying.rotate(key_file, path)
+    asked = {"replace": True, "kids": KeyFile.load(key_file).seal_keys}
+    assert cause_of(backups.restore, tmp_path / "backup", path, images, **asked) == "seal_key_missing"
+    assert sorted(one.name for one in (tmp_path / "backup").iterdir()) == ["firstlight.db", "manifest.json"]
+    await check_readable(key_file, path)
+    backups.restore(tmp_path / "backup", path, images, replace=True, kids=old)
+
+
 async def test_a_rotation_that_was_cut_short_goes_on_with_its_key(sealed, monkeypatch):
     key_file, path = sealed
     reseal, calls = rekeying._sealed_again, []
