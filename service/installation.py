@@ -42,9 +42,15 @@ def broker_plan(settings: Settings, environment: str) -> BrokerPlan:
         api_key=None if endpoints.api_key is None else Listener(endpoints.api_key.port),
         x509=None if endpoints.x509 is None else Listener(endpoints.x509.port),
         run_as=of.mosquitto.run_as,
-        plugin=of.mosquitto.plugin or PLUGIN,
+        plugin=of.mosquitto.plugin or installed_plugin(),
         root=settings.topic_root,
     )
+
+
+def installed_plugin(libraries: Path = Path("/usr/lib")) -> Path:
+    """Where Debian has put the dynamic-security plugin: in the folder of the machine's architecture."""
+    found = sorted(libraries.glob(f"*/{PLUGIN.name}"))
+    return PLUGIN if PLUGIN in found or not found else found[0]
 
 
 def service_login(settings: Settings, environment: str, role: Role) -> tuple[str | None, Secret | None]:
