@@ -22,6 +22,7 @@ class Loaded:
     by_serial: Mapping[tuple[str, str], Device] = field(default_factory=dict)  # (group_id, serial)
     by_credential: Mapping[str, Device] = field(default_factory=dict)  # the same objects, by any kept credential id
     spki_in_use: frozenset[bytes] = frozenset()  # of the asked SPKI hashes, those that a credential already has
+    by_device_id: Mapping[str, Device] = field(default_factory=dict)  # every loaded device, partners too
     next_numbers: Mapping[str, int] = field(default_factory=dict)  # product_id -> number of its next thing
 
 
@@ -35,8 +36,13 @@ class Batch(Protocol):
         serials: Collection[tuple[str, str]] = (),
         credential_ids: Collection[str] = (),
         spki: Collection[bytes] = (),
+        device_ids: Collection[str] = (),
     ) -> Loaded:
-        """Everything these messages need, with the same number of queries whatever is found. Raises ServiceError UNAVAILABLE."""
+        """Everything these messages need, with the same number of queries whatever is found (one more when a
+        replacement is open). Raises ServiceError UNAVAILABLE.
+
+        A device whose thing has another holder, or a successor, comes with that device: its partner.
+        """
         ...
 
     async def save(self, changes: Changes) -> None:

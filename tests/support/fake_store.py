@@ -17,6 +17,7 @@ from service.domain.credential import CredentialState
 from service.domain.device import Device
 from service.errors import ServiceError
 from service.pipeline.ports import Loaded
+from service.storage import queries
 
 
 class FakeStore:
@@ -25,6 +26,7 @@ class FakeStore:
         self.devices: dict[str, Device] = {}
         self.numbers: dict[str, int] = dict.fromkeys(catalogue.products, 1)
         self.traces: list = []
+        self.events: list = []
         self.counters: Counter[str] = Counter()
         self.commits = 0
         self.fail_with: dict[str, ServiceError] = {}  # "enter", "load", "save" or "commit" -> raised once
@@ -47,6 +49,7 @@ class FakeStore:
                 self.fail("commit")
                 self.devices, self.numbers = batch.devices, batch.numbers
                 self.traces += batch.traces
+                self.events += batch.events
                 self.counters += batch.counters
                 self.commits += 1
 
@@ -62,6 +65,7 @@ class FakeBatch:
         self.devices = dict(store.devices)
         self.numbers = dict(store.numbers)
         self.traces: list = []
+        self.events: list = []
         self.counters: Counter[str] = Counter()
         self.saved = False
 
@@ -69,18 +73,22 @@ class FakeBatch:
     def catalogue(self) -> Catalogue:
         return self._store.catalogue
 
-    async def load(self, *, serials=(), credential_ids=(), spki=()) -> Loaded:
+    async def load(self, *, serials=(), credential_ids=(), spki=(), device_ids=()) -> Loaded:
         self._store.fail("load")
         wanted, ids = set(serials), set(credential_ids)
         found = [
             one
             for one in self.devices.values()
-            if (one.group_id, one.serial) in wanted or ids & {kept.credential_id for kept in one.credentials}
+            if (one.group_id, one.serial) in wanted
+            or one.device_id in device_ids
+            or ids & {kept.credential_id for kept in one.credentials}
         ]
+        found += [self.devices[one] for one in queries.partners_missing(found) if one in self.devices]
         in_use = {kept.spki_sha256 for one in self.devices.values() for kept in one.credentials}
         return Loaded(
             by_serial={(one.group_id, one.serial): one for one in found},
             by_credential={kept.credential_id: one for one in found for kept in one.credentials},
+            by_device_id={one.device_id: one for one in found},
             spki_in_use=frozenset(set(spki) & in_use),
             next_numbers=dict(self.numbers),
         )
@@ -100,6 +108,7 @@ class FakeBatch:
             )
         self._check()
         self.traces += changes.traces
+        self.events += changes.events
         self.numbers.update(changes.numbers)
         self.counters.update(changes.counters)
         self.saved = True

@@ -157,7 +157,7 @@ async def test_what_the_ticker_asks_each_second_is_answered_from_an_index(databa
     asked = []
 
     def note(_connection, _cursor, statement, parameters, _context, _many):
-        if "credential" in statement or "trace" in statement:
+        if "registration_group" not in statement and ("credential" in statement or "trace" in statement):
             asked.append((statement, parameters))
 
     event.listen(database._engine.sync_engine, "before_cursor_execute", note)
