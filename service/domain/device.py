@@ -44,11 +44,17 @@ class FirmwareState(StrEnum):
 TRANSITIONS: dict[DeviceState, frozenset[DeviceState]] = {
     DeviceState.REGISTERED: frozenset({DeviceState.ACTIVATED, DeviceState.BLOCKED, DeviceState.RETIRED}),
     DeviceState.ACTIVATED: frozenset(
-        {DeviceState.CONFIRMED, DeviceState.BLOCKED, DeviceState.REPLACED, DeviceState.RETIRED}
+        {DeviceState.REGISTERED, DeviceState.CONFIRMED, DeviceState.BLOCKED, DeviceState.REPLACED, DeviceState.RETIRED}
     ),
     DeviceState.CONFIRMED: frozenset({DeviceState.BLOCKED, DeviceState.REPLACED, DeviceState.RETIRED}),
     DeviceState.BLOCKED: frozenset(
-        {DeviceState.REGISTERED, DeviceState.ACTIVATED, DeviceState.CONFIRMED, DeviceState.RETIRED}
+        {
+            DeviceState.REGISTERED,
+            DeviceState.ACTIVATED,
+            DeviceState.CONFIRMED,
+            DeviceState.REPLACED,
+            DeviceState.RETIRED,
+        }
     ),
     DeviceState.REPLACED: frozenset(),
     DeviceState.RETIRED: frozenset({DeviceState.REGISTERED}),

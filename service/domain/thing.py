@@ -21,6 +21,7 @@ class Move:
     started_at: datetime
     deadline_at: datetime  # lapses only while nothing is confirmed at the new place
     command_id: str | None = None
+    announced: bool = False  # the device said on its old credential that it sets out
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,7 @@ def _move_row(move: Move | None) -> Row:
         "move_started_at": to_ms(move.started_at) if move else None,
         "move_deadline_at": to_ms(move.deadline_at) if move else None,
         "move_command_id": move.command_id if move else None,
+        "move_announced": move.announced if move else False,
     }
 
 
@@ -338,10 +339,10 @@ def thing_of(row: Sequence[Any]) -> Thing:
 
 
 def _move_of(row: Sequence[Any]) -> Move | None:
-    (ou, environment, method, started_at, deadline_at, command_id) = row
+    (ou, environment, method, started_at, deadline_at, command_id, announced) = row
     if ou is None:
         return None
-    return Move(ou, environment, MoveMethod(method), _at(started_at), _at(deadline_at), command_id)
+    return Move(ou, environment, MoveMethod(method), _at(started_at), _at(deadline_at), command_id, bool(announced))
 
 
 def credential_of(row: Sequence[Any]) -> Credential:

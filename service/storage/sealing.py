@@ -26,3 +26,7 @@ def device_key_aad(device_id: str) -> bytes:
 
 def group_secret_aad(group_id: str) -> bytes:
     return b"registration_group.secret_sealed:" + group_id.encode()
+
+
+def account_key_aad(name: str) -> bytes:
+    return b"account.key_sealed:" + name.encode()

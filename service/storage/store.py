@@ -25,6 +25,7 @@ from service.domain.device import Device
 from service.pipeline.ports import Loaded
 from service.storage import queries, rows
 from service.storage.database import Database, Transaction
+from service.storage.sealing import Sealer
 from service.storage.tables import counter, credential, device, device_public_key, event, product, thing, trace
 
 Environments = Mapping[str, Environment]
@@ -46,6 +47,10 @@ class SqlStore:
             if not batch.saved:
                 transaction.abandon()
 
+    async def within(self, transaction: Transaction) -> SqlBatch:
+        """A batch in a transaction that somebody else has begun and will end: for what is saved beside devices."""
+        return SqlBatch(transaction, await self._current(transaction.connection), self._database)
+
     async def catalogue(self) -> Catalogue:
         """The newest committed catalogue, for those who only look."""
         async with self._database.read() as connection:
@@ -65,7 +70,16 @@ class SqlBatch:
         self._connection = transaction.connection
         self._catalogue = catalogue
         self._sealer = database.sealer
-        self.saved = False
+        self.saved = False  # True: committed at the end
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """For rows of an operation's own, in the same transaction."""
+        return self._connection
+
+    @property
+    def sealer(self) -> Sealer:
+        return self._sealer
 
     @property
     def catalogue(self) -> Catalogue:

@@ -221,6 +221,7 @@ thing = Table(
     Column("move_started_at", BigInteger),
     Column("move_deadline_at", BigInteger),
     Column("move_command_id", String),
+    Column("move_announced", Boolean, nullable=False, server_default=text("0")),
     Index("ix_thing_ou", "ou"),
     Index("ix_thing_move", "move_deadline_at", sqlite_where=text("move_deadline_at IS NOT NULL")),
     Index(

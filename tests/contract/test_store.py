@@ -137,7 +137,7 @@ async def test_what_operators_gave_a_device_and_its_thing_comes_back(store):
             FirmwareState.DEFERRED, "a" * 32, since=NOW, notified=2, deferred_until=NOW, deferred_reason="busy"
         ),
     )
-    move = Move("acme/b", "prod", MoveMethod.INITIALISE, NOW, NOW + timedelta(hours=1), "c1")
+    move = Move("acme/b", "prod", MoveMethod.INITIALISE, NOW, NOW + timedelta(hours=1), "c1", announced=True)
     thing = a_thing(
         device,
         attributes={"site": "Köln", "floor": 3, "live": True, "note": None},

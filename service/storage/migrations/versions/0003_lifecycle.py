@@ -216,6 +216,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and colum
     op.add_column("thing", sa.Column("move_started_at", sa.BigInteger(), nullable=True))
     op.add_column("thing", sa.Column("move_deadline_at", sa.BigInteger(), nullable=True))
     op.add_column("thing", sa.Column("move_command_id", sa.String(), nullable=True))
+    op.add_column("thing", sa.Column("move_announced", sa.Boolean(), server_default=sa.text("0"), nullable=False))
     op.create_index(
         "ix_thing_move",
         "thing",
