@@ -78,6 +78,33 @@ class Installer:
         return True
 
 
+class SettingsError(Exception):
+    """The product does not take these settings; `cause` is a lower_snake word that the device reports."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Product:
+    """What only the product can decide. A device without one has no settings and never defers."""
+
+    def apply_settings(self, values: "dict[str, Any]") -> bool:  # noqa: ARG002
+        """Use these from now on, in place of all before; called again at every start, with {} for the factory's.
+
+        True: the connection may hang on them, so they are kept only after an `online` on a new one, else the old values
+        come again. Raises SettingsError.
+        """
+        return False
+
+    def defer(self, version: "dict[str, Any]") -> "tuple[int, str] | None":  # noqa: ARG002
+        """Not now: (seconds until it may be asked again, reason); None: go on.
+
+        Asked before the download of a version and again before the restart into it.
+        """
+        return None
+
+
 class Hash:
     """A running SHA-256, as hashlib gives it."""
 
