@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from service.errors import Secret
+
 KID_BYTES = 8  # a sealed value begins with the id of its key, in ASCII
 
 
 class Sealer(Protocol):
+    @property
+    def label_key(self) -> Secret:
+        """What signs labels. Raises ServiceError where the key file was not at hand."""
+        ...
+
     def seal(self, plaintext: bytes, aad: bytes) -> bytes:
         """Encrypt under the current key: key id, nonce, ciphertext."""
         ...
@@ -30,3 +37,7 @@ def group_secret_aad(group_id: str) -> bytes:
 
 def account_key_aad(name: str) -> bytes:
     return b"account.key_sealed:" + name.encode()
+
+
+def label_key_aad(label_id: str) -> bytes:
+    return b"label.key_sealed:" + label_id.encode()
