@@ -17,11 +17,7 @@ import hmac
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from device_sdk.wire import codes, ids
-from service.credentials.keyfile import KeyFile
 from service.errors import Secret, ServiceError
 
 PREFIX = "FL1:"
@@ -48,14 +44,8 @@ class LabelText:
         return hashlib.sha256(b"firstlight label id" + self.code.reveal()).hexdigest()
 
 
-def label_key(keys: KeyFile) -> Secret:
-    """The key that signs this installation's labels: derived from the service key, used for nothing else."""
-    derived = HKDF(SHA256(), 32, salt=None, info=b"firstlight label key").derive(keys.service_key.reveal())
-    return Secret(derived)
-
-
 def encode(label: LabelText, key: Secret) -> str:
-    """The text to print. `code` has 12 bytes, group and serial are legal ids."""
+    """The text to print. `key`: KeyFile.label_key(). `code` has 12 bytes, group and serial are legal ids."""
     group = label.group_id.encode("ascii")
     body = (
         _installation(key)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from service.operations.verbs import (
     allocate,
     block,
+    onboard,
     register,
     rename,
     retire,
@@ -23,4 +24,4 @@ FLEET: Mapping[str, Verb] = {
     module.NAME: verb_of(module)
     for module in (allocate, block, rename, retire, set_attributes, set_settings, set_target, unblock, unfreeze)
 }
-MAKING: Mapping[str, Making] = {module.NAME: making_of(module) for module in (register,)}
+MAKING: Mapping[str, Making] = {module.NAME: making_of(module) for module in (onboard, register)}
