@@ -101,9 +101,8 @@ class _Page:
     def _keep(self, before: Device, applied: Applied) -> None:
         after = applied.device
         thing = after.thing
-        if thing is not None:
-            was = before.thing
-            thing = replace(thing, rev=(was.rev if was is not None else 0) + 1)
+        if thing is not None and before.thing is not None and thing.rev == before.thing.rev:
+            thing = replace(thing, rev=thing.rev + 1)
             after = replace(after, thing=thing)
         for one in (after, *applied.others):
             if thing is not None and one.thing is not None and one.thing.thing_id == thing.thing_id:
@@ -111,6 +110,7 @@ class _Page:
             self._before.setdefault(one.device_id, self._now.get(one.device_id))
             self._now[one.device_id] = one
         command = self._command
+        self._events.extend(applied.events)
         for told in applied.told:
             self._events.append(event.of(after, told.kind, self._world.now, command_id=command.command_id, **told.data))
         self._traces.append(
@@ -129,7 +129,7 @@ async def work(transaction: Transaction, batch: SqlBatch, command: Command, sett
         await command_rows.put(connection, command, after)
         return PageDone(after, ())
     ids = await selectors.page(connection, selection_of(command, setting.operator), after=command.cursor, limit=PAGE)
-    named = setting.verb.named(setting.arguments) if setting.verb.named is not None else ()
+    named = setting.verb.named(setting.arguments) if setting.verb.named is not None else ()  # may refuse a first page
     loaded = await batch.load(device_ids=ids, serials=named)
     world = World(
         now, batch.catalogue, command.account, command.command_id, setting.operator.scope, setting.random_bytes,

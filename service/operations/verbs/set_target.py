@@ -25,14 +25,15 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     thing = thing_of(device)
     wanted = None
     if arguments.version is not None:
-        wanted = _version(world.catalogue, thing.product_id, arguments.version).version_id
+        wanted = version_of(world.catalogue, thing.product_id, arguments.version).version_id
     if thing.target_version_id == wanted:
         return Applied(device)
     changed = replace(device, thing=replace(thing, target_version_id=wanted))
     return Applied(changed, (Told("target_changed", {"version_id": wanted}),))
 
 
-def _version(catalogue: Catalogue, product_id: str, text: str) -> Version:
+def version_of(catalogue: Catalogue, product_id: str, text: str) -> Version:
+    """By name or id. Raises ServiceError NOT_FOUND."""
     for version in catalogue.versions.values():
         if version.product_id == product_id and text in (version.version_id, version.name):
             return version

@@ -9,12 +9,16 @@ from service.operations.verbs import (
     block,
     onboard,
     register,
+    release_version,
     rename,
+    replace,
+    reprovision,
     retire,
     set_attributes,
     set_settings,
     set_target,
     unblock,
+    undo_replace,
     unfreeze,
 )
 from service.operations.verbs.making import Making, making_of
@@ -22,6 +26,20 @@ from service.operations.verbs.verb import Verb, verb_of
 
 FLEET: Mapping[str, Verb] = {
     module.NAME: verb_of(module)
-    for module in (allocate, block, rename, retire, set_attributes, set_settings, set_target, unblock, unfreeze)
+    for module in (
+        allocate,
+        block,
+        release_version,
+        rename,
+        replace,
+        reprovision,
+        retire,
+        set_attributes,
+        set_settings,
+        set_target,
+        unblock,
+        undo_replace,
+        unfreeze,
+    )
 }
 MAKING: Mapping[str, Making] = {module.NAME: making_of(module) for module in (onboard, register)}

@@ -21,6 +21,7 @@ from service.domain import moves
 from service.domain.catalogue import Catalogue
 from service.domain.credential import CredentialState
 from service.domain.device import Device, DeviceState
+from service.domain.event import Event
 from service.domain.thing import Thing
 from service.errors import ServiceError
 from service.operations.requests import conflict
@@ -77,6 +78,7 @@ class Applied:
 
     device: Device
     told: tuple[Told, ...] = ()
+    events: tuple[Event, ...] = ()  # those that the rules made themselves, before what is told
     others: tuple[Device, ...] = ()  # other devices that change along, new ones included
     result: Mapping[str, object] = field(default_factory=dict)  # for the operator's eyes
 
