@@ -38,7 +38,6 @@ class FirmwareState(StrEnum):
     FAILED = "failed"  # the device keeps its old firmware and says why
     ROLLED_BACK = "rolled_back"  # the old version was seen again after rebooting
     TIMED_OUT = "timed_out"  # silent in a state with a deadline, also after having been asked again
-    HELD_BACK = "held_back"  # tried as often as it may be; the operator's turn: release-version
 
 
 TRANSITIONS: dict[DeviceState, frozenset[DeviceState]] = {

@@ -54,6 +54,20 @@ KINDS = frozenset(
 )
 
 
+# After these a device's desired document may be another: the service looks at it, whoever made the change.
+TOUCHING = frozenset(
+    {
+        "move_started",
+        "moved",
+        "move_failed",
+        "retired",
+        "settings_changed",
+        "target_changed",
+        "version_released",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     kind: str

@@ -16,10 +16,11 @@ from device_sdk.wire import codes, ids, keys
 from service.brokers.gate import Login
 from service.credentials import proofs
 from service.credentials.authority import SERIAL_BYTES, CsrError, Issued
-from service.domain import activation, identity, moves
+from service.domain import activation, event, identity, moves, placement
 from service.domain.activation import Place
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState
+from service.domain.event import Event
 from service.domain.group import Group
 from service.domain.product import Product
 from service.domain.thing import Thing
@@ -68,7 +69,7 @@ def _decide(device: Device, ask: _Ask, context: Context) -> Decision:
     if existing is not None:
         return _repeat(device, existing, ask, context)
     # 10. Place.
-    place = activation.place_of(device, ask.group, context.world.catalogue)
+    place = activation.place_of(device, ask.group, context.world.catalogue, operational=context.operational)
     kind = activation.kind_of(ask.group, place, has_csr=ask.claim.csr is not None)
     # 11. CSR.
     issued = _certificate(ask, place, context) if kind is CredentialKind.X509 else None
@@ -141,9 +142,10 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
         None if issued else _api_key(ask.prover, ask.claim.nonce, ask.request.server_nonce, thing, ask.credential_id)
     )
     credential = _credential(device, thing, ask, place, issued, api_key, context)
+    first = device.state is DeviceState.REGISTERED
     after = replace(
         moves.add_pending(moves.drop_expired(device, context.now), credential, context.now),
-        state=DeviceState.ACTIVATED if device.state is DeviceState.REGISTERED else device.state,
+        state=DeviceState.ACTIVATED if first else device.state,
         thing=thing,
         boot_count=max(device.boot_count, ask.claim.boot_count),
         model=ask.claim.model or device.model,
@@ -155,16 +157,24 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
         steps=tuple(steps),
         counters=tuple(counters),
         effects=(_grant(credential, api_key),),
+        events=_events(after, context, newcomer=ask.newcomer, first=first),
         number_taken=number_taken,
         spki=issued.spki_sha256 if issued else None,
         credential_id=credential.credential_id,
     )
 
 
+def _events(after: Device, context: Context, *, newcomer: bool, first: bool) -> tuple[Event, ...]:
+    """A reactivation is told when it is confirmed."""
+    kinds = (("registered",) if newcomer else ()) + (("activated",) if first else ())
+    return tuple(event.of(after, kind, context.now) for kind in kinds)
+
+
 def _new_thing(device: Device, product: Product, place: Place, context: Context) -> Thing:
     thing_id = identity.uuid7(context.now, context.world.random_bytes(identity.RANDOM_BYTES))
     number = context.next_number.get(product.product_id, 1)
-    return activation.new_thing(thing_id, device, product, number, place, context.now)
+    template = context.world.catalogue.groups[device.group_id].template_settings
+    return activation.new_thing(thing_id, device, product, number, place, context.now, template)
 
 
 def _certificate(ask: _Ask, place: Place, context: Context) -> Issued:
@@ -198,6 +208,7 @@ def _credential(
 ) -> Credential:
     claim, now = ask.claim, context.now
     kind = CredentialKind.X509 if issued else CredentialKind.API_KEY
+    renewed_from = _renewed_from(device, context)
     return Credential(
         credential_id=ask.credential_id,
         device_id=device.device_id,
@@ -217,14 +228,16 @@ def _credential(
         spki_sha256=issued.spki_sha256 if issued else None,
         certificate_expires_at=issued.expires_at if issued else None,
         last_boot_count=claim.boot_count,
-        approved=_is_renewal(device, context),
+        approved=renewed_from is not None or placement.is_expected(device, place.environment.name),
+        renewed_from=renewed_from,
     )
 
 
-def _is_renewal(device: Device, context: Context) -> bool:
-    """Whether the confirmed credential itself asked: then nobody needs to be asked whether it still lives."""
+def _renewed_from(device: Device, context: Context) -> str | None:
+    """The confirmed credential, if it is the one that asks: then nobody needs to be asked whether it still lives."""
     confirmed = moves.confirmed_of(device.credentials)
-    return context.operational and confirmed is not None and confirmed.credential_id == context.owner
+    renews = context.operational and confirmed is not None and confirmed.credential_id == context.owner
+    return context.owner if renews else None
 
 
 def _grant_map(

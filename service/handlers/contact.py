@@ -6,14 +6,15 @@ Source: docs/protocol.md, sections 3.2, 4.5 and 4.6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from device_sdk.wire import codes
-from service.domain import moves, reactivation
+from service.domain import event, moves, placement, reactivation, replacement
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
+from service.domain.event import Event
 from service.domain.reactivation import Verdict
 from service.errors import ServiceError
 from service.handlers import documents
@@ -33,6 +34,8 @@ class Contact:
     steps: list[Step]
     counters: list[str]
     effects: list[Effect]
+    events: list[Event] = field(default_factory=list)
+    partner: Device | None = None  # as it has become, where it changed
 
     def set(self, device: Device) -> None:
         self.device = device
@@ -44,6 +47,22 @@ class Contact:
         """Count an event and put it into the trace."""
         self.steps.append(Step(step, detail))
         self.counters.append(step)
+
+    def tell(self, kind: str, now: datetime, **data: object) -> None:
+        """An event about the device as it is now."""
+        self.events.append(replace(event.of(self.device, kind, now), data=data))
+
+    def refuse(self, refusal: ServiceError) -> Decision:
+        """The Decision that says no and keeps what has changed."""
+        return Decision(
+            device=self.device,
+            refusal=refusal,
+            steps=tuple(self.steps),
+            counters=tuple(self.counters),
+            effects=tuple(self.effects),
+            events=tuple(self.events),
+            partner=self.partner,
+        )
 
 
 def open_contact(device: Device, context: Context, *, n: int | None, boot_count: int | None) -> Contact | Decision:
@@ -65,6 +84,7 @@ def open_contact(device: Device, context: Context, *, n: int | None, boot_count:
     if after is not device:
         contact.set(after)
         contact.note("clone_suspected", "the old credential was heard while a new one was held")
+        contact.tell("clone_suspected", context.now, sign="old_credential_heard")
     return contact
 
 
@@ -114,6 +134,8 @@ def close_contact(
         steps=tuple(contact.steps),
         counters=tuple(contact.counters),
         effects=tuple(contact.effects),
+        events=tuple(contact.events),
+        partner=contact.partner,
     )
 
 
@@ -141,21 +163,38 @@ def _first_use(contact: Contact, context: Context) -> Contact | Decision:
     policy = world.catalogue.groups[device.group_id].reactivation
     verdict = reactivation.judge(device, credential, policy, context.now, world.listening_since)
     if verdict is Verdict.CONFIRM:
-        contact.set(moves.confirm(device, credential, context.now))
-        contact.note("confirmed")
+        _confirm(contact, context)
         return contact
     if verdict is Verdict.ASK:
         _ask_the_old(contact, context)
     elif verdict is Verdict.OPERATOR and not credential.awaits_operator:
         contact.set(moves.put(device, replace(credential, awaits_operator=True)))
         contact.note("operator_needed")
-    return Decision(
-        device=contact.device if contact.device is not device else None,
-        refusal=reactivation.refusal(verdict),
-        steps=tuple(contact.steps),
-        counters=tuple(contact.counters),
-        effects=tuple(contact.effects),
-    )
+        contact.tell("operator_needed", context.now, credential_id=credential.credential_id)
+    return contact.refuse(reactivation.refusal(verdict))
+
+
+def _confirm(contact: Contact, context: Context) -> None:
+    """It takes over; what waited for that is done with it: a move is completed, a successor holds its thing."""
+    device, credential = contact.device, contact.credential
+    renewed = credential.renewed_from is not None
+    contact.set(moves.confirm(device, credential, context.now))
+    contact.note("confirmed")
+    if replacement.is_successor(device):
+        old = context.partner
+        assert old is not None
+        out, holder, events = replacement.take_over(old, contact.device, context.now)
+        contact.partner = out
+        contact.set(holder)
+        contact.note("replaced", f"took over from {old.serial}")
+        contact.events += events
+    contact.tell("renewed" if renewed else "confirmed", context.now)
+    thing = contact.device.thing
+    if thing is not None and thing.move is not None and credential.environment == thing.move.environment:
+        moved, events = placement.complete(contact.device, context.world.catalogue, context.now)
+        contact.set(moved)
+        contact.note("moved", moved.thing.environment if moved.thing else "")
+        contact.events += events
 
 
 def _ask_the_old(contact: Contact, context: Context) -> None:

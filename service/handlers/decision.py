@@ -15,6 +15,7 @@ from service.brokers.gate import Login
 from service.credentials.authority import Authority, Csr
 from service.domain.catalogue import Catalogue
 from service.domain.device import Device
+from service.domain.event import Event
 from service.errors import ServiceError
 from service.protocol import encode
 
@@ -43,6 +44,7 @@ class Context:
     encoding: str
     next_number: Mapping[str, int] = field(default_factory=dict)  # product_id -> number of its next thing
     spki_in_use: frozenset[bytes] | set[bytes] = frozenset()
+    partner: Device | None = None  # the other device of its thing, while a replacement is under way
     csr: Csr | None = None  # of the claim; None when there is none or it cannot be read
 
     def reply(self, request_id: str, fields: Mapping[str, object]) -> bytes:
@@ -100,6 +102,8 @@ class Decision:
     steps: tuple[Step, ...] = ()
     counters: tuple[str, ...] = ()
     effects: tuple[Effect, ...] = ()
+    events: tuple[Event, ...] = ()
+    partner: Device | None = None  # the other device of its thing, where that has changed too
     number_taken: str | None = None  # product_id
     spki: bytes | None = None  # a key that is in use from now on
     credential_id: str | None = None  # for the trace, where it is not the sender's

@@ -19,7 +19,7 @@ class Job:
     """One decoded request, or (link None) something that the clock asks of a credential's device."""
 
     verb: str
-    owner: str  # session or credential id
+    owner: str  # session or credential id; of what the clock asks of a device, its device id
     operational: bool
     trace_id: str
     link: Link | None = None

@@ -86,6 +86,20 @@ class Upkeep(Protocol):
         """Ids of pending credentials whose time is over."""
         ...
 
+    async def due(self, now: datetime, *, limit: int = 1000) -> Sequence[str]:
+        """Ids of devices of which some deadline is over: a move, a successor, a firmware state."""
+        ...
+
+    async def tended_to(self) -> int:
+        """The number of the last event whose device has been looked at for a changed document."""
+        ...
+
+    async def touched(self, after: int, *, limit: int = 1000) -> Sequence[tuple[int, str]]:
+        """(number, device id) of events after that one which change what a device is to do, by number."""
+        ...
+
+    async def set_tended_to(self, number: int) -> None: ...
+
     async def delete_dropped(self, dropped_before: datetime, *, limit: int = 1000) -> int:
         """Delete rows dropped before then and revoked; returns how many."""
         ...

@@ -12,13 +12,14 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from service.pipeline.bounds import Bounds
-from service.pipeline.executor import EXPIRE, REFRESH
+from service.pipeline.executor import EXPIRE, REFRESH, TEND
 from service.pipeline.granter import guarded
 from service.pipeline.jobs import Job
 from service.pipeline.ports import Upkeep
 from service.pipeline.record import Record
 
 _REFRESH_PAGE = 256
+_TEND_PAGE = 2000  # a round
 _PRUNE_EVERY = 60  # ticks
 
 
@@ -42,6 +43,8 @@ class Ticker:
         self._refreshed: int | None = None  # the catalogue's revision that every device has been compared with
         self._refreshing: int | None = None
         self._after = ""  # how far the comparison with `_refreshing` has come
+        self._tended: int | None = None  # the last event whose device has been looked at
+        self._remembered = 0  # the same, as the database has it
         self._ticks = 0
 
     async def run(self) -> None:
@@ -54,6 +57,8 @@ class Ticker:
         self._ticks += 1
         await guarded("refresh", self._record, self._refresh)
         await guarded("expire", self._record, self._expire)
+        await guarded("deadlines", self._record, self._lapse)
+        await guarded("changes", self._record, self._tend)
         await guarded("counters", self._record, self.flush)
         if self._ticks % _PRUNE_EVERY == 1:
             await guarded("prune", self._record, self._prune)
@@ -94,6 +99,23 @@ class Ticker:
     async def _expire(self) -> None:
         for credential_id in await self._upkeep.pending_expired(self._clock(), limit=_REFRESH_PAGE):
             self._submit(Job(EXPIRE, credential_id, operational=True, trace_id=secrets.token_hex(8)))
+
+    async def _lapse(self) -> None:
+        """Deadlines of moves, replacements and firmware states."""
+        for device_id in await self._upkeep.due(self._clock(), limit=_REFRESH_PAGE):
+            self._submit(Job(TEND, device_id, operational=True, trace_id=secrets.token_hex(8)))
+
+    async def _tend(self) -> None:
+        """Push what operators have changed, by whatever process; the database remembers how far this has come."""
+        if self._tended is None:
+            self._tended = self._remembered = await self._upkeep.tended_to()
+        for number, device_id in await self._upkeep.touched(self._tended, limit=_TEND_PAGE):
+            if not self._submit(Job(TEND, device_id, operational=True, trace_id=secrets.token_hex(8))):
+                break  # the queue is full of requests: they come first
+            self._tended = number
+        if self._tended != self._remembered:
+            await self._upkeep.set_tended_to(self._tended)
+            self._remembered = self._tended
 
     async def _prune(self) -> None:
         await self._upkeep.delete_dropped(self._clock() - timedelta(seconds=self._bounds.dropped_kept_s))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from service.brokers.gate import GateError, Login
 from service.domain.credential import CredentialState
+from service.domain.event import TOUCHING
 from service.mqtt.port import Inbound, LinkDown, Role
 
 START = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -105,6 +106,32 @@ class FakeUpkeep:
         self.revoked: list[str] = []
         self.counters: dict[str, int] = {}
         self.refreshed = 0
+        self.tended = 0
+
+    async def due(self, now, *, limit: int = 1000):
+        return [
+            device.device_id
+            for device in self._store.devices.values()
+            if (thing := device.thing) is not None
+            and thing.holder_device_id == device.device_id
+            and any(
+                at is not None and at <= now
+                for at in (thing.move.deadline_at if thing.move else None, thing.successor_deadline_at)
+            )
+        ][:limit]
+
+    async def tended_to(self) -> int:
+        return self.tended
+
+    async def touched(self, after: int, *, limit: int = 1000):
+        return [
+            (number, self._store.device(one.group_id, one.serial).device_id)
+            for number, one in enumerate(self._store.events, start=1)
+            if number > after and one.kind in TOUCHING
+        ][:limit]
+
+    async def set_tended_to(self, number: int) -> None:
+        self.tended = number
 
     async def refreshed_rev(self) -> int:
         return self.refreshed
