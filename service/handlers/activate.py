@@ -247,7 +247,7 @@ def _grant_map(
     grant: dict[str, object] = {
         "thing_id": thing.thing_id,
         "name": thing.name,
-        "ou": thing.ou,
+        "ou": place.ou,
         "environment": place.environment.name,
         "credential_id": ask.credential_id,
         "kind": kind.value,

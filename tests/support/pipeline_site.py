@@ -102,13 +102,15 @@ class Site:
         self.store = store
         self.upkeep = FakeUpkeep(store)
         self.gate = FakeGate()
-        self.boot, self.op = FakeLink(Role.BOOTSTRAP), FakeLink(Role.OPERATIONAL)
+        self.gates = {name: self.gate if name == "prod" else FakeGate() for name in store.catalogue.environments}
+        self.links = {(name, role): FakeLink(role, name) for name in self.gates for role in Role}
+        self.boot, self.op = self.links["prod", Role.BOOTSTRAP], self.links["prod", Role.OPERATIONAL]
         self.keys = keys_
         self.images = images or MemoryImages()
         self.pipeline = Pipeline(
             store=store,
             upkeep=self.upkeep,
-            gates={"prod": self.gate},
+            gates=self.gates,
             images=self.images,
             keys=keys_,
             authorities=authorities or {},
@@ -116,7 +118,7 @@ class Site:
             clock=self.clock.wall,
             monotonic=self.clock.monotonic,
         )
-        for link in (self.boot, self.op):
+        for link in self.links.values():
             link.deliver = self.pipeline.deliver
             self.pipeline.attach(link)
 
@@ -176,6 +178,7 @@ class Peer:
         self.boot_count, self.n, self.requests = 1, 0, 0
         self.credential_id = ""
         self.grant: dict = {}
+        self.at = "prod"  # whose brokers it speaks to
         self.claim = b""
 
     def unpack(self, payload: bytes) -> dict:
@@ -198,7 +201,7 @@ class Peer:
         return self.unpack(await self.ask_raw(space, verb, self.pack(body)))
 
     async def ask_raw(self, space: str, verb: str, payload: bytes) -> bytes:
-        link = self.site.boot if space == "b" else self.site.op
+        link = self.site.links[self.at, Role.BOOTSTRAP if space == "b" else Role.OPERATIONAL]
         owner = self.session if space == "b" else self.credential_id
         link.send(topics.up(space, owner, verb), payload)
         return await link.next(topics.down(space, owner, verb))
