@@ -21,6 +21,8 @@ from service.cli import (
     group,
     init,
     keys,
+    labels,
+    onboard,
     product,
     release,
     serve,
@@ -64,6 +66,8 @@ app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("trace")(trace.trace)
 app.command("stats")(stats.stats)
+app.command("labels")(labels.labels)
+app.command("onboard")(onboard.onboard)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 for _noun, _commands in {

@@ -7,12 +7,14 @@ and wants it here. Sits beside the trace and the statistics, which show it.
 from __future__ import annotations
 
 from service.operations.fleet_hints import FLEET_HINTS
+from service.operations.onboarding_hints import ONBOARDING_HINTS
 
 _ASK_VENDOR = "The device's software breaks the protocol; ask who made it and give them the trace id."
 _STORAGE = "Look at the disk of the data directory; the service goes on by itself when it can write again."
 
 HINTS: dict[str, str] = {
     **FLEET_HINTS,
+    **ONBOARDING_HINTS,
     # What arrives
     "bad_base64url": _ASK_VENDOR,
     "bad_field": _ASK_VENDOR,

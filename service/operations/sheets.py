@@ -11,7 +11,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -64,6 +64,9 @@ class PrintedLabel:
     batch: str
     expires_at: datetime
     key: str | None = field(default=None, repr=False)
+
+    def without_key(self) -> PrintedLabel:
+        return replace(self, key=None)
 
 
 @dataclass(frozen=True, slots=True)
