@@ -167,7 +167,7 @@ class Placement:
 
     def _tell(self) -> None:
         assert self._move is not None
-        said = {"state": self._move["state"]}
+        said = {"state": self._move["state"], "environment": self._move["environment"]}
         if self._move["cause"] is not None:
             said["cause"] = self._move["cause"]
         self._news.tell("placement", said)

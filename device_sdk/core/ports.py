@@ -89,11 +89,12 @@ class SettingsError(Exception):
 class Product:
     """What only the product can decide. A device without one has no settings and never defers."""
 
-    def apply_settings(self, values: "dict[str, Any]") -> bool:  # noqa: ARG002
-        """Use these from now on, in place of all before; called again at every start, with {} for the factory's.
+    def apply_settings(self, values: "dict[str, Any]") -> None:
+        """Use these from now on, in place of all before; again at every start. {}: the factory's. Raises SettingsError."""
 
-        True: the connection may hang on them, so they are kept only after an `online` on a new one, else the old values
-        come again. Raises SettingsError.
+    def needs_trial(self, before: "dict[str, Any]", values: "dict[str, Any]") -> bool:  # noqa: ARG002
+        """Whether the connection may hang on the difference: then `values` are kept only after an `online` on a new
+        connection, else those `before` come again.
         """
         return False
 

@@ -1,8 +1,8 @@
 """The product's settings: taken over, tried, kept or taken back.
 
 Owns record "settings". What happens in which order, so that power may go between any two: "applying" saved | given to
-the product | "applied" saved; or, where the connection may hang on them, "trial" saved | a new connection | its online
-answered | "applied" saved. No answer within the trial, or too many starts: the values before are given back, and
+the product | "applied" saved; or, where the connection may hang on them, "trial" saved | given to the product | a new
+connection | its online answered | "applied" saved. No answer within the trial, or too many starts: the values before are given back, and
 "failed" is told with the cause. Knows no setting. Source: docs/protocol.md, section "Settings". Runs on MicroPython.
 """
 
@@ -50,7 +50,7 @@ class Settings:
         return self._until if self._reconnect_at is None else self._reconnect_at
 
     def load(self, now: float) -> None:
-        """Once per boot: the product gets its values again."""
+        """Once per boot: the product gets its values again, and the service hears which."""
         self._record = self._context.records.load("settings")
         if self._record is None or self._context.product is None:
             return
@@ -61,7 +61,8 @@ class Settings:
                 return
             self._save()
             self._until = now + self._context.policy.settings_trial_s
-        self._apply(now, reconnect=False)
+        self._tell()
+        self._apply()
 
     def offer(self, offer: object, now: float) -> None:
         """The `settings` of an accepted document; None: as they are."""
@@ -84,9 +85,12 @@ class Settings:
             self._save()
             self._tell()
             return
-        self._record = {"rev": rev, "values": values, "old": old, "state": APPLYING, "cause": None, "boots": 0}
+        state = TRIAL if self._context.product.needs_trial(old, values) else APPLYING
+        self._record = {"rev": rev, "values": values, "old": old, "state": state, "cause": None, "boots": 0}
         self._save()
-        self._apply(now, reconnect=True)
+        self._until = now + self._context.policy.settings_trial_s
+        self._reconnect_at = now + _ANNOUNCE_S
+        self._apply()
 
     def reconnects(self, now: float) -> bool:
         """Whether to leave this connection and try the new values on another."""
@@ -109,24 +113,20 @@ class Settings:
         if self.on_trial and self._reconnect_at is None:
             self._settle(APPLIED, None)
 
-    def _apply(self, now: float, reconnect: bool) -> None:
+    def _apply(self) -> None:
         record, product = self._record, self._context.product
         assert record is not None
         assert product is not None
         try:
-            on_trial = product.apply_settings(record["values"])
+            product.apply_settings(record["values"])
         except SettingsError as error:
             if record["state"] in (APPLYING, TRIAL):
                 self._take_back(error.cause)
             else:
                 self._context.trouble("settings_refused", error.cause)
             return
-        if record["state"] == APPLYING and on_trial:
-            record["state"] = TRIAL
-            self._save()
+        if record["state"] == TRIAL:
             self._tell()
-            self._until = now + self._context.policy.settings_trial_s
-            self._reconnect_at = now + _ANNOUNCE_S if reconnect else None
         elif record["state"] == APPLYING:
             self._settle(APPLIED, None)
 

@@ -189,9 +189,8 @@ class Peer:
         self.images = {}  # first 8 bytes of the digest -> image
         # credential_id -> {"state", "password", "environment"}
         self.credentials = beside.credentials if beside is not None else {}
-        self.grants = {}  # what a grant says differently
+        self.grants = {}  # what a grant says differently; rekey: a new device key comes with it
         self.down = ()  # hosts that cannot be reached
-        self.new_key = None  # from the next connection on, when a grant said rekey
         self.rev = 0
         self.doc = {}
         self.requests = []  # (verb, map) as received
@@ -265,7 +264,8 @@ class Peer:
 
     def desired(self, owner):
         doc = packb(self.doc)
-        return {"doc": doc, "mac": keys.desired_mac(self.key, THING, owner, doc)}
+        key = self.credentials.get(owner, {}).get("key", self.key)
+        return {"doc": doc, "mac": keys.desired_mac(key, THING, owner, doc)}
 
     def handle(self, topic, payload):
         """[(topic, payload), ...] that go back."""
@@ -299,7 +299,7 @@ class Peer:
         credential_id = ids.credential_id(session, server_nonce, claim)
         password = keys.api_key(self.key, nonce, server_nonce, THING, credential_id)
         made = {"state": "pending", "password": password, "environment": self.environment}
-        self.credentials.setdefault(credential_id, made)
+        made = self.credentials.setdefault(credential_id, made)
         values = {
             "thing_id": THING,
             "name": "Thermometer 1",
@@ -311,6 +311,8 @@ class Peer:
             "time": 1,
         }
         values.update(self.grants)
+        if "rekey" in self.grants:
+            made["key"] = keys.rekey(self.key, nonce, server_nonce, THING, credential_id)
         grant = packb(values)
         proof = keys.activated_proof(self.key, session, server_nonce, claim, grant)
         return {"grant": grant, "server_proof": proof}
@@ -324,6 +326,7 @@ class Peer:
     def _online(self, owner, request, out):
         for name, known in self.credentials.items():
             known["state"] = "confirmed" if name == owner else "dropped"
+        self.key = self.credentials[owner].get("key", self.key)  # the key before it is refused from now on
         reply = {"name": "Thermometer 1", "ou": "acme", "environment": self.environment}
         reply.update(self._document(owner, request))
         return reply

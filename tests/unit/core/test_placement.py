@@ -67,7 +67,7 @@ def test_a_device_that_is_moved_ends_in_the_new_environment_and_stays_there():
     old = rig.owner
     send(rig)
     rig.run(lambda: is_there(rig))
-    assert told(rig) == [{"state": "accepted"}]
+    assert told(rig) == [{"state": "accepted", "environment": "there"}]
     assert rig.peer.credentials[old]["state"] == "dropped"
     assert confirmed(rig) == [rig.owner]
     assert record(rig, "move") is None
