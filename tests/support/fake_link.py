@@ -89,6 +89,9 @@ class FakeGate:
         for one in logins:
             self.logins.pop(one.credential_id, None)
 
+    async def set_accounts(self, wanted) -> tuple[int, int]:
+        return 0, 0
+
     async def snapshot(self) -> frozenset[str]:
         return frozenset(self.logins)
 

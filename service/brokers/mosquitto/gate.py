@@ -14,12 +14,14 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.brokers.gate import CANARY_PREFIX, GateError, Login
+from device_sdk.wire import ids, topics
+from service.brokers.gate import CANARY_PREFIX, AccountLogin, GateError, Login
 from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.control import Answer, Command, DynsecControl
 from service.brokers.mosquitto.files import write_whole
 from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER
 from service.domain.credential import CredentialKind
+from service.mqtt import account_topics
 
 PAGE = 1000  # clients asked for in one listClients
 RELOAD_TIMEOUT_S = 10.0
@@ -57,10 +59,14 @@ class MosquittoGate:
         crl: RevocationList | None = None,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        root: str = topics.ROOT,
     ) -> None:
         self._control = control
         self._crl = crl
         self._now = now
+        self._root = root
+        self._accounts: dict[str, bytes] = {}  # name -> SHA-256 of the key, as granted over this connection
+        self._accounts_of = -1  # which connection that was
 
     async def grant(self, logins: Sequence[Login]) -> None:
         """Raises GateError. A certificate needs no grant: the CA's signature is it."""
@@ -79,8 +85,35 @@ class MosquittoGate:
         if certified:
             await self._revoke_certificates(certified)
 
+    async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
+        """Raises GateError. After a new connection every account is made anew, because its key cannot be asked for."""
+        if not self._control.connected.is_set():
+            raise GateError("not connected")
+        connects = self._control.connects
+        if connects != self._accounts_of:
+            self._accounts = dict.fromkeys((name for name in await self._clients() if not ids.is_hex_id(name)), b"")
+            self._accounts_of = connects
+        after = {login.name: login for login in wanted}
+        gone = [name for name, key in self._accounts.items() if name not in after or after[name].key_sha256 != key]
+        new = [login for name, login in after.items() if self._accounts.get(name) != login.key_sha256]
+        await self._delete(gone)
+        _check(await self._control.ask([_delete_role(name) for name in gone]), but="Role not found")
+        for name in gone:
+            del self._accounts[name]
+        # Both are deleted first also where the login is new: an earlier try may have been cut off in between.
+        await self._delete([login.name for login in new])
+        for login in new:
+            _check(await self._control.ask([_delete_role(login.name)]), but="Role not found")
+            _check(await self._control.ask(_create_account(login, self._root)), but="Client already exists")
+            self._accounts[login.name] = login.key_sha256
+        return len(new), len(gone)
+
     async def snapshot(self) -> frozenset[str]:
-        """The API key logins that the broker has now, in pages. Raises GateError."""
+        """The API key logins that the broker has now. Raises GateError."""
+        return frozenset(name for name in await self._clients() if ids.is_hex_id(name))
+
+    async def _clients(self) -> frozenset[str]:
+        """Every login but the service's and the admin's, in pages."""
         found: set[str] = set()
         offset = 0
         while True:
@@ -174,6 +207,11 @@ class NoGate:
     async def revoke(self, logins: Sequence[Login]) -> None:
         """Nothing: the service itself ignores a dropped credential in any case."""
 
+    async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
+        """Nothing: whoever runs the broker makes its accounts."""
+        del wanted
+        return 0, 0
+
     async def snapshot(self) -> None:
         """It keeps no list."""
         return
@@ -194,6 +232,41 @@ def _create(login: Login) -> Command:
     password = login.api_key.reveal().decode()
     name = login.credential_id
     return {"command": "createClient", "username": name, "password": password, "clientid": name}
+
+
+def _create_account(login: AccountLogin, root: str) -> list[Command]:
+    """A role of its own with literal topics: a pattern would hold for devices too."""
+    own = f"{root}/{login.space}/{login.name}"
+    if login.space == account_topics.OPERATORS:
+        acls = [
+            ("publishClientSend", f"{own}/up/+"),
+            ("publishClientReceive", f"{own}/dn/+"),
+            ("subscribePattern", f"{own}/dn/#"),
+        ]
+    else:
+        acls = [("publishClientReceive", f"{own}/+"), ("subscribePattern", f"{own}/#")]
+    return [
+        {
+            "command": "createRole",
+            "rolename": _role(login.name),
+            "acls": [{"acltype": kind, "topic": topic, "allow": True} for kind, topic in acls],
+        },
+        {
+            "command": "createClient",
+            "username": login.name,
+            "password": login.key.reveal().decode(),
+            "clientid": login.name,
+            "roles": [{"rolename": _role(login.name)}],
+        },
+    ]
+
+
+def _role(name: str) -> str:
+    return f"account-{name}"
+
+
+def _delete_role(name: str) -> Command:
+    return {"command": "deleteRole", "rolename": _role(name)}
 
 
 def _check(answers: Sequence[Answer], *, but: str = "") -> None:
