@@ -40,7 +40,11 @@ def check_state(device: Device) -> None:
         code, public, cause = found
         raise ServiceError(code, public, cause=cause)
     if device.frozen:
-        raise ServiceError(codes.BLOCKED, "two devices use this serial; an operator must look", cause="frozen")
+        raise frozen()
+
+
+def frozen() -> ServiceError:
+    return ServiceError(codes.BLOCKED, "two devices use this serial; an operator must look", cause="frozen")
 
 
 def place_of(device: Device, group: Group, catalogue: Catalogue, *, operational: bool = False) -> Place:

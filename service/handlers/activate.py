@@ -16,7 +16,7 @@ from device_sdk.wire import codes, ids, keys
 from service.brokers.gate import Login
 from service.credentials import proofs
 from service.credentials.authority import SERIAL_BYTES, CsrError, Issued
-from service.domain import activation, event, identity, moves, placement
+from service.domain import activation, clone, event, identity, moves, placement
 from service.domain.activation import Place
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState
@@ -68,12 +68,33 @@ def _decide(device: Device, ask: _Ask, context: Context) -> Decision:
     existing = moves.find(device, ask.credential_id)
     if existing is not None:
         return _repeat(device, existing, ask, context)
+    device, told = _look_for_clones(device, ask, context)
+    if device.frozen:
+        return _frozen(device, told, ask)
     # 10. Place.
     place = activation.place_of(device, ask.group, context.world.catalogue, operational=context.operational)
     kind = activation.kind_of(ask.group, place, has_csr=ask.claim.csr is not None)
     # 11. CSR.
     issued = _certificate(ask, place, context) if kind is CredentialKind.X509 else None
-    return _admit(device, ask, place, issued, context)
+    decision = _admit(device, ask, place, issued, context)
+    return replace(decision, events=told + decision.events) if told else decision
+
+
+def _look_for_clones(device: Device, ask: _Ask, context: Context) -> tuple[Device, tuple[Event, ...]]:
+    if not clone.boot_count_fell(device, ask.claim.boot_count):
+        return device, ()
+    return clone.note_sign(device, ask.group, "boot_count_fell", context.now)
+
+
+def _frozen(device: Device, told: tuple[Event, ...], ask: _Ask) -> Decision:
+    """Refused for one sign too many."""
+    return Decision(
+        device=device,
+        refusal=activation.frozen(),
+        steps=(Step("frozen", "boot_count_fell"),),
+        events=told,
+        credential_id=ask.credential_id,
+    )
 
 
 def _proven(

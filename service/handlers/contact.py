@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from device_sdk.wire import codes
-from service.domain import event, moves, placement, reactivation, replacement
+from service.domain import clone, event, moves, placement, reactivation, replacement
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
 from service.domain.event import Event
@@ -66,25 +66,27 @@ class Contact:
 
 
 def open_contact(device: Device, context: Context, *, n: int | None, boot_count: int | None) -> Contact | Decision:
-    """The contact to go on with, or the Decision that ends here: a repeat, a held or refused first use.
+    """The contact to go on with, or the Decision that ends here: a repeat, a lower number, a held first use.
 
-    Raises ServiceError CONFLICT for a number that is lower than the last, or a first use that may not be.
+    Raises ServiceError CONFLICT for a first use that may not be.
     """
     credential = moves.find(device, context.owner)
     assert credential is not None
     counted = credential.last_boot_count if boot_count is None else boot_count
     contact = Contact(device, credential, counted, [], [], [])
     if n is not None:
-        repeat = _judge_number(contact, (counted, n))
+        repeat = _judge_number(contact, (counted, n), context)
         if repeat is not None:
             return repeat
     if credential.state is CredentialState.PENDING:
         return _first_use(contact, context)
     after = reactivation.suspect_clones(device, credential)
     if after is not device:
+        group = context.world.catalogue.groups[device.group_id]
+        after, events = clone.suspect(after, group, "old_credential_heard", context.now)
         contact.set(after)
         contact.note("clone_suspected", "the old credential was heard while a new one was held")
-        contact.tell("clone_suspected", context.now, sign="old_credential_heard")
+        contact.events += events
     return contact
 
 
@@ -139,21 +141,29 @@ def close_contact(
     )
 
 
-def _judge_number(contact: Contact, number: tuple[int, int]) -> Decision | None:
-    """None to go on; the stored reply for a repeat. Raises ServiceError CONFLICT for a lower number."""
+def _judge_number(contact: Contact, number: tuple[int, int], context: Context) -> Decision | None:
+    """None to go on; the stored reply for a repeat; CONFLICT for a lower number."""
     credential = contact.credential
     last = (credential.last_boot_count, credential.last_n)
     if number > last or (number == last and credential.last_reply is None):
         return None
     if number == last:
         return Decision(reply=credential.last_reply, counters=("request_repeated",))
-    raise ServiceError(
+    if number[0] < last[0] and credential.state is CredentialState.CONFIRMED:
+        group = context.world.catalogue.groups[contact.device.group_id]
+        device, events = clone.note_sign(contact.device, group, "boot_count_fell", context.now)
+        contact.set(device)
+        contact.events += events
+        if events:
+            contact.note("clone_suspected", f"boot {number[0]} after {last[0]}")
+    refusal = ServiceError(
         codes.CONFLICT,
         "this number is lower than the last",
         cause="number_lower",
         detail=f"got {number}, last {last}",
         state={"boot_count": last[0], "n": last[1]},
     )
+    return contact.refuse(refusal)
 
 
 def _first_use(contact: Contact, context: Context) -> Contact | Decision:

@@ -38,6 +38,9 @@ HINTS: dict[str, str] = {
     "too_large": _ASK_VENDOR,
     "undecodable": _ASK_VENDOR,
     "unknown_verb": "The device speaks a newer protocol than this service; upgrade the service.",
+    # Clones
+    "confirm_frozen": "Two devices speak under this serial: find the second one, then `firstlight unfreeze`.",
+    "frozen": "Two devices speak under this serial: find the second one, then `firstlight unfreeze`.",
     # Reprovision and replacement
     "environment_unknown": "Look at the environments of the configuration: `firstlight environment list`.",
     "move_blocked": "Unblock the device first, then move it.",
