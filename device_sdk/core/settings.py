@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from device_sdk.core.news import News
 
 APPLYING = "applying"
-TRIAL = "trial"
+TRIAL = "trying"
 APPLIED = "applied"
 FAILED = "failed"
 

@@ -66,7 +66,7 @@ def test_they_are_given_to_the_product_again_at_every_start():
 def test_network_settings_are_kept_after_an_online_on_a_new_connection():
     rig = fresh(network="wifi-2")
     rig.run(lambda: told(rig)[-1:] == [{"rev": 1, "state": "applied"}])
-    assert [one["state"] for one in told(rig)] == ["trial", "applied"]
+    assert [one["state"] for one in told(rig)] == ["trying", "applied"]
     assert [c.host for c in rig.peer.connects] == ["boot", "ops", "ops"]
 
 
