@@ -31,5 +31,6 @@ class Changes:
     devices: tuple[tuple[Device | None, Device], ...] = ()  # (before, after); before is None for a new device
     traces: tuple[Trace, ...] = ()
     events: tuple[Event, ...] = ()  # in the order in which they happened
+    self_registered: Mapping[str, int] = field(default_factory=dict)  # group_id -> so many more registered themselves
     numbers: Mapping[str, int] = field(default_factory=dict)  # product_id -> the next free number from now on
     counters: Mapping[str, int] = field(default_factory=dict)  # cause or event name -> increment

@@ -16,16 +16,17 @@ from device_sdk.wire import codes, ids, keys
 from service.brokers.gate import Login
 from service.credentials import proofs
 from service.credentials.authority import SERIAL_BYTES, CsrError, Issued
-from service.domain import activation, clone, event, identity, moves, placement
+from service.domain import activation, clone, event, hook, identity, moves, placement, self_registration
 from service.domain.activation import Place
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState
 from service.domain.event import Event
 from service.domain.group import Group
+from service.domain.hook import Question
 from service.domain.product import Product
 from service.domain.thing import Thing
 from service.errors import Secret, ServiceError
-from service.handlers.decision import Context, Decision, Grant, Step
+from service.handlers.decision import AskHook, Context, Decision, Grant, Step
 from service.protocol import encode
 from service.protocol.schemas import Activate, Claim
 
@@ -49,20 +50,22 @@ def handle(device: Device | None, request: Activate, claim: Claim, context: Cont
     # 7. Proof, at the same cost whoever is named.
     prover = _proven(device, group, request, claim, context)
     assert group is not None
-    newcomer = device is None
-    if device is None:
-        device = _self_registered(group, claim, context)
     credential_id = ids.credential_id(context.owner, request.server_nonce, request.claim)
-    ask = _Ask(request, claim, group, prover, credential_id, newcomer)
+    ask = _Ask(request, claim, group, prover, credential_id, newcomer=device is None)
     try:
         return _decide(device, ask, context)
     except ServiceError as refusal:
-        return Decision(refusal=refusal, steps=(Step("refused", refusal.detail),), credential_id=credential_id)
+        events = _hook_denied(ask, device, context) if refusal.code == codes.HOOK_DENIED else ()
+        steps = (Step("refused", refusal.detail),)
+        return Decision(refusal=refusal, steps=steps, events=events, credential_id=credential_id)
 
 
-def _decide(device: Device, ask: _Ask, context: Context) -> Decision:
-    # 8. Rates of serial and group: only now, so that nobody can use them up for another.
-    context.world.admit(device.group_id, device.serial)
+def _decide(device: Device | None, ask: _Ask, context: Context) -> Decision:
+    # 8. Rates of serial and group: only now, so that nobody can use them up for another. Once for each message.
+    if context.answer is None:
+        context.world.admit(ask.group.group_id, ask.claim.serial)
+    if device is None:
+        device = _self_registered(ask, context)
     # 9. State of the device and of this very credential.
     activation.check_state(device)
     existing = moves.find(device, ask.credential_id)
@@ -71,7 +74,11 @@ def _decide(device: Device, ask: _Ask, context: Context) -> Decision:
     device, told = _look_for_clones(device, ask, context)
     if device.frozen:
         return _frozen(device, told, ask)
-    # 10. Place.
+    # 10. Place. A hook may refuse the device or, the first time, place it elsewhere.
+    if ask.group.hook is not None and not context.operational:
+        if context.answer is None:
+            return Decision(effects=(AskHook(_question(device, ask, context)),), credential_id=ask.credential_id)
+        device = hook.overridden(device, context.answer, context.world.catalogue)
     place = activation.place_of(device, ask.group, context.world.catalogue, operational=context.operational)
     kind = activation.kind_of(ask.group, place, has_csr=ask.claim.csr is not None)
     # 11. CSR.
@@ -118,14 +125,47 @@ def _refuse(cause: str) -> NoReturn:
     )
 
 
-def _self_registered(group: Group, claim: Claim, context: Context) -> Device:
+def _self_registered(ask: _Ask, context: Context) -> Device:
+    """Raises ServiceError NOT_ALLOCATED: the group's quota or pattern."""
+    group_id, serial = ask.group.group_id, ask.claim.serial
     return Device(
         device_id=identity.uuid7(context.now, context.world.random_bytes(identity.RANDOM_BYTES)),
-        group_id=group.group_id,
-        serial=claim.serial,
+        group_id=group_id,
+        serial=serial,
         state=DeviceState.REGISTERED,
         registered_at=context.now,
+        ou=self_registration.quarantine_of(ask.group, serial, context.self_registered.get(group_id, 0)),
     )
+
+
+def _question(device: Device, ask: _Ask, context: Context) -> Question:
+    """What the hook is told: the device as it says it is, and the place that it would get."""
+    assert ask.group.hook is not None
+    try:
+        place = activation.place_of(device, ask.group, context.world.catalogue)
+        ou, environment = place.ou, place.environment.name
+    except ServiceError:  # the hook may know one
+        ou, environment = "", ""
+    return Question(
+        hook=ask.group.hook,
+        credential_id=ask.credential_id,
+        group_id=device.group_id,
+        serial=device.serial,
+        registered=not ask.newcomer,
+        thing_id=device.thing.thing_id if device.thing else None,
+        ou=ou,
+        environment=environment,
+        model=ask.claim.model,
+        boot_count=ask.claim.boot_count,
+        attributes=ask.claim.attributes or {},
+    )
+
+
+def _hook_denied(ask: _Ask, device: Device | None, context: Context) -> tuple[Event, ...]:
+    data = {"reason": context.answer.reason if context.answer else ""}
+    if device is None:
+        return (Event("hook_denied", ask.group.group_id, ask.claim.serial, data=data, at=context.now),)
+    return (replace(event.of(device, "hook_denied", context.now), data=data),)
 
 
 def _repeat(device: Device, credential: Credential, ask: _Ask, context: Context) -> Decision:
@@ -158,6 +198,8 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
     thing = device.thing
     if thing is None:
         thing = _new_thing(device, product, place, context)
+        if context.answer is not None and context.answer.name is not None:
+            thing = replace(thing, name=context.answer.name)
         number_taken = product.product_id
     api_key = (
         None if issued else _api_key(ask.prover, ask.claim.nonce, ask.request.server_nonce, thing, ask.credential_id)
@@ -178,16 +220,19 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
         steps=tuple(steps),
         counters=tuple(counters),
         effects=(_grant(credential, api_key),),
-        events=_events(after, context, newcomer=ask.newcomer, first=first),
+        events=_events(after, ask, context, first=first),
         number_taken=number_taken,
+        newcomer_of=ask.group.group_id if ask.newcomer else None,
         spki=issued.spki_sha256 if issued else None,
         credential_id=credential.credential_id,
     )
 
 
-def _events(after: Device, context: Context, *, newcomer: bool, first: bool) -> tuple[Event, ...]:
+def _events(after: Device, ask: _Ask, context: Context, *, first: bool) -> tuple[Event, ...]:
     """A reactivation is told when it is confirmed."""
-    kinds = (("registered",) if newcomer else ()) + (("activated",) if first else ())
+    kinds = (("registered",) if ask.newcomer else ()) + (("activated",) if first else ())
+    if ask.newcomer and after.ou is not None and after.ou == ask.group.quarantine_ou:
+        kinds = (*kinds, "quarantined")
     return tuple(event.of(after, kind, context.now) for kind in kinds)
 
 

@@ -9,6 +9,9 @@ ONBOARDING_HINTS: dict[str, str] = {
     "batch_illegal": "Use 1 to 64 of A-Z a-z 0-9 . _ - for a batch tag.",
     "device_key_missing": "Register the device first, or give its key with --device-key.",
     "environment_missing": "Give --environment, or bind the OU or the group to one.",
+    "hook_denied": "The group's activation hook said no; its reason stands in the trace.",
+    "hook_failed": "The group's activation hook cannot be reached or gives no legal answer: see the trace's detail.",
+    "hook_timeout": "The group's activation hook did not answer in 5 s; the device asks again by itself.",
     "label_altered": _LABEL,
     "label_cancelled": "Scan the newest label of this serial; the older one may be thrown away.",
     "label_expired": "Print a new one with `firstlight labels`.",
@@ -28,5 +31,7 @@ ONBOARDING_HINTS: dict[str, str] = {
     "onboard_replaced": "Another device has taken its place; scan the label of that one.",
     "onboard_retired": "A retired device is registered anew before it is onboarded.",
     "seal_broken": "Use the keys.json that belongs to this database.",
+    "self_quota_used": "Raise it with `firstlight group change --self-quota`, or register the device.",
+    "serial_not_allowed": "Register the device, widen the group's --serial-pattern, or give it a --quarantine-ou.",
     "serial_twice": "Name each serial once.",
 }

@@ -160,7 +160,8 @@ class Executor:
     def _handle(self, job: Job, working: Working, world: World) -> Outcome:
         context = Context(
             world, self._clock(), job.owner, job.operational, job.trace_id, job.encoding,
-            working.next_number, working.spki_in_use, csr=job.csr,
+            working.next_number, working.spki_in_use, csr=job.csr, self_registered=working.self_registered,
+            answer=job.answer, asked_in=job.link.environment if job.link is not None else None,
         )  # fmt: skip
         try:
             if job.verb == TEND:

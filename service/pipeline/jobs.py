@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.credentials.authority import Csr
+from service.domain.hook import Answer
 from service.mqtt.port import Link
 from service.protocol.decode import Decoded
 
@@ -26,6 +27,7 @@ class Job:
     decoded: Decoded | None = None
     acknowledge: Callable[[], None] | None = None
     csr: Csr | None = None
+    answer: Answer | None = None  # of the group's hook
 
     @property
     def encoding(self) -> str:

@@ -24,6 +24,7 @@ class Loaded:
     spki_in_use: frozenset[bytes] = frozenset()  # of the asked SPKI hashes, those that a credential already has
     by_device_id: Mapping[str, Device] = field(default_factory=dict)  # every loaded device, partners too
     next_numbers: Mapping[str, int] = field(default_factory=dict)  # product_id -> number of its next thing
+    self_registered: Mapping[str, int] = field(default_factory=dict)  # group_id -> how many; groups with a quota only
 
 
 class Batch(Protocol):

@@ -19,13 +19,14 @@ from service.credentials.keyfile import KeyFile
 from service.domain.credential import Credential
 from service.errors import ServiceError
 from service.handlers import hello
-from service.handlers.decision import Authorise, Grant, Push
+from service.handlers.decision import AskHook, Authorise, Grant, Push
 from service.images.pages import Files
 from service.images.streamer import StreamBounds, Streamer
 from service.mqtt.port import Inbound, Link, Role
 from service.pipeline.bounds import Bounds
 from service.pipeline.executor import Executor, Outcome, Settled
 from service.pipeline.granter import Done, Granter, Revoker
+from service.pipeline.hooks import Ask, HookRunner, no_hooks
 from service.pipeline.inbound import Admission
 from service.pipeline.jobs import Job
 from service.pipeline.outbox import Outbox
@@ -60,6 +61,7 @@ class Pipeline:
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        ask_hook: Ask = no_hooks,
     ) -> None:
         self.bounds = bounds or Bounds()
         self.record = Record(self.bounds.unproven_traces)
@@ -90,6 +92,7 @@ class Pipeline:
             admit=self._admit_proven,
         )
         self.granters = {name: Granter(gate, self.bounds, self.record) for name, gate in gates.items()}
+        self.hooks = HookRunner(ask_hook, self.bounds, self.record, monotonic=monotonic, answered=self._answered)
         self.revoker = Revoker(upkeep, self.granters, self.bounds, self.record, clock=clock, forget=self._forget)
         self.ticker = Ticker(upkeep, self.bounds, self.record, clock=clock, submit=self.admission.submit)
         self._serials = BucketTable(self.bounds.serial_rate, self.bounds.serial_burst, self.bounds.bucket_table)
@@ -114,6 +117,7 @@ class Pipeline:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._serve_hellos(), name="hello")
                 group.create_task(self._execute_batches(), name="executor")
+                group.create_task(self.hooks.run(), name="hooks")
                 group.create_task(self.revoker.run(), name="revoker")
                 group.create_task(self.ticker.run(), name="ticker")
                 group.create_task(self.streamer.read_ahead(), name="image reader")
@@ -147,6 +151,7 @@ class Pipeline:
         return (
             self.admission.idle
             and not self._busy
+            and self.hooks.idle
             and all(granter.idle for granter in self.granters.values())
             and all(outbox.idle for outbox in self._outboxes.values())
         )
@@ -206,10 +211,17 @@ class Pipeline:
                 reply = None
             elif isinstance(effect, Push):
                 self._push(effect)
+            elif isinstance(effect, AskHook):
+                self.hooks.submit(effect.question, job)
             else:
                 self._authorise(effect, job)
         if reply is not None:
             self._reply(job, reply)
+
+    def _answered(self, job: Job) -> None:
+        """Look at the message again, now with the hook's answer."""
+        if not self.admission.submit(job):
+            self._refuse(job, ServiceError(codes.THROTTLED, "too many messages", cause="queue_full"))
 
     def _grant(self, effect: Grant, job: Job, reply: bytes | None) -> None:
         def done(error: ServiceError | None) -> None:

@@ -33,7 +33,9 @@ class Working:
         self.events: list[Event] = []
         self.next_number: dict[str, int] = dict(loaded.next_numbers)
         self.spki_in_use: set[bytes] = set(loaded.spki_in_use)
+        self.self_registered: dict[str, int] = dict(loaded.self_registered)
         self._numbers: dict[str, int] = {}
+        self._newcomers: Counter[str] = Counter()
         self.traces: list[Trace] = []
         self.counters: Counter[str] = Counter()
         self.dropped: list[Credential] = []
@@ -69,6 +71,9 @@ class Working:
         if decision.number_taken is not None:
             taken = self.next_number.get(decision.number_taken, 1) + 1
             self.next_number[decision.number_taken] = self._numbers[decision.number_taken] = taken
+        if decision.newcomer_of is not None:
+            self.self_registered[decision.newcomer_of] = self.self_registered.get(decision.newcomer_of, 0) + 1
+            self._newcomers[decision.newcomer_of] += 1
         if decision.spki is not None:
             self.spki_in_use.add(decision.spki)
         self._take(before, after)
@@ -90,6 +95,7 @@ class Working:
             traces=tuple(self.traces),
             events=tuple(self.events),
             numbers=self._numbers,
+            self_registered=self._newcomers,
             counters=self.counters + Counter(waiting),
         )
 

@@ -85,6 +85,10 @@ def _devices() -> Select[Any]:
 _DEVICES = _devices()
 _SPKI = select(credential.c.spki_sha256).where(credential.c.spki_sha256.in_(bindparam("spki", expanding=True)))
 _NUMBERS = select(product.c.product_id, product.c.next_number)
+SELF_REGISTERED = "self_registered:"  # and the group id: a name in `meta`
+_SELF_REGISTERED = select(meta.c.name, meta.c.value).where(
+    meta.c.name >= SELF_REGISTERED, meta.c.name < SELF_REGISTERED[:-1] + ";"
+)
 _REV = select(meta.c.value).where(meta.c.name == "catalogue_rev")
 
 
@@ -155,6 +159,12 @@ async def spki_in_use(connection: AsyncConnection, asked: Collection[bytes]) -> 
 
 async def next_numbers(connection: AsyncConnection) -> dict[str, int]:
     return {row.product_id: row.next_number for row in await connection.execute(_NUMBERS)}
+
+
+async def self_registered(connection: AsyncConnection) -> dict[str, int]:
+    """How many devices of each group have registered themselves so far."""
+    found = await connection.execute(_SELF_REGISTERED)
+    return {row.name.removeprefix(SELF_REGISTERED): row.value for row in found}
 
 
 async def catalogue_rev(connection: AsyncConnection) -> int:

@@ -26,7 +26,7 @@ from service.pipeline.ports import Loaded
 from service.storage import queries, rows
 from service.storage.database import Database, Transaction
 from service.storage.sealing import Sealer
-from service.storage.tables import counter, credential, device, device_public_key, event, product, thing, trace
+from service.storage.tables import counter, credential, device, device_public_key, event, meta, product, thing, trace
 
 Environments = Mapping[str, Environment]
 
@@ -109,6 +109,7 @@ class SqlBatch:
             by_device_id={one.device_id: one for one in found},
             spki_in_use=await queries.spki_in_use(self._connection, spki),
             next_numbers=await queries.next_numbers(self._connection),
+            self_registered=await self._self_registered(),
         )
 
     async def save(self, changes: Changes) -> None:
@@ -133,8 +134,22 @@ class SqlBatch:
             _SET_NUMBER,
             [{"of": product_id, "number": number} for product_id, number in changes.numbers.items()],
         )
+        await _execute(
+            self._connection,
+            _ADD_NEWCOMERS,
+            [
+                {"name": queries.SELF_REGISTERED + group_id, "value": count}
+                for group_id, count in changes.self_registered.items()
+            ],
+        )
         await add_counters(self._connection, changes.counters)
         self.saved = True
+
+    async def _self_registered(self) -> dict[str, int]:
+        """Asked only where some group has a quota."""
+        if all(one.self_quota is None for one in self._catalogue.groups.values()):
+            return {}
+        return await queries.self_registered(self._connection)
 
     def _compare_device(self, before: Device | None, after: Device, writes: _Writes, keys: list[rows.Row]) -> None:
         if before is None:
@@ -221,6 +236,12 @@ _SET_NUMBER = update(product).where(product.c.product_id == bindparam("of")).val
 _ADD = upsert(counter)
 _ADD_COUNTER = _ADD.on_conflict_do_update(
     index_elements=[counter.c.name], set_={"value": counter.c.value + _ADD.excluded.value}
+)
+
+
+_ADD_META = upsert(meta)
+_ADD_NEWCOMERS = _ADD_META.on_conflict_do_update(
+    index_elements=[meta.c.name], set_={"value": meta.c.value + _ADD_META.excluded.value}
 )
 
 

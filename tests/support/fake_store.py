@@ -25,6 +25,7 @@ class FakeStore:
         self.catalogue = catalogue
         self.devices: dict[str, Device] = {}
         self.numbers: dict[str, int] = dict.fromkeys(catalogue.products, 1)
+        self.self_registered: Counter[str] = Counter()
         self.traces: list = []
         self.events: list = []
         self.counters: Counter[str] = Counter()
@@ -48,6 +49,7 @@ class FakeStore:
             if batch.saved:
                 self.fail("commit")
                 self.devices, self.numbers = batch.devices, batch.numbers
+                self.self_registered += batch.self_registered
                 self.traces += batch.traces
                 self.events += batch.events
                 self.counters += batch.counters
@@ -64,6 +66,7 @@ class FakeBatch:
         self._store = store
         self.devices = dict(store.devices)
         self.numbers = dict(store.numbers)
+        self.self_registered: Counter[str] = Counter()
         self.traces: list = []
         self.events: list = []
         self.counters: Counter[str] = Counter()
@@ -91,6 +94,7 @@ class FakeBatch:
             by_device_id={one.device_id: one for one in found},
             spki_in_use=frozenset(set(spki) & in_use),
             next_numbers=dict(self.numbers),
+            self_registered=dict(self._store.self_registered) if self._has_quota() else {},
         )
 
     async def save(self, changes: Changes) -> None:
@@ -110,8 +114,12 @@ class FakeBatch:
         self.traces += changes.traces
         self.events += changes.events
         self.numbers.update(changes.numbers)
+        self.self_registered.update(changes.self_registered)
         self.counters.update(changes.counters)
         self.saved = True
+
+    def _has_quota(self) -> bool:
+        return any(one.self_quota is not None for one in self.catalogue.groups.values())
 
     def _check(self) -> None:
         """What the database's unique indexes refuse."""

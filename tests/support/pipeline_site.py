@@ -20,6 +20,7 @@ from service.domain.product import Product, Version
 from service.errors import Secret
 from service.mqtt.port import Role
 from service.pipeline.bounds import Bounds
+from service.pipeline.hooks import no_hooks
 from service.pipeline.service import Pipeline
 from service.protocol import encode
 from tests.support.fake_link import START, FakeClock, FakeGate, FakeLink, FakeUpkeep
@@ -97,7 +98,9 @@ class MemoryImages:
 class Site:
     """The pipeline and everything around it."""
 
-    def __init__(self, keys_: KeyFile, store: FakeStore, bounds: Bounds, authorities=None, images=None) -> None:
+    def __init__(
+        self, keys_: KeyFile, store: FakeStore, bounds: Bounds, authorities=None, images=None, hook=no_hooks
+    ) -> None:
         self.clock = FakeClock()
         self.store = store
         self.upkeep = FakeUpkeep(store)
@@ -117,6 +120,7 @@ class Site:
             bounds=bounds,
             clock=self.clock.wall,
             monotonic=self.clock.monotonic,
+            ask_hook=hook,
         )
         for link in self.links.values():
             link.deliver = self.pipeline.deliver
@@ -148,12 +152,12 @@ def keyfile(folder) -> KeyFile:
 
 
 @asynccontextmanager
-async def running(folder, *, devices=None, world=None, bounds=None, authorities=None, images=None):
+async def running(folder, *, devices=None, world=None, bounds=None, authorities=None, images=None, hook=no_hooks):
     """A site whose pipeline runs; at the end nothing may be left."""
     store = FakeStore(world or catalogue())
     for one in (registered(),) if devices is None else devices:
         store.add(one)
-    site = Site(keyfile(folder), store, bounds or Bounds(), authorities, images)
+    site = Site(keyfile(folder), store, bounds or Bounds(), authorities, images, hook)
     task = asyncio.create_task(site.pipeline.run())
     await asyncio.sleep(0)
     try:
