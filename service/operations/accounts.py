@@ -25,7 +25,7 @@ from service.operations.verbs.verb import Role
 from service.storage.database import Database
 from service.storage.rows import from_ms, to_ms
 from service.storage.sealing import Sealer, account_key_aad
-from service.storage.tables import account, event
+from service.storage.tables import account, command, event
 
 LOCAL = "local"  # who works with the command on this machine; no account, and none may be called so
 RESERVED = frozenset({LOCAL, "firstlight", "firstlight-admin"})
@@ -147,6 +147,28 @@ async def live(database: Database, environment: str) -> list[tuple[Account, Secr
     return [
         (_account_of(row), Secret(database.sealer.open(row.key_sealed, account_key_aad(row.name)))) for row in found
     ]
+
+
+async def integrators(database: Database) -> list[tuple[Account, int]]:
+    """Every integrator with the number of the event up to which it was told."""
+    query = select(account).where(account.c.kind == AccountKind.INTEGRATOR.value).order_by(account.c.name)
+    async with database.read() as connection:
+        return [(_account_of(row), int(row.event_cursor)) for row in await connection.execute(query)]
+
+
+async def set_event_cursor(database: Database, name: str, seq: int) -> None:
+    """Forward only."""
+    statement = update(account).where(account.c.name == name, account.c.event_cursor < seq).values(event_cursor=seq)
+    async with database.write() as transaction:
+        await transaction.connection.execute(statement)
+
+
+async def account_of_command(database: Database, command_id: str) -> Account | None:
+    """Who has asked for it; None for a command of this machine, or an account that is gone."""
+    query = select(account).join(command, command.c.account == account.c.name).where(command.c.command_id == command_id)
+    async with database.read() as connection:
+        row = (await connection.execute(query)).first()
+    return None if row is None else _account_of(row)
 
 
 async def operator(connection: AsyncConnection, name: str) -> Operator:

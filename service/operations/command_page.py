@@ -7,13 +7,14 @@ audit. A page is done once: its cursor is saved with it, so a crash before the c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from device_sdk.wire import codes
 from service.domain import event
+from service.domain.catalogue import Catalogue
 from service.domain.changes import Changes, Trace
 from service.domain.device import Device
 from service.domain.event import Event
@@ -27,7 +28,12 @@ from service.operations.verbs.verb import Applied, Arguments, Verb, World
 from service.storage.database import Transaction
 from service.storage.store import SqlBatch
 
-PAGE = 256
+PAGE = 256  # devices in one transaction
+
+
+def page_size(command: Command) -> int:
+    """At most a second's worth at the command's rate."""
+    return PAGE if command.rate is None else min(PAGE, command.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class _Page:
         counters = Counter(f"command_{self._command.verb.replace('-', '_')}" for _ in self._traces)
         return Changes(
             devices=tuple(self.changed()),
-            events=tuple(self._events),
+            events=placed(self._events, self._world.catalogue),
             traces=tuple(self._traces),
             counters=counters,
         )
@@ -128,7 +134,9 @@ async def work(transaction: Transaction, batch: SqlBatch, command: Command, sett
         after = ended(command, CommandState.EXPIRED, now)
         await command_rows.put(connection, command, after)
         return PageDone(after, ())
-    ids = await selectors.page(connection, selection_of(command, setting.operator), after=command.cursor, limit=PAGE)
+    ids = await selectors.page(
+        connection, selection_of(command, setting.operator), after=command.cursor, limit=page_size(command)
+    )
     named = setting.verb.named(setting.arguments) if setting.verb.named is not None else ()  # may refuse a first page
     loaded = await batch.load(device_ids=ids, serials=named)
     world = World(
@@ -165,7 +173,20 @@ def _advanced(command: Command, outcomes: list[Outcome], ids: list[str], now: da
         unchanged=command.unchanged + count[Result.UNCHANGED],
         refused=command.refused + count[Result.REFUSED],
     )
-    return ended(after, CommandState.DONE, now) if len(ids) < PAGE else after
+    return ended(after, CommandState.DONE, now) if len(ids) < page_size(command) else after
+
+
+def placed(events: Iterable[Event], catalogue: Catalogue) -> tuple[Event, ...]:
+    """A device without a place of its own is where its group says: who may read its events follows from that."""
+    found = []
+    for one in events:
+        group = catalogue.groups.get(one.group_id)
+        if group is not None and one.thing_id is None:
+            one = replace(  # noqa: PLW2901
+                one, ou=one.ou or group.default_ou, environment=one.environment or group.default_environment
+            )
+        found.append(one)
+    return tuple(found)
 
 
 def pause_s(command: Command, devices: int) -> float:

@@ -9,14 +9,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.device import Device
 from service.operations.outcomes import Outcome, Result
 from service.operations.picture import difference
 from service.storage.rows import from_ms, to_ms
-from service.storage.tables import audit, command, command_outcome
+from service.storage.tables import audit, command, command_outcome, event
 
 
 class CommandState(StrEnum):
@@ -54,6 +54,8 @@ class Command:
     changed: int = 0
     unchanged: int = 0
     refused: int = 0
+    lease_owner: str | None = None  # who works on it now; another one begins when the lease has run out
+    lease_expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,12 @@ class Status:
 
     command: Command
     outcomes: tuple[Outcome, ...] = ()
-    later: Mapping[str, int] = field(default_factory=dict)  # moved, failed: what became of the changed ones since
+    later: Mapping[str, int] = field(default_factory=dict)  # events that followed, by kind: moved, move_failed, ...
     after: str | None = None  # give it to see the next page of outcomes
     result: Mapping[str, object] = field(default_factory=dict)  # shown once, to whoever asked
 
 
-_TIMES = ("created_at", "expires_at", "started_at", "finished_at")
+_TIMES = ("created_at", "expires_at", "started_at", "finished_at", "lease_expires_at")
 _MAPS = ("selector", "arguments")
 _NAMES = tuple(one.name for one in fields(Command))
 _COLUMNS = tuple(command.c[name] for name in _NAMES)
@@ -151,6 +153,12 @@ async def outcomes_page(
     ]
 
 
+async def later(connection: AsyncConnection, command_id: str) -> dict[str, int]:
+    """How many events of each kind a command has led to, also long after its last page."""
+    query = select(event.c.kind, func.count()).where(event.c.command_id == command_id).group_by(event.c.kind)
+    return {row[0]: int(row[1]) for row in await connection.execute(query)}
+
+
 async def add_audit(
     connection: AsyncConnection, one: Command, now: datetime, outcome: str, cause: str | None = None
 ) -> None:
@@ -229,4 +237,4 @@ def _json(value: Mapping[str, Any]) -> str:
 
 
 def ended(one: Command, state: CommandState, now: datetime) -> Command:
-    return replace(one, state=state, finished_at=now)
+    return replace(one, state=state, finished_at=now, lease_owner=None, lease_expires_at=None)

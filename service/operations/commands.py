@@ -12,10 +12,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from device_sdk.wire import codes, ids
 from device_sdk.wire.canon import canon
@@ -34,6 +35,8 @@ from service.operations.verbs.verb import Arguments, Role, Verb, World
 from service.storage.database import Database, Transaction
 from service.storage.store import Environments, SqlStore
 
+WATCH_S = 0.5
+LEASE = timedelta(seconds=10)  # a page takes far less
 SHOWN = 100  # outcomes in one answer
 MAX_RATE = 100_000
 Clock = Callable[[], datetime]
@@ -68,6 +71,10 @@ class Commands:
         self._store = SqlStore(database, environments)
         self._random_bytes = random_bytes
         self._clock = clock
+        self._worker = random_bytes(8).hex()
+
+    def now(self) -> datetime:
+        return self._clock()
 
     async def submit(self, operator: Operator, verb: str, request: Request) -> Status:
         """Store a command and do its first page. A repeated id is answered with what became of the first.
@@ -167,7 +174,11 @@ class Commands:
         await command_rows.add_audit(connection, command, now, "accepted")
         if not command.dry_run:
             counters = {f"command_{verb.name.replace('-', '_')}": command.changed}
-            await batch.save(Changes(devices=made.devices, events=made.events, counters=counters))
+            await batch.save(
+                Changes(
+                    devices=made.devices, events=command_page.placed(made.events, batch.catalogue), counters=counters
+                )
+            )
             if made.write is not None:
                 await made.write(connection)
             bad = [one for one in made.outcomes if one.result is Result.REFUSED]
@@ -180,9 +191,10 @@ class Commands:
         async with self._database.write() as transaction:
             connection, now = transaction.connection, self._clock()
             command = await command_rows.find(connection, command_id)
-            if command is None or command.state is not CommandState.RUNNING:
+            if command is None or command.state is not CommandState.RUNNING or self._is_taken(command, now):
                 transaction.abandon()
                 return None
+            command = await self._lease(connection, command, now)
             try:
                 operator = await accounts.operator(connection, command.account)
                 verb = FLEET[command.verb]
@@ -199,11 +211,17 @@ class Commands:
 
     async def run(self, command_id: str, progress: Callable[[Command], None] = lambda _: None) -> None:
         """Work a command off to its end at its rate. Others may do the same: each page is done once."""
-        while (done := await self.work(command_id)) is not None:
-            progress(done.command)
-            if done.command.state is not CommandState.RUNNING:
+        while True:
+            done = await self.work(command_id)
+            async with self._database.read() as connection:
+                command = done.command if done is not None else await command_rows.find(connection, command_id)
+            if command is None:
                 return
-            await asyncio.sleep(command_page.pause_s(done.command, len(done.outcomes)))
+            progress(command)
+            if command.state is not CommandState.RUNNING:
+                return
+            # Somebody else works on it, or the rate says when the next page may be done.
+            await asyncio.sleep(WATCH_S if done is None else command_page.pause_s(command, len(done.outcomes)))
 
     async def running(self) -> list[str]:
         """Ids of the commands that have pages left, the oldest first."""
@@ -230,8 +248,9 @@ class Commands:
             outcomes = await command_rows.outcomes_page(
                 connection, command.command_id, after=after, limit=limit, result=result
             )
+            later = await command_rows.later(connection, command.command_id)
         more = outcomes[-1].device_id if len(outcomes) == limit else None
-        return Status(command, tuple(outcomes), after=more)
+        return Status(command, tuple(outcomes), later, more)
 
     async def newest(self, operator: Operator, *, limit: int = 20) -> list[Command]:
         """The newest commands of this operator; an admin without a scope sees everybody's."""
@@ -250,6 +269,15 @@ class Commands:
     async def cancel(self, operator: Operator, command_id: str) -> Command:
         """What was done stays done. Raises ServiceError NOT_FOUND, CONFLICT: it has ended."""
         return await self._move(operator, command_id, OPEN, CommandState.CANCELLED)
+
+    def _is_taken(self, command: Command, now: datetime) -> bool:
+        until = command.lease_expires_at
+        return command.lease_owner not in (None, self._worker) and until is not None and until > now
+
+    async def _lease(self, connection: AsyncConnection, command: Command, now: datetime) -> Command:
+        leased = replace(command, lease_owner=self._worker, lease_expires_at=now + LEASE)
+        await command_rows.put(connection, command, leased)
+        return leased
 
     async def _move(
         self, operator: Operator, command_id: str, from_: tuple[CommandState, ...], to: CommandState
@@ -273,7 +301,7 @@ class Commands:
             return after
 
     @staticmethod
-    async def _theirs(connection: Any, operator: Operator, command_id: str) -> Command:
+    async def _theirs(connection: AsyncConnection, operator: Operator, command_id: str) -> Command:
         found = await command_rows.find(connection, account=operator.name, request_id=command_id)
         if found is None and ids.is_hex_id(command_id):
             found = await command_rows.find(connection, command_id)

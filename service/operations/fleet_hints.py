@@ -33,8 +33,10 @@ FLEET_HINTS: dict[str, str] = {
     "settings_illegal": "Settings are texts, whole numbers, true, false, lists and maps, 4 KiB in all.",
     "thing_illegal": "`firstlight device show` shows a device's thing.",
     # Moves and replacement
+    "deadline": "The device has not appeared at its new place in time; it works on at the old one.",
     "move_blocked": "`firstlight device unblock` lets the device in again; then move it.",
     "move_during_replacement": "`firstlight undo-replace` ends the replacement, if it has not been completed.",
+    "move_failed": "The device came back: `firstlight events` says why it could not stay at the new place.",
     "move_frozen": "Find out which of the two devices is the true one, then `firstlight unfreeze`.",
     "move_never": "Give --method migrate or initialise to move it all the same.",
     "move_not_activated": "`firstlight allocate` says where a device belongs before it is activated.",
@@ -42,6 +44,7 @@ FLEET_HINTS: dict[str, str] = {
     "move_retired": "A retired device is not moved.",
     "nothing_to_undo": _STATE,
     "ou_bound": "Leave the environment out, or choose an OU that is not bound to another one.",
+    "reply_too_large": "Ask for a smaller page with `limit` and `after`.",
     "replace_already": "`firstlight undo-replace` ends the replacement that is under way.",
     "replace_during_move": "Wait until the thing has arrived, or send it back first.",
     "replace_new_frozen": "Find out which of the two devices is the true one, then `firstlight unfreeze`.",
@@ -54,5 +57,6 @@ FLEET_HINTS: dict[str, str] = {
     "replace_retired": "A retired device is not replaced.",
     "replace_same_serial": "Name the new device's serial.",
     "replace_successor": "Undo that replacement first.",
+    "replacement_undone": "The old device holds its thing as before; name another successor.",
     "undo_too_late": "The new device holds the thing: replace it in turn.",
 }
