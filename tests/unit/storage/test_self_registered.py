@@ -60,11 +60,11 @@ async def test_a_batch_that_is_not_stored_counts_nobody(database):
     await set_quota(database, 5)
     store = SqlStore(database, {})
 
-    class Boom(Exception):
-        pass
-
-    with pytest.raises(Boom):
+    async def broken():
         async with store.batch() as batch:
             await batch.save(Changes(self_registered={DERIVED.group_id: 1}))
-            raise Boom
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await broken()
     assert await counted(store) == {}
