@@ -7,6 +7,7 @@ Source: docs/protocol.md, section 5.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from service.domain.catalogue import Catalogue, Endpoint
 from service.domain.credential import Credential, CredentialKind
@@ -50,10 +51,12 @@ def content(device: Device, credential: Credential, catalogue: Catalogue, now: d
     """The document without its `rev`; empty when nothing is wanted."""
     if device.state is DeviceState.RETIRED:
         return {"retired": {"reason": "retired by an operator"}}
-    wanted: dict[str, object] = {}
+    wanted: dict[str, Any] = {}
     version = target_of(device, catalogue)
     if version is not None:
         wanted["firmware"] = _firmware(version)
+        if device.releases:
+            wanted["firmware"]["release"] = device.releases
     thing = device.thing
     if thing is not None and thing.settings_rev:
         wanted["settings"] = {"rev": thing.settings_rev, "values": dict(thing.settings)}

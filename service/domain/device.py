@@ -111,6 +111,7 @@ class Device:
     frozen: bool = False  # two devices speak under this serial; nothing is let in or confirmed until `unfreeze`
     replaced_by: str | None = None  # device_id of the device that took over its thing
     tries: Mapping[str, int] = field(default_factory=dict, hash=False)  # version_id -> failed or rolled back so often
+    releases: int = 0  # how often an operator released a version here; the device forgets its own count with it
     clone_signs: int = 0  # evidence of a second device since the last `unfreeze`
     clone_at: datetime | None = None  # of the newest evidence
     rekey: bool = False  # an operator opened the next activation for a new key

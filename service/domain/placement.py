@@ -58,10 +58,10 @@ def reprovision(
     # 2. A move that is under way ends here.
     events: tuple[Event, ...] = ()
     if thing.move is not None:
-        cause = "cancelled" if place == (thing.ou, thing.environment) else "superseded"
-        device, events = abandon(device, now, cause)
+        why = "cancelled" if place == (thing.ou, thing.environment) else "superseded"
+        device, events = abandon(device, now, why)
         thing = _thing(device)
-        if cause == "cancelled":
+        if why == "cancelled":
             return replace(device, thing=replace(thing, rev=thing.rev + 1)), events
     # 3. Inside one environment the thing is simply there.
     move = Move(wanted_ou, wanted.name, method, now, now + deadline, command_id)
@@ -159,7 +159,7 @@ def initialised(thing: Thing, device: Device, catalogue: Catalogue) -> Thing:
     return replace(thing, name=name, settings=settings, settings_rev=rev, target_version_id=None)
 
 
-def abandon(device: Device, now: datetime, cause: str) -> Changed:
+def abandon(device: Device, now: datetime, why: str) -> Changed:
     """The thing stays where it was: the move is over, and what waited at the new place is dropped."""
     thing = _thing(device)
     move = thing.move
@@ -174,7 +174,7 @@ def abandon(device: Device, now: datetime, cause: str) -> Changed:
     device = replace(device, thing=replace(thing, move=None), credentials=kept)
     told = event.of(
         device, "move_failed", now, command_id=move.command_id,
-        to_ou=move.ou, to_environment=move.environment, cause=cause[:256],
+        to_ou=move.ou, to_environment=move.environment, cause=why[:256],
     )  # fmt: skip
     return device, (told,)
 

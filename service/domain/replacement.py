@@ -68,12 +68,12 @@ def undo(
     new: Device,
     now: datetime,
     *,
-    cause: str | None = None,
+    why: str | None = None,
     command_id: str | None = None,
 ) -> Pair:
     """(old, new, events) with the successor let go and what waited for it dropped. Save both.
 
-    `cause`: why the service gives up by itself; None: an operator undoes it. Raises ServiceError CONFLICT when the
+    `why`: what made the service give up by itself; None: an operator undoes it. Raises ServiceError CONFLICT when the
     successor has taken over already, or there is none.
     """
     thing = old.thing
@@ -90,8 +90,8 @@ def undo(
     old = changed(old, thing=thing)
     state = DeviceState.REGISTERED if new.state is DeviceState.ACTIVATED else new.state
     new = changed(moves.enter(without_credentials(new, now, "replacement_undone"), state), thing=None)
-    kind = "replacement_undone" if cause is None else "replacement_failed"
-    data = {"successor": new.serial} if cause is None else {"successor": new.serial, "cause": cause}
+    kind = "replacement_undone" if why is None else "replacement_failed"
+    data = {"successor": new.serial} if why is None else {"successor": new.serial, "cause": why}
     return old, new, (event.of(old, kind, now, command_id=command_id or begun_by, **data),)
 
 
@@ -100,7 +100,7 @@ def lapse(old: Device, new: Device, now: datetime) -> Pair:
     thing = old.thing
     if thing is None or thing.successor_deadline_at is None or now < thing.successor_deadline_at:
         return old, new, ()
-    return undo(old, new, now, cause="deadline")
+    return undo(old, new, now, why="deadline")
 
 
 def take_over(old: Device, new: Device, now: datetime) -> Pair:
@@ -136,12 +136,12 @@ def is_successor(device: Device) -> bool:
     return thing is not None and thing.successor_device_id == device.device_id
 
 
-def without_credentials(device: Device, now: datetime, cause: str) -> Device:
+def without_credentials(device: Device, now: datetime, why: str) -> Device:
     """The device with every credential dropped."""
     if all(one.state is CredentialState.DROPPED for one in device.credentials):
         return device
     kept = tuple(
-        one if one.state is CredentialState.DROPPED else moves.drop(one, now, cause) for one in device.credentials
+        one if one.state is CredentialState.DROPPED else moves.drop(one, now, why) for one in device.credentials
     )
     return changed(device, credentials=kept)
 

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from device_sdk.wire import codes
-from service.domain import clone, event, moves, placement, reactivation, replacement
+from service.domain import clone, event, moves, placement, reactivation, replacement, updates
 from service.domain.credential import Credential, CredentialState
-from service.domain.device import Device
+from service.domain.device import Device, Firmware
 from service.domain.event import Event
 from service.domain.reactivation import Verdict
 from service.errors import ServiceError
@@ -36,6 +36,7 @@ class Contact:
     effects: list[Effect]
     events: list[Event] = field(default_factory=list)
     partner: Device | None = None  # as it has become, where it changed
+    firmware_before: Firmware = field(default_factory=Firmware)
 
     def set(self, device: Device) -> None:
         self.device = device
@@ -73,7 +74,7 @@ def open_contact(device: Device, context: Context, *, n: int | None, boot_count:
     credential = moves.find(device, context.owner)
     assert credential is not None
     counted = credential.last_boot_count if boot_count is None else boot_count
-    contact = Contact(device, credential, counted, [], [], [])
+    contact = Contact(device, credential, counted, [], [], [], firmware_before=device.firmware)
     if n is not None:
         repeat = _judge_number(contact, (counted, n), context)
         if repeat is not None:
@@ -104,11 +105,14 @@ def close_contact(
 
     With `desired_rev` the document is brought up to date and sent when the device has another revision.
     """
-    device, credential, world = contact.device, contact.credential, context.world
+    device, events = updates.observe(contact.firmware_before, contact.device, context.now)
+    contact.events += events
+    credential, world = contact.credential, context.world
     if desired_rev is not None:
         credential = documents.refreshed(device, credential, world, context.encoding, context.now, desired_rev)
         if credential.desired_doc is not None and desired_rev != credential.desired_rev:
             fields = {**fields, "desired": documents.signed(device, credential, world)}
+            device = updates.offered(device, world.catalogue, context.now)
     reply = context.reply(request_id, fields)
     if n is not None:
         credential = replace(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.domain import firmware, moves, placement
+from service.domain import firmware, moves, placement, updates
 from service.domain.credential import CredentialState
-from service.domain.device import Device
+from service.domain.device import Device, FirmwareState
 from service.handlers.contact import Contact, close_contact, open_contact
 from service.handlers.decision import Context, Decision
 from service.protocol.schemas import FirmwareReport, PlacementReport, Report, SettingsReport
@@ -38,6 +38,8 @@ def _take_firmware(contact: Contact, said: FirmwareReport, context: Context) -> 
     )
     if after is before:
         return
+    if after.state is FirmwareState.DEFERRED:
+        after = updates.deferred(after, said.until_s, said.cause, context.now)
     contact.set(replace(contact.device, firmware=after))
     if (after.state, after.version_id) != (before.state, before.version_id):
         contact.note(f"firmware_{after.state}", after.cause or "")

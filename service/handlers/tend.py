@@ -5,7 +5,7 @@ There is no request and no reply. Works on the device whatever credentials it ha
 
 from __future__ import annotations
 
-from service.domain import moves, placement, replacement
+from service.domain import moves, placement, replacement, updates
 from service.domain.device import Device
 from service.domain.event import Event
 from service.handlers import documents
@@ -16,12 +16,16 @@ def handle(device: Device, context: Context) -> Decision:
     """Deadlines first, because what they end changes the document."""
     before, events, steps = device, list[Event](), list[Step]()
     device, partner = _lapse(device, context, events, steps)
+    device, told, again = updates.look_after(device, context.world.catalogue, context.now)
+    events += told
+    if told:
+        steps.append(Step("firmware_timed_out"))
     effects: list[Effect] = []
     confirmed = moves.confirmed_of(device.credentials)
     if confirmed is not None and device.thing is not None:
         fresh = documents.refreshed(device, confirmed, context.world, confirmed.encoding, context.now)
-        if fresh is not confirmed:
-            device = moves.put(device, fresh)
+        if fresh is not confirmed or (again and fresh.desired_doc is not None):
+            device = updates.offered(moves.put(device, fresh), context.world.catalogue, context.now)
             effects.append(documents.push(device, fresh, context.world))
             steps.append(Step("desired_pushed", f"rev {fresh.desired_rev}"))
     return Decision(

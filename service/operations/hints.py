@@ -42,6 +42,8 @@ HINTS: dict[str, str] = {
     "confirm_frozen": "Two devices speak under this serial: find the second one, then `firstlight unfreeze`.",
     "frozen": "Two devices speak under this serial: find the second one, then `firstlight unfreeze`.",
     # Reprovision and replacement
+    "move_failed": "The thing stayed where it was; look at the event move_failed for the cause and move it again.",
+    "replacement_undone": "The old device goes on; name the new one again if that was not meant.",
     "environment_unknown": "Look at the environments of the configuration: `firstlight environment list`.",
     "move_blocked": "Unblock the device first, then move it.",
     "move_during_replacement": "`firstlight undo-replace`, or wait until the new device has confirmed.",

@@ -106,6 +106,7 @@ def device_row(device: Device) -> Row:
         "frozen": device.frozen,
         "replaced_by": device.replaced_by,
         "tries": _json(device.tries),
+        "releases": device.releases,
         "clone_signs": device.clone_signs,
         "clone_at": to_ms(device.clone_at),
         "rekey": device.rekey,
@@ -252,8 +253,8 @@ def device_of(
     (device_id, group_id, serial, state, registered_at, key_sealed, ou, environment, boot_count, model, caps, *rest) = (
         row
     )
-    fw, rest = [*rest[:7], *rest[15:]], rest[7:15]
-    (batch, attributes, frozen, replaced_by, tries, clone_signs, clone_at, rekey) = rest
+    fw, rest = [*rest[:7], *rest[16:]], rest[7:16]
+    (batch, attributes, frozen, replaced_by, tries, releases, clone_signs, clone_at, rekey) = rest
     return Device(
         device_id=device_id,
         group_id=group_id,
@@ -275,6 +276,7 @@ def device_of(
         frozen=bool(frozen),
         replaced_by=replaced_by,
         tries=_map(tries),
+        releases=releases,
         clone_signs=clone_signs,
         clone_at=from_ms(clone_at),
         rekey=bool(rekey),

@@ -159,6 +159,7 @@ device = Table(
     Column("frozen", Boolean, nullable=False, server_default=text("0")),
     Column("replaced_by", String),  # device_id
     Column("tries", String, nullable=False, server_default=text("'{}'")),  # JSON map
+    Column("releases", Integer, nullable=False, server_default=text("0")),
     Column("clone_signs", Integer, nullable=False, server_default=text("0")),
     Column("clone_at", BigInteger),
     Column("rekey", Boolean, nullable=False, server_default=text("0")),
@@ -174,7 +175,6 @@ device = Table(
     # What the clock looks at: firmware states that someone still has to move on from.
     Index(
         "ix_device_firmware",
-        "fw_state",
         "fw_since",
         sqlite_where=text("fw_state IS NOT NULL AND fw_state <> 'confirmed'"),
     ),

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import bindparam, delete, literal_column, select, update
+from sqlalchemy import Select, bindparam, delete, func, literal_column, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.credential import Credential
 from service.domain.device import Device
 from service.domain.event import TOUCHING
+from service.domain.updates import PATIENCE
 from service.storage import queries, rows
 from service.storage.database import Database
 from service.storage.store import add_counters
@@ -94,7 +96,9 @@ class Upkeep:
         moves = select(thing.c.holder_device_id).where(thing.c.move_deadline_at <= over)
         successors = select(thing.c.holder_device_id).where(thing.c.successor_deadline_at <= over)
         async with self._database.read() as connection:
-            return list((await connection.execute(moves.union(successors).limit(limit))).scalars())
+            found = list((await connection.execute(moves.union(successors).limit(limit))).scalars())
+            found += (await connection.execute(_silent(now).limit(limit))).scalars()
+        return list(dict.fromkeys(found))[:limit]
 
     async def tended_to(self) -> int:
         """The number of the last event whose device has been looked at for a changed document."""
@@ -199,6 +203,22 @@ class Upkeep:
             )
             await _set_fact(connection, _PRUNED_TO, found[-1][0])
             return pruned.rowcount
+
+
+def _silent(now: datetime) -> Select[Any]:
+    """Ids of devices that have been silent in a firmware state for longer than it may last."""
+    waits = [
+        (device.c.fw_state == state.value)
+        & (func.max(device.c.fw_since, func.coalesce(device.c.fw_deferred_until, 0)) <= rows.to_ms(now - patience))
+        for state, patience in PATIENCE.items()
+    ]
+    return select(device.c.device_id).where(
+        # As the partial index says it.
+        device.c.fw_state.is_not(None),
+        device.c.fw_state != literal_column("'confirmed'"),
+        device.c.fw_since <= rows.to_ms(now - min(PATIENCE.values())),
+        or_(*waits),
+    )
 
 
 async def _fact(connection: AsyncConnection, name: str) -> int:

@@ -130,6 +130,7 @@ async def test_what_operators_gave_a_device_and_its_thing_comes_back(store):
         frozen=True,
         replaced_by="dev-other",
         tries={"a" * 32: 2},
+        releases=4,
         clone_signs=2,
         clone_at=NOW,
         rekey=True,

@@ -7,6 +7,7 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 
 from service.brokers.gate import GateError, Login
+from service.domain import updates
 from service.domain.credential import CredentialState
 from service.domain.event import TOUCHING
 from service.mqtt.port import Inbound, LinkDown, Role
@@ -112,16 +113,7 @@ class FakeUpkeep:
         self.tended = 0
 
     async def due(self, now, *, limit: int = 1000):
-        return [
-            device.device_id
-            for device in self._store.devices.values()
-            if (thing := device.thing) is not None
-            and thing.holder_device_id == device.device_id
-            and any(
-                at is not None and at <= now
-                for at in (thing.move.deadline_at if thing.move else None, thing.successor_deadline_at)
-            )
-        ][:limit]
+        return [one.device_id for one in self._store.devices.values() if _is_due(one, now)][:limit]
 
     async def tended_to(self) -> int:
         return self.tended
@@ -185,3 +177,13 @@ class FakeUpkeep:
 
     async def prune_traces(self) -> int:
         return 0
+
+
+def _is_due(device, now) -> bool:
+    if updates.is_due(device.firmware, now):
+        return True
+    thing = device.thing
+    if thing is None or thing.holder_device_id != device.device_id:
+        return False
+    deadlines = (thing.move.deadline_at if thing.move else None, thing.successor_deadline_at)
+    return any(at is not None and at <= now for at in deadlines)

@@ -155,6 +155,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and colum
     op.add_column("device", sa.Column("frozen", sa.Boolean(), server_default=sa.text("0"), nullable=False))
     op.add_column("device", sa.Column("replaced_by", sa.String(), nullable=True))
     op.add_column("device", sa.Column("tries", sa.String(), server_default=sa.text("'{}'"), nullable=False))
+    op.add_column("device", sa.Column("releases", sa.Integer(), server_default=sa.text("0"), nullable=False))
     op.add_column("device", sa.Column("clone_signs", sa.Integer(), server_default=sa.text("0"), nullable=False))
     op.add_column("device", sa.Column("clone_at", sa.BigInteger(), nullable=True))
     op.add_column("device", sa.Column("rekey", sa.Boolean(), server_default=sa.text("0"), nullable=False))
@@ -166,7 +167,7 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and colum
     op.create_index(
         "ix_device_firmware",
         "device",
-        ["fw_state", "fw_since"],
+        ["fw_since"],
         unique=False,
         sqlite_where=sa.text("fw_state IS NOT NULL AND fw_state <> 'confirmed'"),
     )
@@ -232,3 +233,4 @@ def upgrade() -> None:  # noqa: PLR0915 - one statement for each table and colum
         unique=False,
         sqlite_where=sa.text("successor_deadline_at IS NOT NULL"),
     )
+    op.execute("UPDATE device SET fw_since = fw_reported_at")  # their clocks begin with what they last said
