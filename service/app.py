@@ -30,6 +30,7 @@ from service.fleet.accounts_keeper import AccountsKeeper
 from service.fleet.commander import Commander
 from service.fleet.publisher import Publisher
 from service.http.health import HealthServer
+from service.http.hooks import Hooks
 from service.images.files import ImageFiles
 from service.installation import domain_environments
 from service.logins import expected_logins
@@ -119,6 +120,7 @@ class Application:
             images=ImageFiles(settings.images_dir),
             keys=keys,
             authorities=authorities,
+            ask_hook=Hooks().ask,
         )
         self.links = [link for deployment in self.deployments for link in deployment.links]
         for link in self.links:
