@@ -127,6 +127,15 @@ class Lifecycle(RuleBasedStateMachine):
     def settings_are_changed(self, data, network) -> None:
         self.run(self.world.operate("set-settings", self.unit(data), settings={"network": network}))
 
+    @precondition(lambda self: len(self.world.units) < MAX_DEVICES)
+    @rule()
+    def a_device_is_registered(self) -> None:
+        self.run(self.world.register(f"sn-{len(self.world.units) + 1}"))
+
+    @rule(data=st.data(), verb=st.sampled_from(["block", "unblock", "unblock"]))
+    def a_device_is_blocked_or_let_in_again(self, data, verb) -> None:
+        self.run(self.world.operate(verb, self.unit(data)))
+
     @rule(environment=st.sampled_from(["prod", "east"]))
     def an_environment_goes_dark(self, environment) -> None:
         self.world.go_dark(environment)

@@ -200,16 +200,21 @@ class World:
             await transaction.connection.execute(insert(tables.release_key), [row])
         await world.release("2.0", 2)
         for serial in serials:
-            unit = Unit(world, serial)
-            asked = registration.Registration(GROUP.group_id, serial, key=Secret(unit.key))
-            await registration.register(world.database, asked, now=world.clock.wall(), random_bytes=random.randbytes)
-            world.units.append(unit)
+            await world.register(serial)
         world.commands = Commands(
             world.database, ENVIRONMENTS, random_bytes=random.randbytes, clock=world.clock.wall
         )  # fmt: skip
         world.burned = world.factory_data()
         await world.start_service()
         return world
+
+    async def register(self, serial: str) -> Unit:
+        """A device of its own key; it has no power yet."""
+        unit = Unit(self, serial)
+        asked = registration.Registration(GROUP.group_id, serial, key=Secret(unit.key))
+        await registration.register(self.database, asked, now=self.clock.wall(), random_bytes=random.randbytes)
+        self.units.append(unit)
+        return unit
 
     async def release(self, name: str, seq: int) -> None:
         """A new signed version, and the target from now on."""
@@ -409,12 +414,14 @@ class World:
         return found
 
     async def calm(self) -> None:
-        """No more faults: every device gets the power and the time that it needs."""
+        """No more faults, nobody blocked: every device gets the power and the time that it needs."""
         self.dark.clear()
         for gate in self.gates.values():
             gate.fail = False
         for unit in self.units:
             unit.power.cut_at = None
+            if self.rows(f"SELECT 1 FROM device WHERE serial = '{unit.serial}' AND state = 'blocked'"):
+                await self.operate("unblock", unit)
         for step in range(1200):
             for unit in self.units:
                 if unit.client is None:
