@@ -12,12 +12,16 @@ from typing import Annotated
 import typer
 
 from service.cli import (
+    account,
     backup,
+    batch,
     broker,
+    command,
     context,
     demo,
     device,
     doctor,
+    events,
     group,
     init,
     keys,
@@ -29,6 +33,7 @@ from service.cli import (
     stats,
     status,
     trace,
+    verbs,
 )
 from service.cli import version as version_noun
 
@@ -65,12 +70,16 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("trace")(trace.trace)
+app.command("events")(events.events)
 app.command("stats")(stats.stats)
 app.command("labels")(labels.labels)
 app.command("onboard")(onboard.onboard)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 for _noun, _commands in {
+    "account": account.app,
+    "batch": batch.app,
+    "command": command.app,
     "broker": broker.app,
     "product": product.app,
     "group": group.app,
@@ -80,6 +89,8 @@ for _noun, _commands in {
     "keys": keys.app,
 }.items():
     app.add_typer(_commands, name=_noun)
+
+verbs.mount(app)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ FLEET_HINTS: dict[str, str] = {
     "already_activated": "`firstlight reprovision` moves a device that has been activated.",
     "attribute_illegal": "Use fewer or shorter attributes.",
     "bad_argument": "docs/operators.md lists each verb's arguments.",
+    "batch_unknown": "`firstlight device list` shows the devices; a batch is a tag of theirs.",
     "command_expired": "Ask again with a later expires_at, and check the clocks.",
     "command_id_taken": "Give each new command an id of its own.",
     "command_state": "`firstlight command status` shows what became of it.",
