@@ -7,14 +7,13 @@ audit. A page is done once: its cursor is saved with it, so a crash before the c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from device_sdk.wire import codes
 from service.domain import event
-from service.domain.catalogue import Catalogue
 from service.domain.changes import Changes, Trace
 from service.domain.device import Device
 from service.domain.event import Event
@@ -23,6 +22,7 @@ from service.operations import command_rows, selectors
 from service.operations.accounts import Operator
 from service.operations.command_rows import Command, CommandState, ended
 from service.operations.outcomes import Outcome, Result, refused
+from service.operations.placing import placed
 from service.operations.selectors import Selection, Selector
 from service.operations.verbs.verb import Applied, Arguments, Verb, World
 from service.storage.database import Transaction
@@ -174,19 +174,6 @@ def _advanced(command: Command, outcomes: list[Outcome], ids: list[str], now: da
         refused=command.refused + count[Result.REFUSED],
     )
     return ended(after, CommandState.DONE, now) if len(ids) < page_size(command) else after
-
-
-def placed(events: Iterable[Event], catalogue: Catalogue) -> tuple[Event, ...]:
-    """A device without a place of its own is where its group says: who may read its events follows from that."""
-    found = []
-    for one in events:
-        group = catalogue.groups.get(one.group_id)
-        if group is not None and one.thing_id is None:
-            one = replace(  # noqa: PLW2901
-                one, ou=one.ou or group.default_ou, environment=one.environment or group.default_environment
-            )
-        found.append(one)
-    return tuple(found)
 
 
 def pause_s(command: Command, devices: int) -> float:

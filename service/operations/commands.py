@@ -27,6 +27,7 @@ from service.operations.accounts import Operator
 from service.operations.command_page import PageDone, Setting
 from service.operations.command_rows import OPEN, Command, CommandState, Status, ended
 from service.operations.outcomes import Outcome, Result
+from service.operations.placing import placed
 from service.operations.requests import bad_request, conflict, not_found
 from service.operations.selectors import Selector
 from service.operations.verbs.making import Made, Making
@@ -175,9 +176,7 @@ class Commands:
         if not command.dry_run:
             counters = {f"command_{verb.name.replace('-', '_')}": command.changed}
             await batch.save(
-                Changes(
-                    devices=made.devices, events=command_page.placed(made.events, batch.catalogue), counters=counters
-                )
+                Changes(devices=made.devices, events=placed(made.events, batch.catalogue), counters=counters)
             )
             if made.write is not None:
                 await made.write(connection)
