@@ -149,34 +149,34 @@ class Activation:
 
     def _add_login(self, record: "dict[str, Any]", values: "dict[str, Any]") -> None:
         if record["kind"] == "api_key":
-            password = self._context.prover.api_key(
-                self._nonce, self._server_nonce, record["thing_id"], record["credential_id"]
+            key = self._key_for(record, values.get("rekey") is True)
+            hmac = self._context.crypto.hmac_sha256
+            record["password"] = keys.api_key(
+                key, self._nonce, self._server_nonce, record["thing_id"], record["credential_id"], hmac
             )
-            if password is None:
-                raise MalformedError("kind")
-            record["password"] = password
-            self._add_key(record, values.get("rekey") is True)
+            if key != self._context.identity.key:
+                record["key"] = key
         elif record["kind"] == "x509" and self._csr is not None:
             record["certificate"] = fields.text(values, "certificate", _MAX_PEM_CHARS)
             record["private_key"] = self._csr[1]
         else:
             raise MalformedError("kind")
 
-    def _add_key(self, record: "dict[str, Any]", rekey: bool) -> None:
-        """The device key that goes with the credential, where it is not the factory's."""
+    def _key_for(self, record: "dict[str, Any]", rekey: bool) -> bytes:
+        """The device key that goes with the credential: another one after a transfer of ownership."""
         key = self._context.prover.key
-        assert key is not None
-        if rekey:
-            key = keys.rekey(
-                key,
-                self._nonce,
-                self._server_nonce,
-                record["thing_id"],
-                record["credential_id"],
-                self._context.crypto.hmac_sha256,
-            )
-        if key != self._context.identity.key:
-            record["key"] = key
+        if key is None:
+            raise MalformedError("kind")  # a device with a private key has no API keys
+        if not rekey:
+            return key
+        return keys.rekey(
+            key,
+            self._nonce,
+            self._server_nonce,
+            record["thing_id"],
+            record["credential_id"],
+            self._context.crypto.hmac_sha256,
+        )
 
     def _new_session(self) -> str:
         context = self._context

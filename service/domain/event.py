@@ -50,6 +50,7 @@ KINDS = frozenset(
         "hook_denied",
         "failed_over",
         "rekeyed",
+        "transfer_opened",
     }
 )
 

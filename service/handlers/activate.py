@@ -177,9 +177,8 @@ def _repeat(device: Device, credential: Credential, ask: _Ask, context: Context)
     assert device.thing is not None
     api_key = None
     if credential.kind is CredentialKind.API_KEY:
-        api_key = _api_key(
-            ask.prover, credential.nonce, credential.server_nonce, device.thing, credential.credential_id
-        )
+        nonces = credential.nonce, credential.server_nonce
+        api_key = _api_key(ask, *nonces, device.thing, rekey=credential.rekey)
     return Decision(
         reply=_reply(ask, credential.grant, context),
         counters=("activate_repeated",),
@@ -201,9 +200,9 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
         if context.answer is not None and context.answer.name is not None:
             thing = replace(thing, name=context.answer.name)
         number_taken = product.product_id
-    api_key = (
-        None if issued else _api_key(ask.prover, ask.claim.nonce, ask.request.server_nonce, thing, ask.credential_id)
-    )
+    api_key = None
+    if issued is None:
+        api_key = _api_key(ask, ask.claim.nonce, ask.request.server_nonce, thing, rekey=device.rekey)
     credential = _credential(device, thing, ask, place, issued, api_key, context)
     first = device.state is DeviceState.REGISTERED
     after = replace(
@@ -286,7 +285,7 @@ def _credential(
         boot_count=claim.boot_count,
         nonce=claim.nonce,
         server_nonce=ask.request.server_nonce,
-        grant=_grant_map(ask, thing, place, kind, issued, context),
+        grant=_grant_map(device, ask, thing, place, kind, issued, context),
         encoding=context.encoding,
         api_key_sha256=hashlib.sha256(api_key.reveal()).digest() if api_key else None,
         certificate_pem=issued.pem if issued else None,
@@ -294,8 +293,11 @@ def _credential(
         spki_sha256=issued.spki_sha256 if issued else None,
         certificate_expires_at=issued.expires_at if issued else None,
         last_boot_count=claim.boot_count,
-        approved=renewed_from is not None or placement.is_expected(device, place.environment.name),
+        approved=renewed_from is not None
+        or placement.is_expected(device, place.environment.name)
+        or (device.rekey and issued is None),
         renewed_from=renewed_from,
+        rekey=device.rekey and issued is None,
     )
 
 
@@ -307,7 +309,7 @@ def _renewed_from(device: Device, context: Context) -> str | None:
 
 
 def _grant_map(
-    ask: _Ask, thing: Thing, place: Place, kind: CredentialKind, issued: Issued | None, context: Context
+    device: Device, ask: _Ask, thing: Thing, place: Place, kind: CredentialKind, issued: Issued | None, context: Context
 ) -> bytes:
     endpoint = place.environment.endpoints[kind]
     grant: dict[str, object] = {
@@ -323,6 +325,8 @@ def _grant_map(
         grant["certificate"] = issued.pem
     if endpoint.tls and place.environment.ca_pem is not None:
         grant["ca"] = place.environment.ca_pem
+    if device.rekey and issued is None:
+        grant["rekey"] = True
     grant["time"] = int(context.now.timestamp())
     return encode.pack(grant, context.encoding)
 
@@ -345,6 +349,9 @@ def _grant(credential: Credential, api_key: Secret | None) -> Grant:
     )
 
 
-def _api_key(prover: proofs.Prover, nonce: bytes, server_nonce: bytes, thing: Thing, credential_id: str) -> Secret:
+def _api_key(ask: _Ask, nonce: bytes, server_nonce: bytes, thing: Thing, *, rekey: bool) -> Secret:
+    prover = ask.prover
     assert isinstance(prover, proofs.HmacProver)  # kind_of gives public keys certificates only
-    return prover.api_key(nonce, server_nonce, thing.thing_id, credential_id)
+    if rekey:
+        prover = prover.rekeyed(nonce, server_nonce, thing.thing_id, ask.credential_id)
+    return prover.api_key(nonce, server_nonce, thing.thing_id, ask.credential_id)

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from device_sdk.wire import codes
+from service.credentials import proofs
 from service.domain import clone, event, moves, placement, reactivation, replacement, updates
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device, Firmware
@@ -194,6 +195,8 @@ def _confirm(contact: Contact, context: Context) -> None:
     renewed = credential.renewed_from is not None
     contact.set(moves.confirm(device, credential, context.now))
     contact.note("confirmed")
+    if credential.rekey:
+        _change_key(contact, context)
     if replacement.is_successor(device):
         old = context.partner
         assert old is not None
@@ -209,6 +212,19 @@ def _confirm(contact: Contact, context: Context) -> None:
         contact.set(moved)
         contact.note("moved", moved.thing.environment if moved.thing else "")
         contact.events += events
+
+
+def _change_key(contact: Contact, context: Context) -> None:
+    """After a transfer of ownership: from now on only the key that was made from this credential's nonces counts."""
+    device, credential, world = contact.device, contact.credential, context.world
+    prover = proofs.prover_of(world.catalogue.groups[device.group_id], device, world.service_key)
+    assert isinstance(prover, proofs.HmacProver)
+    assert device.thing is not None
+    rekeyed = prover.rekeyed(credential.nonce, credential.server_nonce, device.thing.thing_id, credential.credential_id)
+    device = moves.put(device, replace(credential, rekey=False))
+    contact.set(replace(device, key=rekeyed.key, rekey=False))
+    contact.note("rekeyed")
+    contact.tell("rekeyed", context.now)
 
 
 def _ask_the_old(contact: Contact, context: Context) -> None:

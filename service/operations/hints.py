@@ -41,6 +41,9 @@ HINTS: dict[str, str] = {
     # Clones
     "confirm_frozen": "Two devices speak under this serial: find the second one, then `firstlight unfreeze`.",
     "frozen": "Two devices speak under this serial: find the second one, then `firstlight unfreeze`.",
+    # Transfer of ownership
+    "transfer_public_key": "Register the device's new public key instead.",
+    "transfer_state": "Only a device that may come in can get a new key.",
     # Reprovision and replacement
     "move_failed": "The thing stayed where it was; look at the event move_failed for the cause and move it again.",
     "replacement_undone": "The old device goes on; name the new one again if that was not meant.",

@@ -91,6 +91,10 @@ class Upkeep(Protocol):
         """Ids of devices of which some deadline is over: a move, a successor, a firmware state."""
         ...
 
+    async def renewable(self, after: datetime, until: datetime) -> Sequence[str]:
+        """Ids of devices whose confirmed credential came to two thirds of its life in that time."""
+        ...
+
     async def tended_to(self) -> int:
         """The number of the last event whose device has been looked at for a changed document."""
         ...

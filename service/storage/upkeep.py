@@ -10,17 +10,17 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, literal_column, or_, select, update
+from sqlalchemy import Select, bindparam, case, delete, func, literal_column, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.domain.credential import Credential
+from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device
 from service.domain.event import TOUCHING
 from service.domain.updates import PATIENCE
 from service.storage import queries, rows
 from service.storage.database import Database
 from service.storage.store import add_counters
-from service.storage.tables import credential, device, event, meta, thing, trace
+from service.storage.tables import credential, device, event, meta, registration_group, thing, trace
 
 PAGE = 1000
 # Literals, so that the statement's own text implies the condition of a partial index.
@@ -99,6 +99,29 @@ class Upkeep:
             found = list((await connection.execute(moves.union(successors).limit(limit))).scalars())
             found += (await connection.execute(_silent(now).limit(limit))).scalars()
         return list(dict.fromkeys(found))[:limit]
+
+    async def renewable(self, after: datetime, until: datetime) -> list[str]:
+        """Ids of devices whose confirmed credential came to two thirds of its life after `after`, until `until`.
+
+        One walk over the confirmed credentials; not for every second.
+        """
+        of = credential.c
+        life = case(
+            (of.certificate_expires_at.is_not(None), of.certificate_expires_at - of.created_at),
+            (of.kind == CredentialKind.API_KEY.value, registration_group.c.credential_life_s * 1000),
+        )
+        due_at = of.created_at + life * 2 / 3
+        query = (
+            select(of.device_id)
+            .select_from(
+                credential.join(device, device.c.device_id == of.device_id).join(
+                    registration_group, registration_group.c.group_id == device.c.group_id
+                )
+            )
+            .where(_IS_CONFIRMED, due_at > rows.to_ms(after), due_at <= rows.to_ms(until))
+        )
+        async with self._database.read() as connection:
+            return list((await connection.execute(query)).scalars())
 
     async def tended_to(self) -> int:
         """The number of the last event whose device has been looked at for a changed document."""

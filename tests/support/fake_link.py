@@ -7,7 +7,7 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 
 from service.brokers.gate import GateError, Login
-from service.domain import updates
+from service.domain import desired, moves, updates
 from service.domain.credential import CredentialState
 from service.domain.event import TOUCHING
 from service.mqtt.port import Inbound, LinkDown, Role
@@ -114,6 +114,16 @@ class FakeUpkeep:
 
     async def due(self, now, *, limit: int = 1000):
         return [one.device_id for one in self._store.devices.values() if _is_due(one, now)][:limit]
+
+    async def renewable(self, after, until):
+        catalogue = self._store.catalogue
+        return [
+            device.device_id
+            for device in self._store.devices.values()
+            if (one := moves.confirmed_of(device.credentials)) is not None
+            and desired.is_renewal_due(one, until, catalogue.groups[device.group_id].credential_life_s)
+            and not desired.is_renewal_due(one, after, catalogue.groups[device.group_id].credential_life_s)
+        ]
 
     async def tended_to(self) -> int:
         return self.tended

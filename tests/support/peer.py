@@ -297,9 +297,14 @@ class Peer:
         if keys.activate_proof(self.key, session, server_nonce, claim) != request["proof"]:
             return {"ok": False, "code": "REFUSED", "retry_after_s": 30}
         credential_id = ids.credential_id(session, server_nonce, claim)
-        password = keys.api_key(self.key, nonce, server_nonce, THING, credential_id)
+        key = self.key
+        if "rekey" in self.grants:
+            key = keys.rekey(key, nonce, server_nonce, THING, credential_id)
+        password = keys.api_key(key, nonce, server_nonce, THING, credential_id)
         made = {"state": "pending", "password": password, "environment": self.environment}
-        made = self.credentials.setdefault(credential_id, made)
+        if key != self.key:
+            made["key"] = key
+        self.credentials.setdefault(credential_id, made)
         values = {
             "thing_id": THING,
             "name": "Thermometer 1",
@@ -311,8 +316,6 @@ class Peer:
             "time": 1,
         }
         values.update(self.grants)
-        if "rekey" in self.grants:
-            made["key"] = keys.rekey(self.key, nonce, server_nonce, THING, credential_id)
         grant = packb(values)
         proof = keys.activated_proof(self.key, session, server_nonce, claim, grant)
         return {"grant": grant, "server_proof": proof}

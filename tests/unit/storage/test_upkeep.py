@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from service.domain import updates
 from service.domain.changes import Changes, Trace
-from service.domain.credential import CredentialState
+from service.domain.credential import CredentialKind, CredentialState
 from service.domain.device import Firmware, FirmwareState
 from service.domain.event import Event
 from service.domain.group import MoveMethod
@@ -234,3 +234,21 @@ async def test_changes_by_others_are_found_once(database, upkeep):
     assert await upkeep.touched(0, limit=1) == [(2, device.device_id)]
     await upkeep.set_tended_to(4)
     assert await upkeep.touched(await upkeep.tended_to()) == []
+
+
+async def test_credentials_that_came_to_two_thirds_of_their_life_are_found_once(database, upkeep):
+    certificate = {"kind": CredentialKind.X509, "certificate_expires_at": NOW + timedelta(days=300)}
+    await save(
+        database,
+        a={**CONFIRMED, **certificate, "certificate_serial": "1"},
+        b={**CONFIRMED},
+        c={**certificate, "certificate_serial": "2"},
+    )
+    at = NOW + timedelta(days=200)
+    assert await upkeep.renewable(NOW, at - timedelta(seconds=1)) == []
+    assert await upkeep.renewable(NOW, at) == ["dev-sn-a"]
+    assert await upkeep.renewable(at, at + timedelta(days=999)) == []
+    async with database.write() as transaction:
+        await transaction.connection.execute(text("UPDATE registration_group SET credential_life_s = 86400"))
+    assert await upkeep.renewable(NOW, NOW + timedelta(hours=15)) == []
+    assert await upkeep.renewable(NOW, NOW + timedelta(hours=16)) == ["dev-sn-b"]
