@@ -139,9 +139,3 @@ class Prover:
             return keys.same(self._crypto.hmac_sha256(self.key, message), proof)
         known = list(self._service_keys) + self.more_service_keys
         return any([self._crypto.verify_ed25519(key, message, proof) for key in known])
-
-    def api_key(self, nonce: bytes, server_nonce: bytes, thing_id: str, credential_id: str) -> "str | None":
-        """The password of an API-key credential; None for a public-key device, which has none."""
-        if self.key is None:
-            return None
-        return keys.api_key(self.key, nonce, server_nonce, thing_id, credential_id, self._crypto.hmac_sha256)
