@@ -16,12 +16,11 @@ from pathlib import Path
 
 from device_sdk.wire import ids, topics
 from service.brokers.gate import CANARY_PREFIX, AccountLogin, GateError, Login
-from service.brokers.mosquitto import certificates
+from service.brokers.mosquitto import accounts, certificates
 from service.brokers.mosquitto.control import Answer, Command, DynsecControl
 from service.brokers.mosquitto.files import write_whole
 from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER
 from service.domain.credential import CredentialKind
-from service.mqtt import account_topics
 
 PAGE = 1000  # clients asked for in one listClients
 RELOAD_TIMEOUT_S = 10.0
@@ -97,14 +96,14 @@ class MosquittoGate:
         gone = [name for name, key in self._accounts.items() if name not in after or after[name].key_sha256 != key]
         new = [login for name, login in after.items() if self._accounts.get(name) != login.key_sha256]
         await self._delete(gone)
-        _check(await self._control.ask([_delete_role(name) for name in gone]), but="Role not found")
+        _check(await self._control.ask([accounts.delete_role(name) for name in gone]), but="Role not found")
         for name in gone:
             del self._accounts[name]
         # Both are deleted first also where the login is new: an earlier try may have been cut off in between.
         await self._delete([login.name for login in new])
         for login in new:
-            _check(await self._control.ask([_delete_role(login.name)]), but="Role not found")
-            _check(await self._control.ask(_create_account(login, self._root)), but="Client already exists")
+            _check(await self._control.ask([accounts.delete_role(login.name)]), but="Role not found")
+            _check(await self._control.ask(accounts.create(login, self._root)), but="Client already exists")
             self._accounts[login.name] = login.key_sha256
         return len(new), len(gone)
 
@@ -232,41 +231,6 @@ def _create(login: Login) -> Command:
     password = login.api_key.reveal().decode()
     name = login.credential_id
     return {"command": "createClient", "username": name, "password": password, "clientid": name}
-
-
-def _create_account(login: AccountLogin, root: str) -> list[Command]:
-    """A role of its own with literal topics: a pattern would hold for devices too."""
-    own = f"{root}/{login.space}/{login.name}"
-    if login.space == account_topics.OPERATORS:
-        acls = [
-            ("publishClientSend", f"{own}/up/+"),
-            ("publishClientReceive", f"{own}/dn/+"),
-            ("subscribePattern", f"{own}/dn/#"),
-        ]
-    else:
-        acls = [("publishClientReceive", f"{own}/+"), ("subscribePattern", f"{own}/#")]
-    return [
-        {
-            "command": "createRole",
-            "rolename": _role(login.name),
-            "acls": [{"acltype": kind, "topic": topic, "allow": True} for kind, topic in acls],
-        },
-        {
-            "command": "createClient",
-            "username": login.name,
-            "password": login.key.reveal().decode(),
-            "clientid": login.name,
-            "roles": [{"rolename": _role(login.name)}],
-        },
-    ]
-
-
-def _role(name: str) -> str:
-    return f"account-{name}"
-
-
-def _delete_role(name: str) -> Command:
-    return {"command": "deleteRole", "rolename": _role(name)}
 
 
 def _check(answers: Sequence[Answer], *, but: str = "") -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import aiomqtt
 import pytest
 
+from service.brokers import doctor
 from service.mqtt.port import Role
 from service.operations import accounts
 from service.operations.accounts import AccountKind
@@ -61,6 +62,7 @@ async def test_an_operator_comes_and_goes_with_the_database(tmp_path):
             async with actor(site, key) as alice:
                 said = await ask(alice, "block", id="1", selector={"devices": [f"{GROUP}/sn-1"]})
                 assert (said["ok"], said["changed"]) == (True, 1)
+                assert [check for check in doctor.files(site.mosquittos.plan) if not check.ok] == []
                 await site.stop_broker(Role.OPERATIONAL, signal.SIGKILL)
                 await alice.lost.wait()
             await site.start_broker(Role.OPERATIONAL)
