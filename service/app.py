@@ -35,9 +35,10 @@ from service.images.files import ImageFiles
 from service.installation import domain_environments
 from service.logins import expected_logins
 from service.mqtt.port import Inbound, Link, Role
+from service.newcomers import Newcomers
 from service.operations import stats
 from service.operations.commands import Commands
-from service.pipeline.service import Pipeline
+from service.pipeline.service import Pipeline, utc_now
 from service.settings import Settings, SettingsError
 from service.storage.database import Database
 from service.storage.schema import migrate
@@ -112,7 +113,7 @@ class Application:
             settings.http.port,
             {"/health": self.health_report, "/stats": self.stats_report, "/unproven": self.unproven_report},
         )
-        self.deployments = [build_deployment(settings, name, self._deliver) for name in settings.environments]
+        self.deployments = [build_deployment(settings, name, self._deliver) for name in settings.served]
         self.pipeline = Pipeline(
             store=self.store,
             upkeep=self.upkeep,
@@ -121,11 +122,16 @@ class Application:
             keys=keys,
             authorities=authorities,
             ask_hook=Hooks().ask,
+            elsewhere=settings.environments.keys() - settings.served,
         )
         self.links = [link for deployment in self.deployments for link in deployment.links]
         for link in self.links:
             self.pipeline.attach(link)
         self._build_fleet(environments)
+        self._shared = bool(settings.environments.keys() - settings.served)
+        self.newcomers = Newcomers(
+            database, self.store, self.pipeline.granters, keys.service_private_key(), clock=utc_now
+        )
         self._keys = keys
         self._started_at = time.monotonic()
         self._draining = False
@@ -163,6 +169,8 @@ class Application:
                 group.create_task(self.accounts.run(), name="accounts"),
                 group.create_task(self.publisher.run(), name="publisher"),
             ]
+            if self._shared:
+                tasks.append(group.create_task(self.newcomers.run(), name="newcomers"))
             for deployment in self.deployments:
                 for name, work in deployment.tasks(self.expected(deployment.name)).items():
                     tasks.append(group.create_task(work, name=name))

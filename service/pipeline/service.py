@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from device_sdk.wire import codes, topics
@@ -62,6 +62,7 @@ class Pipeline:
         monotonic: Callable[[], float] = time.monotonic,
         random_bytes: Callable[[int], bytes] = os.urandom,
         ask_hook: Ask = no_hooks,
+        elsewhere: Collection[str] = (),
     ) -> None:
         self.bounds = bounds or Bounds()
         self.record = Record(self.bounds.unproven_traces)
@@ -71,6 +72,7 @@ class Pipeline:
         self._links: dict[tuple[str, Role], Link] = {}
         self._outboxes: dict[int, Outbox] = {}
         self._busy = False
+        self._elsewhere = frozenset(elsewhere)  # environments that another process serves and grants in
         self.streamer = self._make_streamer(images)
         self.admission = Admission(
             self.bounds,
@@ -235,7 +237,10 @@ class Pipeline:
 
     def _submit_grant(self, effect: Grant, done: Done) -> None:
         granter = self.granters.get(effect.environment)
-        if granter is None:
+        if granter is None and effect.environment in self._elsewhere:
+            self.record.count("grant_left_to_others")
+            done(None)
+        elif granter is None:
             done(ServiceError(codes.UNAVAILABLE, "the broker is not ready", cause="gate_missing"))
         else:
             granter.submit(effect.login, done)
