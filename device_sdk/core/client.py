@@ -322,6 +322,7 @@ class Client:
     def _retire(self, now: float) -> None:
         assert self._session is not None
         self._credentials.wipe()
+        self._wishes.forget()
         self._retired = True
         self._context.note("warning", "retired", "credentials wiped")
         self._session.report(now)

@@ -63,6 +63,11 @@ class Wishes:
         self.placement.answered(credential)
         self.firmware.online(fetch, now)
 
+    def forget(self) -> None:
+        """Nothing of what led to or from the credentials, which were wiped, is to be done any more."""
+        for name in ("move", "renew"):
+            self._context.records.delete(name)
+
     def told(self, sent: "dict[str, Any]") -> None:
         """A report with these fields was answered ok."""
         self.news.told(sent)
