@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -25,14 +26,20 @@ from service.deployment import build_deployment
 from service.domain.catalogue import Environment
 from service.domain.credential import CredentialKind
 from service.errors import ServiceError
+from service.fleet.accounts_keeper import AccountsKeeper
+from service.fleet.commander import Commander
+from service.fleet.publisher import Publisher
 from service.http.health import HealthServer
+from service.http.hooks import Hooks
 from service.images.files import ImageFiles
 from service.installation import domain_environments
 from service.logins import expected_logins
-from service.mqtt.port import Inbound
+from service.mqtt.port import Inbound, Link, Role
+from service.newcomers import Newcomers
 from service.operations import stats
+from service.operations.commands import Commands
 from service.operations.sealed import check_openable
-from service.pipeline.service import Pipeline
+from service.pipeline.service import Pipeline, utc_now
 from service.settings import Settings, SettingsError
 from service.storage.database import Database
 from service.storage.schema import migrate
@@ -108,7 +115,7 @@ class Application:
             settings.http.port,
             {"/health": self.health_report, "/stats": self.stats_report, "/unproven": self.unproven_report},
         )
-        self.deployments = [build_deployment(settings, name, self._deliver) for name in settings.environments]
+        self.deployments = [build_deployment(settings, name, self._deliver) for name in settings.served]
         self.pipeline = Pipeline(
             store=self.store,
             upkeep=self.upkeep,
@@ -117,17 +124,39 @@ class Application:
             keys=keys,
             authorities=authorities,
             root=settings.topic_root,
+            ask_hook=Hooks().ask,
+            elsewhere=settings.environments.keys() - settings.served,
         )
         self.links = [link for deployment in self.deployments for link in deployment.links]
         for link in self.links:
             self.pipeline.attach(link)
             link.on_connect = self.pipeline.missed_messages
+        self._build_fleet(environments)
+        self._shared = bool(settings.environments.keys() - settings.served)
+        self.newcomers = Newcomers(
+            database, self.store, self.pipeline.granters, keys.service_private_key(), clock=utc_now
+        )
         self._keys = keys
         self._started_at = time.monotonic()
         self._draining = False
 
+    def _build_fleet(self, environments: Mapping[str, Environment]) -> None:
+        """What serves operators and integrators, on the operational brokers."""
+        links: dict[str, list[Link]] = {one.name: [] for one in self.deployments}
+        for link in self.links:
+            if link.role is Role.OPERATIONAL:
+                links[link.environment].append(link)
+        commands = Commands(self.database, environments, random_bytes=os.urandom)
+        every = [link for of in links.values() for link in of]
+        self.commander = Commander(self.database, commands, every, count=self.pipeline.record.count)
+        self.accounts = AccountsKeeper(self.database, {one.name: one.gate for one in self.deployments})
+        self.publisher = Publisher(self.database, links, self.commander.push)
+
     def _deliver(self, message: Inbound) -> None:
-        self.pipeline.deliver(message)
+        if self.commander.is_for_it(message.topic):
+            self.commander.deliver(message)
+        else:
+            self.pipeline.deliver(message)
 
     def expected(self, environment: str) -> Callable[[], AsyncIterable[Login]]:
         """What an environment's broker must let in, walked anew at each call."""
@@ -140,7 +169,12 @@ class Application:
             tasks = [
                 group.create_task(self.pipeline.run(), name="pipeline"),
                 group.create_task(self._watch_links(), name="links"),
+                group.create_task(self.commander.run(), name="commander"),
+                group.create_task(self.accounts.run(), name="accounts"),
+                group.create_task(self.publisher.run(), name="publisher"),
             ]
+            if self._shared:
+                tasks.append(group.create_task(self.newcomers.run(), name="newcomers"))
             for deployment in self.deployments:
                 for name, work in deployment.tasks(self.expected(deployment.name)).items():
                     tasks.append(group.create_task(work, name=name))
@@ -155,6 +189,7 @@ class Application:
     async def _drain(self) -> None:
         log.info("stopping: no more messages are taken, open ones are finished")
         self._draining = True
+        self.commander.closed = True
         if not await self.pipeline.drain(DRAIN_TIMEOUT_S):
             log.warning("not everything was finished within %.0f s; devices ask again", DRAIN_TIMEOUT_S)
 

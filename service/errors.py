@@ -12,7 +12,8 @@ class ServiceError(Exception):
     """A refusal with a documented code.
 
     `public` is sent; `detail` is the true cause, logged and traced, never sent. `cause` names the counter of this
-    refusal (lower-case words joined by `_`). `retry_after_s` is sent when set; `state` rides along with CONFLICT.
+    refusal (lower-case words joined by `_`). `retry_after_s` is sent when set; `state` rides along with CONFLICT,
+    `enos_code` with what operators are told of a replacement.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class ServiceError(Exception):
         detail: str = "",
         retry_after_s: int | None = None,
         state: dict[str, object] | None = None,
+        enos_code: int | None = None,
     ) -> None:
         super().__init__(f"{code}: {public}")
         self.code = code
@@ -32,6 +34,7 @@ class ServiceError(Exception):
         self.detail = detail
         self.retry_after_s = retry_after_s
         self.state = state
+        self.enos_code = enos_code
 
 
 class Secret:

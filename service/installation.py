@@ -93,7 +93,8 @@ def _environment(settings: Settings, name: str) -> Environment:
     kinds = {CredentialKind.API_KEY: ends.api_key, CredentialKind.X509: ends.x509}
     endpoints = {kind: _endpoint(end) for kind, end in kinds.items() if end is not None}
     needs_ca = ends.x509 is not None or any(end.tls for end in endpoints.values())
-    return Environment(name, endpoints, _ca(settings.ca_dir(name) / "ca.pem", needed=needs_ca))
+    ca_pem = _ca(settings.ca_dir(name) / "ca.pem", needed=needs_ca)
+    return Environment(name, endpoints, ca_pem, (_endpoint(ends.bootstrap),))
 
 
 def _ca(path: Path, *, needed: bool) -> str | None:

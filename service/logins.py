@@ -48,5 +48,9 @@ def login_of(
         return None
     if not isinstance(prover, HmacProver):
         return None
+    if credential.rekey:
+        prover = prover.rekeyed(
+            credential.nonce, credential.server_nonce, device.thing.thing_id, credential.credential_id
+        )
     key = prover.api_key(credential.nonce, credential.server_nonce, device.thing.thing_id, credential.credential_id)
     return Login(credential.credential_id, credential.kind, api_key=key, api_key_sha256=credential.api_key_sha256)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -140,6 +140,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     environments: dict[str, EnvironmentSettings] = Field(min_length=1)
+    serve: tuple[str, ...] = ()  # the environments that this process serves; none named: all
 
     @classmethod
     def settings_customise_sources(
@@ -153,6 +154,17 @@ class Settings(BaseSettings):
         """The environment wins over the file; nothing else is read."""
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
+
+    @property
+    def served(self) -> list[str]:
+        return [name for name in self.environments if not self.serve or name in self.serve]
+
+    def serving(self, names: Sequence[str]) -> Settings:
+        """The same settings for a process that serves these environments only. Raises SettingsError."""
+        for name in (*names, *self.serve):
+            if name not in self.environments:
+                raise SettingsError(f"no environment {name}; there are {', '.join(self.environments)}")
+        return self.model_copy(update={"serve": tuple(names)}) if names else self
 
     @property
     def database_path(self) -> Path:

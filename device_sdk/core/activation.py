@@ -33,9 +33,18 @@ class Refused:
 
 
 class Activation:
-    """One attempt in one session, whose id is the client id. `firmware` is what runs now."""
+    """One attempt in one session, whose id is the client id. `firmware` is what runs now.
 
-    def __init__(self, context: "Context", firmware: "dict[str, Any]") -> None:
+    A renewal is asked for on the operational connection: `space` and `session` are then those of its topics.
+    """
+
+    def __init__(
+        self,
+        context: "Context",
+        firmware: "dict[str, Any]",
+        space: str = topics.BOOTSTRAP,
+        session: "str | None" = None,
+    ) -> None:
         self._context = context
         self._firmware = firmware
         self._nonce = b""
@@ -43,8 +52,8 @@ class Activation:
         self._claim = b""
         self._csr: tuple[bytes, str | None] | None = None
         self._nonce_retries = 0
-        self.session = self._new_session()
-        self.requests = Requests(context, topics.BOOTSTRAP, self.session)
+        self.session = session or self._new_session()
+        self.requests = Requests(context, space, self.session)
 
     def start(self, now: float) -> None:
         """The session's connection is open: say hello, with a new nonce."""
@@ -140,17 +149,34 @@ class Activation:
 
     def _add_login(self, record: "dict[str, Any]", values: "dict[str, Any]") -> None:
         if record["kind"] == "api_key":
-            password = self._context.prover.api_key(
-                self._nonce, self._server_nonce, record["thing_id"], record["credential_id"]
+            key = self._key_for(record, values.get("rekey") is True)
+            hmac = self._context.crypto.hmac_sha256
+            record["password"] = keys.api_key(
+                key, self._nonce, self._server_nonce, record["thing_id"], record["credential_id"], hmac
             )
-            if password is None:
-                raise MalformedError("kind")
-            record["password"] = password
+            if key != self._context.identity.key:
+                record["key"] = key
         elif record["kind"] == "x509" and self._csr is not None:
             record["certificate"] = fields.text(values, "certificate", _MAX_PEM_CHARS)
             record["private_key"] = self._csr[1]
         else:
             raise MalformedError("kind")
+
+    def _key_for(self, record: "dict[str, Any]", rekey: bool) -> bytes:
+        """The device key that goes with the credential: another one after a transfer of ownership."""
+        key = self._context.prover.key
+        if key is None:
+            raise MalformedError("kind")  # a device with a private key has no API keys
+        if not rekey:
+            return key
+        return keys.rekey(
+            key,
+            self._nonce,
+            self._server_nonce,
+            record["thing_id"],
+            record["credential_id"],
+            self._context.crypto.hmac_sha256,
+        )
 
     def _new_session(self) -> str:
         context = self._context

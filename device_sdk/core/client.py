@@ -5,7 +5,7 @@ connect_failed(), disconnected(), received(), tick(); after each call it drains 
 sees that tick() is called at wake_at. Source: docs/protocol.md, sections 3 to 6. Runs on MicroPython.
 """
 
-from device_sdk.core import fields, ladder, session, status
+from device_sdk.core import fields, ladder, session, status, wishes
 from device_sdk.core.actions import Disconnect
 from device_sdk.core.activation import Activation, Refused
 from device_sdk.core.connects import bootstrap_connect, operational_connect
@@ -13,10 +13,11 @@ from device_sdk.core.context import Context
 from device_sdk.core.credentials import Credentials
 from device_sdk.core.desired import Desired
 from device_sdk.core.fields import MalformedError
-from device_sdk.core.firmware import Firmware
 from device_sdk.core.ladder import Ladder
+from device_sdk.core.places import Places
 from device_sdk.core.session import Session
 from device_sdk.core.status import Status
+from device_sdk.core.wishes import Wishes
 from device_sdk.wire import ids, topics
 
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from device_sdk.core.actions import Connect, Note, Publish, Reboot
     from device_sdk.core.identity import Identity, Policy
-    from device_sdk.core.ports import Crypto, Flash, Installer
+    from device_sdk.core.ports import Crypto, Flash, Installer, Product
 
 _WAITING = "waiting"  # until _until, then connect
 _CONNECTING = "connecting"  # at most until _until
@@ -47,11 +48,14 @@ class Client:
         installer: "Installer",
         crypto: "Crypto",
         random_bytes: "Callable[[int], bytes]",
+        product: "Product | None" = None,
     ) -> None:
-        self._context = Context(identity, policy, flash, installer, crypto, random_bytes)
+        self._context = Context(identity, policy, flash, installer, crypto, random_bytes, product)
         self._credentials = Credentials(self._context)
         self._ladder = Ladder(self._context)
-        self._firmware = Firmware(self._context)
+        self._wishes = Wishes(self._context, self._credentials)
+        self._firmware = self._wishes.firmware
+        self._places = Places(self._context, self._credentials, self._wishes.placement, self._wishes.trust)
         self._desired = Desired(self._context)
         self._activation: Activation | None = None
         self._session: Session | None = None
@@ -68,10 +72,7 @@ class Client:
         self._context.count_boot()
         self._credentials.load()
         self._started = True
-        try:
-            self._firmware.start(now)
-        except OSError as error:
-            self._context.trouble("flash_error", str(error))
+        self._wishes.load(now)
         self._wait_until(now)
         self.tick(now)
 
@@ -143,7 +144,8 @@ class Client:
         """When tick() wants to be called, monotonic seconds; None: not before something happens."""
         if self._phase == _STOPPED:
             return None
-        times = [self._firmware.wake_at]
+        up = self._session is not None and self._session.up and self._phase == _CONNECTED
+        times = [self._wishes.wake_at(self._owner() if up else None)]
         if self._phase != _CONNECTED:
             times.append(self._until)
         elif self._session is not None:
@@ -197,27 +199,41 @@ class Client:
             self._context.trouble("connect_timeout", self._where)
             self._context.act(Disconnect())
             self._retry(now)
+        self._lapses(now)
         alive = self._firmware.tick(now)
         if self._phase == _CONNECTED:
             if self._session is not None:
-                alive = self._session.tick(now) and alive
+                alive = self._session.tick(now) and self._wishes.renewal.tick(now) and alive
             elif self._activation is not None:
                 alive = self._activation.requests.tick(now)
             if not alive and not self._firmware.update.gone:
                 self._hang_up(now)
 
+    def _lapses(self, now: float) -> None:
+        """The ends of trials that nobody answered in time."""
+        if self._wishes.placement.lapses(now):
+            self._turn_back(self._context.cause or "no_contact", now)
+        elif self._wishes.settings.lapses(now):
+            self._wishes.settings.fail(self._context.cause or "no_contact")
+            self._leave(now)
+
     def _connect(self, now: float) -> None:
         rung = self._ladder.rung
-        credential = self._credentials.get(rung) if rung is not None else None
+        assert rung is not None
+        policy, trust = self._context.policy, self._wishes.trust
+        credential = self._credentials.get(rung)
+        self._context.prover.key = self._places.key(rung)
+        self._wishes.connecting()
         if credential is not None:
             self._desired.use(credential)
-            self._session = Session(self._context, credential, self._desired, self._firmware)
-            action = operational_connect(self._context.policy, credential)
+            self._session = Session(self._context, credential, self._desired, self._wishes)
+            action = operational_connect(policy, credential, trust.ca_pem(credential["ca"]))
         else:
             self._activation = Activation(self._context, self._firmware.running)
-            endpoint = self._context.identity.bootstrap[int((rung or "")[len(ladder.BOOTSTRAP) :] or "0")]
-            action = bootstrap_connect(self._context.policy, endpoint, self._activation.session)
-        self._where = "%s %s:%d" % (rung or "", action.host, action.port)
+            endpoint = self._places.endpoint(rung)
+            ca_pem = trust.ca_pem(endpoint.ca_pem)
+            action = bootstrap_connect(policy, endpoint, self._activation.session, ca_pem)
+        self._where = "%s %s:%d" % (rung, action.host, action.port)
         self._context.act(action)
         self._phase = _CONNECTING
         self._until = now + self._context.policy.connect_timeout_s
@@ -227,12 +243,21 @@ class Client:
         self._session = None
         self._activation = None
         self._firmware.update.offline()
-        _, self._until = self._ladder.choose(self._rungs(), at)
+        self._wishes.renewal.end()
+        _, self._until = self._ladder.choose(self._places.rungs(), at)
         self._phase = _WAITING
 
-    def _rungs(self) -> "list[str]":
-        endpoints = range(len(self._context.identity.bootstrap))
-        return self._credentials.places() + [ladder.BOOTSTRAP + str(k) for k in endpoints]
+    def _leave(self, now: float) -> None:
+        """For other rungs than before, or the same anew."""
+        if self._phase in (_CONNECTING, _CONNECTED):
+            self._context.act(Disconnect())
+        self._ladder.restart()
+        self._wait_until(now)
+
+    def _turn_back(self, cause: str, now: float) -> None:
+        """The new place did not answer, or said no for longer than its trial lasts."""
+        self._wishes.placement.fail(cause)
+        self._leave(now)
 
     def _retry(self, now: float) -> None:
         self._wait_until(self._ladder.failed(now))
@@ -254,37 +279,53 @@ class Client:
         assert self._activation is not None
         result = self._activation.reply(verb, fields.read_map(payload), now)
         if isinstance(result, Refused):
-            self._context.act(Disconnect())
-            self._wait_until(self._ladder.refused(result.retry_after_s, now))
+            self._refused(result.code, result.retry_after_s, now)
         elif result is not None:
+            current = self._credentials.get(ladder.CURRENT) or {}
+            result["bootstrap"] = self._places.bootstrap_behind(self._ladder.rung or "")
+            result["renew"] = current.get("renew", 0)
             self._credentials.store_next(result)
             self._context.note("info", "activated", result["credential_id"])
             self._context.act(Disconnect())
-            self._ladder.activated(self._rungs(), now)
+            self._ladder.activated(self._places.rungs(), now)
             self._wait_until(now)
             self._connect(now)
 
     def _operational_message(self, verb: str, payload: bytes, now: float) -> None:
         assert self._session is not None
         message = fields.read_map(payload)
+        if verb in ("hello", "activate"):
+            self._wishes.renewal.reply(verb, message, now)
+            return
         result = self._session.message(verb, message, now)
         if result == session.ONLINE:
             if self._ladder.rung == ladder.NEXT:
                 self._credentials.promote()
             self._ladder.answered(now)
             self._context.cause = None
-            self._firmware.online(self._session.fetch, now)
+            current = self._credentials.get(ladder.CURRENT)
+            assert current is not None
+            self._wishes.answered(current, self._session.fetch, now)
         if result == session.REFUSED:
-            self._context.act(Disconnect())
-            self._wait_until(self._ladder.refused(self._session.refusal[1], now))
+            self._refused(self._session.refusal[0], self._session.refusal[1], now)
         elif self._session.up and verb in ("online", "report") and message.get("ok") is True:
             result = self._session.desired_of(message, now)
         if result == session.RETIRED:
             self._retire(now)
 
+    def _refused(self, code: str, retry_after_s: "int | None", now: float) -> None:
+        """The service said no here."""
+        self._context.act(Disconnect())
+        if self._wishes.placement.outlasts(retry_after_s, now):
+            self._phase = _WAITING
+            self._turn_back(code.lower(), now)
+        else:
+            self._wait_until(self._ladder.refused(retry_after_s, now))
+
     def _retire(self, now: float) -> None:
         assert self._session is not None
         self._credentials.wipe()
+        self._wishes.forget()
         self._retired = True
         self._context.note("warning", "retired", "credentials wiped")
         self._session.report(now)
@@ -294,5 +335,20 @@ class Client:
     def _after(self, now: float) -> None:
         if self._firmware.update.gone:
             self._phase = _STOPPED
-        elif self._phase == _CONNECTED and self._session is not None:
+            return
+        if self._phase == _CONNECTED and self._session is not None:
             self._session.report(now)
+            if self._session.up:
+                self._wishes.renew(self._session.owner, now)
+        if self._phase != _STOPPED:
+            self._depart(now)
+
+    def _depart(self, now: float) -> None:
+        """Leave the connection where the service asked for something that begins on another."""
+        try:
+            departs = self._wishes.departs(now)
+        except OSError as error:
+            self._flash_failed(error, now)
+            return
+        if departs != wishes.STAY:
+            self._leave(now)

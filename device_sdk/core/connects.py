@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from device_sdk.core.identity import Endpoint, Policy
 
 
-def operational_connect(policy: "Policy", credential: "dict[str, Any]") -> Connect:
+def operational_connect(policy: "Policy", credential: "dict[str, Any]", ca_pem: "str | None") -> Connect:
     """With a credential record: by user name and API key, or by certificate."""
     owner = credential["credential_id"]
     return Connect(
         host=credential["host"],
         port=credential["port"],
         tls=credential["tls"],
-        ca_pem=credential["ca"],
+        ca_pem=ca_pem,
         client_id=owner,
         username=None if credential["kind"] == "x509" else owner,
         password=credential.get("password"),
@@ -31,13 +31,13 @@ def operational_connect(policy: "Policy", credential: "dict[str, Any]") -> Conne
     )
 
 
-def bootstrap_connect(policy: "Policy", endpoint: "Endpoint", session: str) -> Connect:
+def bootstrap_connect(policy: "Policy", endpoint: "Endpoint", session: str, ca_pem: "str | None") -> Connect:
     """Without a login: the session is the client id."""
     return Connect(
         host=endpoint.host,
         port=endpoint.port,
         tls=endpoint.tls,
-        ca_pem=endpoint.ca_pem,
+        ca_pem=ca_pem,
         client_id=session,
         username=None,
         password=None,

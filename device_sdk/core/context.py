@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from device_sdk.core.actions import Connect, Disconnect, Publish, Reboot
     from device_sdk.core.identity import Identity, Policy
-    from device_sdk.core.ports import Crypto, Flash, Installer
+    from device_sdk.core.ports import Crypto, Flash, Installer, Product
 
     Action = Connect | Disconnect | Publish | Reboot | Note
 
@@ -32,6 +32,7 @@ class Context:
         installer: "Installer",
         crypto: "Crypto",
         random_bytes: "Callable[[int], bytes]",
+        product: "Product | None" = None,
     ) -> None:
         self.identity = identity
         self.policy = policy
@@ -39,7 +40,9 @@ class Context:
         self.installer = installer
         self.crypto = crypto
         self.random_bytes = random_bytes
+        self.product = product
         self.prover = Prover(identity, crypto)
+        self.more_release_keys: list[bytes] = []  # besides those from the factory
         self.outbox: list[Action] = []
         self.counters: dict[str, int] = {}
         self.cause: str | None = None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from device_sdk.core.context import Context
 
-_SUPPORTED = ("rev", "firmware", "retired")
+_SUPPORTED = ("rev", "firmware", "retired", "placement", "credential", "trust")
 _MAX_UNSUPPORTED = 16
 _MAX_FIELD_CHARS = 64
 
@@ -82,6 +82,7 @@ class Desired:
         self._context.records.save("desired", record)
         self.rev = values["rev"]
         self._digest = digest
-        self.unsupported = sorted([key[:_MAX_FIELD_CHARS] for key in values if key not in _SUPPORTED])[
-            :_MAX_UNSUPPORTED
-        ]
+        unknown = [key for key in values if key not in _SUPPORTED]
+        if self._context.product is not None:
+            unknown = [key for key in unknown if key != "settings"]
+        self.unsupported = sorted([key[:_MAX_FIELD_CHARS] for key in unknown])[:_MAX_UNSUPPORTED]

@@ -28,7 +28,7 @@ class Firmware:
 
     def __init__(self, context: "Context") -> None:
         self._context = context
-        self._on_trial = False
+        self.on_trial = False
         self._trial_until = 0.0
         self.running: dict[str, Any] = {}
         self.job = Job(context)
@@ -37,7 +37,7 @@ class Firmware:
     @property
     def wake_at(self) -> "float | None":
         at = self.update.wake_at
-        if self._on_trial and not self.update.gone:
+        if self.on_trial and not self.update.gone:
             return self._trial_until if at is None else min(at, self._trial_until)
         return at
 
@@ -56,9 +56,9 @@ class Firmware:
             name = self._context.identity.factory_name
         if name is not None:
             self.running["name"] = name
-        self._on_trial = booted["trial"]
+        self.on_trial = booted["trial"]
         self._trial_until = now + self._context.policy.trial_s
-        if not self._on_trial:
+        if not self.on_trial:
             self._settle()
 
     def _settle(self) -> None:
@@ -79,9 +79,9 @@ class Firmware:
     def online(self, fetch: "Fetch", now: float) -> None:
         """An `online` was answered ok: confirm what is on trial, and go on with the job."""
         self.update.fetch = fetch
-        if self._on_trial:
+        if self.on_trial:
             self._end_trial()
-        if not self.update.gone and not self._on_trial:
+        if not self.update.gone and not self.on_trial:
             if self.job.state in states.FINISHED:
                 self.job.tell(self.job.state, self.job.cause)
             self.update.go_on(now)
@@ -98,7 +98,7 @@ class Firmware:
         except RefusedReleaseError as refusal:
             self._refuse(offer, refusal.cause)
             return
-        if self.update.leaving or self._on_trial:
+        if self.update.leaving or self.on_trial:
             if not job.is_for(version):
                 job.queue(version)
         elif job.is_for(version):
@@ -110,7 +110,7 @@ class Firmware:
 
     def tick(self, now: float) -> bool:
         """False when no chunk comes any more and it is time to reconnect."""
-        if self._on_trial and now >= self._trial_until:
+        if self.on_trial and now >= self._trial_until:
             self._go_back("no_contact")
         return self.update.tick(now)
 
@@ -118,7 +118,7 @@ class Firmware:
         self._context.trouble(cause, "firmware refused")
         named = offer.get("version_id") if isinstance(offer, dict) else None
         version_id = named if isinstance(named, str) and ids.is_hex_id(named) else None
-        if not self.update.leaving and not self._on_trial:
+        if not self.update.leaving and not self.on_trial:
             self._take({"version_id": version_id, "state": states.FAILED, "cause": cause})
         self.job.tell(states.FAILED, cause, version_id)
 
@@ -139,7 +139,7 @@ class Firmware:
         if not healthy:
             self._go_back("unhealthy")
             return
-        self._on_trial = False
+        self.on_trial = False
         if self.job.wanted is not None and self.job.version_id == self.running.get("version_id"):
             self._confirmed()
 
@@ -150,7 +150,7 @@ class Firmware:
         self.job.take_queued(self.running.get("version_id"))
 
     def _go_back(self, cause: str) -> None:
-        self._on_trial = False
+        self.on_trial = False
         self._context.trouble(cause, "going back to the old image")
         if self.job.state in (states.INSTALLING, states.REBOOTING):
             self.job.move(states.REBOOTING, cause)

@@ -70,7 +70,8 @@ class Policy:
     """Numbers that a product may tune; times in seconds, sizes in bytes. The defaults suit a mains-powered device.
 
     `chunk_size`: a power of two, 256..65536. `window_chunks`: the first window; it grows to `max_window_bytes`.
-    `trial_s`: how long a new image may take to an answered `online` before the device goes back to the old one.
+    `trial_s`: how long a new image may take to an answered `online` before the device goes back to the old one;
+    `placement_trial_s` and `settings_trial_s`: the same for a new environment and for new settings.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Policy:
         rung_span_s: float = 60.0,
         trial_s: float = 900.0,
         retry_install_s: float = 60.0,
+        placement_trial_s: float = 600.0,
+        settings_trial_s: float = 600.0,
         contact_s: float = 3600.0,
         root: str = topics.ROOT,
     ) -> None:
@@ -104,21 +107,27 @@ class Policy:
         self.rung_span_s = rung_span_s
         self.trial_s = trial_s
         self.retry_install_s = retry_install_s
+        self.placement_trial_s = placement_trial_s
+        self.settings_trial_s = settings_trial_s
         self.contact_s = contact_s
         self.root = root
 
 
 class Prover:
-    """Makes and checks the proofs of one device, by HMAC under K or by signatures."""
+    """Makes and checks the proofs of one device, by HMAC under K or by signatures.
+
+    `key` is K where the device speaks just now, `more_service_keys` may speak besides those from the factory.
+    """
 
     def __init__(self, identity: Identity, crypto: "Crypto") -> None:
-        self._key = identity.key
+        self.key = identity.key
+        self.more_service_keys: list[bytes] = []
         self._service_keys = identity.service_keys
         self._crypto = crypto
 
     def prove(self, message: bytes) -> bytes:
-        if self._key is not None:
-            return self._crypto.hmac_sha256(self._key, message)
+        if self.key is not None:
+            return self._crypto.hmac_sha256(self.key, message)
         signature = self._crypto.sign(message)
         if signature is None:
             raise ValueError("the identity has no key and the crypto port does not sign")
@@ -126,12 +135,7 @@ class Prover:
 
     def fits(self, message: bytes, proof: bytes) -> bool:
         """Whether the service made this proof over these bytes."""
-        if self._key is not None:
-            return keys.same(self._crypto.hmac_sha256(self._key, message), proof)
-        return any([self._crypto.verify_ed25519(key, message, proof) for key in self._service_keys])
-
-    def api_key(self, nonce: bytes, server_nonce: bytes, thing_id: str, credential_id: str) -> "str | None":
-        """The password of an API-key credential; None for a public-key device, which has none."""
-        if self._key is None:
-            return None
-        return keys.api_key(self._key, nonce, server_nonce, thing_id, credential_id, self._crypto.hmac_sha256)
+        if self.key is not None:
+            return keys.same(self._crypto.hmac_sha256(self.key, message), proof)
+        known = list(self._service_keys) + self.more_service_keys
+        return any([self._crypto.verify_ed25519(key, message, proof) for key in known])

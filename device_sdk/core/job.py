@@ -121,9 +121,16 @@ class Job:
         self.move(state if tries >= _MAX_TRIES else ACCEPTED, cause)
         self.tell(state, cause)
 
-    def tell(self, state: str, cause: "str | None" = None, version_id: "str | None" = None) -> None:
-        """Queue a report; of the same state in a row only the newest is kept (the first may be on its way)."""
+    def tell(
+        self, state: str, cause: "str | None" = None, version_id: "str | None" = None, until_s: "int | None" = None
+    ) -> None:
+        """Queue a report; of the same state in a row only the newest is kept (the first may be on its way).
+
+        `until_s`: in how many seconds it is asked again whether to go on.
+        """
         told = self._map(state, cause, version_id)
+        if until_s is not None:
+            told["until_s"] = until_s
         if len(self.pending) > 1 and self.pending[-1]["state"] == state:
             self.pending.pop()
         if len(self.pending) >= _MAX_PENDING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 NEXT = "next"
 CURRENT = "current"
-BOOTSTRAP = "bootstrap"  # followed by the number of the factory endpoint
+BOOTSTRAP = "bootstrap"  # followed by which endpoint it is (places.py)
 
 
 # A new activation while the credential of the last one was not answered yet: rarer each time, or a device that waits
@@ -39,6 +39,14 @@ class Ladder:
         self._first_fail_at = 0.0
         self._leave = False
         self.rung: str | None = None
+
+    def restart(self) -> None:
+        """Other rungs than before: from the first of them, and at once."""
+        self.rung = None
+        self._fails = 0
+        self._leave = False
+        self._answered_at = None
+        self._not_before = {}
 
     def activated(self, rungs: "list[str]", now: float) -> None:
         """There is a new credential: from the first rung again; the bootstrap rungs among `rungs` rest for a while."""

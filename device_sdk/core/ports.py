@@ -78,6 +78,34 @@ class Installer:
         return True
 
 
+class SettingsError(Exception):
+    """The product does not take these settings; `cause` is a lower_snake word that the device reports."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Product:
+    """What only the product can decide. A device without one has no settings and never defers."""
+
+    def apply_settings(self, values: "dict[str, Any]") -> None:
+        """Use these from now on, in place of all before; again at every start. {}: the factory's. Raises SettingsError."""
+
+    def needs_trial(self, before: "dict[str, Any]", values: "dict[str, Any]") -> bool:  # noqa: ARG002
+        """Whether the connection may hang on the difference: then `values` are kept only after an `online` on a new
+        connection, else those `before` come again.
+        """
+        return False
+
+    def defer(self, version: "dict[str, Any]") -> "tuple[int, str] | None":  # noqa: ARG002
+        """Not now: (seconds until it may be asked again, reason); None: go on.
+
+        Asked before the download of a version and again before the restart into it.
+        """
+        return None
+
+
 class Hash:
     """A running SHA-256, as hashlib gives it."""
 

@@ -49,8 +49,9 @@ def check_release(context: "Context", offer: object, highest_seq: int) -> "dict[
     if ids.digest_id(message) != version["version_id"]:
         raise RefusedReleaseError("wrong_version_id")
     # 4. A release key that we know signed it. Without keys, or where Ed25519 is out of reach, mac and SHA-256 decide.
-    if context.identity.release_keys:
-        known = [key for key in context.identity.release_keys if ids.release_key_id(key) == key_id]
+    trusted = list(context.identity.release_keys) + context.more_release_keys
+    if trusted:
+        known = [key for key in trusted if ids.release_key_id(key) == key_id]
         if not known:
             raise RefusedReleaseError("unknown_release_key")
         if context.crypto.verify_ed25519(known[0], message, signature) is False:

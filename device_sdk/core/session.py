@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from device_sdk.core.context import Context
     from device_sdk.core.desired import Desired
-    from device_sdk.core.firmware import Firmware
+    from device_sdk.core.wishes import Wishes
 
 # What became of the session; the client acts on it.
 GOES_ON = "goes_on"
@@ -36,12 +36,12 @@ _LATER = (codes.THROTTLED, codes.UNAVAILABLE, codes.INTERNAL)
 class Session:
     """`up`: an online was answered ok. `refusal`: (code, retry_after_s) after REFUSED."""
 
-    def __init__(
-        self, context: "Context", credential: "dict[str, Any]", desired: "Desired", firmware: "Firmware"
-    ) -> None:
+    def __init__(self, context: "Context", credential: "dict[str, Any]", desired: "Desired", wishes: "Wishes") -> None:
         self._context = context
         self._desired = desired
-        self._firmware = firmware
+        self._wishes = wishes
+        self._firmware = wishes.firmware
+        self._sent: dict[str, Any] = {}  # what the open report says besides firmware
         self._telling: dict[str, Any] | None = None  # the firmware map in the open report
         self._report_due = False
         self._doc_cause: str | None = None  # why the newest document was refused, until it is reported
@@ -83,7 +83,7 @@ class Session:
         """Send what there is to tell, when no request is open."""
         if not self.up or self.requests.verb is not None or self._again_at is not None:
             return
-        if not self._report_due and not self._firmware.job.pending:
+        if not self._report_due and not self._firmware.job.pending and not self._wishes.news.fields:
             return
         report = self._numbered()
         self._telling = self._firmware.job.pending[0] if self._firmware.job.pending else None
@@ -96,6 +96,8 @@ class Session:
             report["firmware"] = firmware
         if self._desired.unsupported:
             report["unsupported"] = self._desired.unsupported
+        self._sent = dict(self._wishes.news.fields)
+        report.update(self._sent)
         self._doc_cause_told, self._doc_cause = self._doc_cause, None
         self._report_due = False
         self._next_contact(now)
@@ -135,10 +137,12 @@ class Session:
             self.up = True
             self._next_contact(now)
             result = ONLINE
-        elif (
-            self._telling is not None and self._firmware.job.pending and self._firmware.job.pending[0] is self._telling
-        ):
-            self._firmware.job.pending.pop(0)
+        elif verb == "report":
+            pending = self._firmware.job.pending
+            if self._telling is not None and pending and pending[0] is self._telling:
+                pending.pop(0)
+            sent, self._sent = self._sent, {}
+            self._wishes.told(sent)
         self._telling = None
         return result
 
@@ -166,7 +170,7 @@ class Session:
         if values.get("retired") is not None:
             self._desired.accept(values, doc)
             return RETIRED
-        self._firmware.offer(values.get("firmware"), now)
+        self._wishes.offer(values, self.owner, now)
         self._desired.accept(values, doc)
         return GOES_ON
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_RETRY_S = 3600.0
 _ANNOUNCE_S = 10.0  # how long a restart waits until the service has heard of it
+_MIN_DEFER_S, _MAX_DEFER_S = 10, 7 * 24 * 3600
 _PROGRESS_STEP = 10  # percent between two reports
 _VERSION_FIELDS = ("version_id", "name", "seq", "image_id", "size")
 
@@ -30,6 +31,7 @@ _CHECKING = "checking"
 _ANNOUNCING = "announcing"  # "installing" is being told
 _LEAVING = "leaving"  # "rebooting" is being told
 _RETRYING = "retrying"
+_HOLDING = "holding"  # fetched and checked, and the product says not now
 _GONE = "gone"
 
 _STATUS = {
@@ -79,7 +81,7 @@ class Update:
             return self._download.wake_at if self._download is not None else None
         if self._step in (_ANNOUNCING, _LEAVING) and not self._job.pending:
             return 0.0
-        return self._until if self._step in (_CHECKING, _ANNOUNCING, _LEAVING, _RETRYING) else None
+        return self._until if self._step in (_CHECKING, _ANNOUNCING, _LEAVING, _RETRYING, _HOLDING) else None
 
     def reset(self) -> None:
         """Another job, or none."""
@@ -107,6 +109,9 @@ class Update:
             return
         try:
             if self._download is None:
+                if self._deferred(now):
+                    self._step = _RETRYING
+                    return
                 self._download = Download(self._context, wanted["image_id"], wanted["size"], self._chunk_size)
                 self._download.open()
                 self._job.percent = self._download.percent
@@ -159,6 +164,8 @@ class Update:
         elif self._step == _RETRYING and now >= self._until:
             self._step = _IDLE
             self.go_on(now)
+        elif self._step == _HOLDING and now >= self._until:
+            self._make_ready(now)
         return True
 
     def retry_later(self, now: float) -> None:
@@ -200,10 +207,29 @@ class Update:
             self.retry_later(now)
             return
         self._job.tell(states.VERIFIED)
+        self._make_ready(now)
+
+    def _make_ready(self, now: float) -> None:
+        """The image is right: tell that it will be installed, unless the product says not now."""
+        if self._deferred(now):
+            self._step = _HOLDING
+            return
         self._job.move(states.INSTALLING)
         self._job.tell(states.INSTALLING)
         self._step = _ANNOUNCING
         self._until = now + _ANNOUNCE_S
+
+    def _deferred(self, now: float) -> bool:
+        """Whether the product says not now; then `_until` is when to ask again."""
+        product, wanted = self._context.product, self._job.wanted
+        assert wanted is not None
+        answer = product.defer({key: wanted[key] for key in _VERSION_FIELDS}) if product is not None else None
+        if answer is None:
+            return False
+        wait_s = min(max(int(answer[0]), _MIN_DEFER_S), _MAX_DEFER_S)
+        self._job.tell(states.DEFERRED, answer[1], None, wait_s)
+        self._until = now + wait_s
+        return True
 
     def _install(self, now: float) -> None:
         wanted = self._job.wanted

@@ -28,6 +28,7 @@ from device_sdk.core.identity import Policy
 from device_sdk.drivers.config import ConfigError, DeviceConfig, read_config
 from device_sdk.drivers.crypto import FullCrypto, SigningKey, SigningKeyError, load_signing_key
 from device_sdk.drivers.failpoints import passing
+from device_sdk.drivers.product import CommandProduct
 from device_sdk.drivers.slots import FileSlots
 from device_sdk.drivers.store import FileFlash
 
@@ -117,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"after an installation: start this command anew, or end with code {EXIT_RESTART}",
     )
     parser.add_argument("--health-command", metavar="COMMAND", help="a new image is good when this ends with code 0")
+    parser.add_argument(
+        "--settings-command", metavar="COMMAND", help="takes over the settings in the file named as last argument"
+    )
+    parser.add_argument(
+        "--defer-command", metavar="COMMAND", help="ends with code 75 while an update must wait; prints SECONDS REASON"
+    )
     return parser
 
 
@@ -154,6 +161,7 @@ class Agent:
             self._slots,
             FullCrypto(x509_credentials=config.x509, signing_key=_signing_key(config)),
             os.urandom,
+            CommandProduct(state_dir, settings_command=options.settings_command, defer_command=options.defer_command),
         )
         self._timed_out = False
 

@@ -36,6 +36,10 @@ NAMES = (
     "record.before_write",
     "record.written",
     "record.renamed",
+    "settings.written",
+    "settings.synced",
+    "settings.renamed",
+    "settings.dir_synced",
     "agent.before_reboot",
 )
 

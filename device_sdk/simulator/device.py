@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from device_sdk.core import actions, status
 from device_sdk.core.client import Client
 from device_sdk.core.identity import Identity, Policy
-from device_sdk.core.ports import Crypto
+from device_sdk.core.ports import Crypto, Product
 from device_sdk.drivers.aio import STOPPED, AiomqttTransport, Driver, Transport, ended
 from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller, SharedChunks
@@ -55,6 +55,7 @@ class VirtualDevice:
         shared: SharedChunks | None = None,
         crypto: Crypto | None = None,
         power_plan: PowerPlan | None = None,
+        product: Product | None = None,
         target: str | None = None,
         on_reply: Callable[[Reply], None] = lambda _reply: None,
         on_note: Callable[[actions.Note], None] = lambda _note: None,
@@ -72,6 +73,7 @@ class VirtualDevice:
         self.confirmed = asyncio.Event()
         self._rng = rng
         self._crypto = crypto or FullCrypto()
+        self._product = product
         self._plan = power_plan or PowerPlan()
         self._on_reply = on_reply
         self._on_note = on_note
@@ -98,7 +100,9 @@ class VirtualDevice:
         cut_after_s = self._draw_cut()
         self.boots += 1
         self.installer.boot()
-        client = Client(self.identity, self.policy, self.flash, self.installer, self._crypto, self._rng.randbytes)
+        client = Client(
+            self.identity, self.policy, self.flash, self.installer, self._crypto, self._rng.randbytes, self._product
+        )
         driver = Driver(client, transport=self._transport, on_note=self._on_note, on_change=self._changed)
         running = asyncio.create_task(driver.run(stop), name=f"device {self.identity.serial}")
         try:

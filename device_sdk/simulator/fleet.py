@@ -94,6 +94,12 @@ class Fleet:
             on_note=lambda note: self._on_note(identity, note),
         )
 
+    def add(self, identity: Identity) -> VirtualDevice:
+        """One more device; it is not yet powered."""
+        device = self._device(identity)
+        self.devices.append(device)
+        return device
+
     def clone(self, device: VirtualDevice) -> VirtualDevice:
         """A second unit with the same identity and a copy of flash and firmware, added to the fleet; it is not yet powered."""
         twin = self._device(device.identity)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 64
 _API_KEY_BYTES = 32
+_DEVICE_KEY_BYTES = 32
 
 
 def hmac_sha256(key: bytes, data: bytes) -> bytes:
@@ -111,6 +112,14 @@ def activated_proof(
 ) -> bytes:
     """The service's proof (`server_proof`) over the exact bytes of its grant."""
     return hmac(key, activated_message(session, server_nonce, claim, grant))
+
+
+def rekey(
+    key: bytes, nonce: bytes, server_nonce: bytes, thing_id: str, credential_id: str, hmac: "Hmac" = hmac_sha256
+) -> bytes:
+    """K' after a transfer of ownership: from the first connection with that credential on, in place of K."""
+    info = canon("pv1 rekey", thing_id, credential_id)
+    return hkdf_sha256(key, nonce + server_nonce, info, _DEVICE_KEY_BYTES, hmac)
 
 
 def desired_message(thing_id: str, credential_id: str, doc: bytes) -> bytes:

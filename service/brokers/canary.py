@@ -99,6 +99,18 @@ class Canary:
                     await self._news.wait()
         return self.has(payload)
 
+    async def heard_on(self, topic: str) -> bool:
+        """Whether anything came on this topic in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_S):
+                while not self.has_on(topic) and not self.lost.is_set():
+                    self._news.clear()
+                    await self._news.wait()
+        return self.has_on(topic)
+
+    def has_on(self, topic: str) -> bool:
+        return any(got == topic for got, _ in self.received)
+
     def has(self, payload: bytes) -> bool:
         return any(got == payload for _, got in self.received)
 

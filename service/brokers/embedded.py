@@ -26,8 +26,8 @@ from amqtt.session import Session
 
 from device_sdk.wire import ids, topics
 from service.brokers.connection import Connection, ProtocolViolation
-from service.brokers.gate import GateError, Login
-from service.brokers.policy import Principal, may_publish, may_receive, may_subscribe
+from service.brokers.gate import AccountLogin, GateError, Login
+from service.brokers.policy import Principal, may_publish, may_receive, may_subscribe, receiver_of
 from service.domain.credential import CredentialKind
 from service.errors import Secret
 from service.mqtt.port import Role
@@ -138,7 +138,10 @@ class GuardedBroker(Broker):  # type: ignore[misc] # amqtt is untyped
             self._count("publish_not_allowed")
             return
         raw = topic.encode()
-        targets = [self.connections.get(topic.split("/")[-3])] if sender.principal.is_service else [*self._services]
+        if sender.principal.is_service:
+            targets = [self.connections.get(receiver_of(sender.principal, topic))]
+        else:
+            targets = [*self._services]
         for target in targets:
             if target is None or not may_receive(target.principal, topic):
                 continue
@@ -201,6 +204,7 @@ class EmbeddedBroker:
         self.port = port
         self.root = root
         self.logins: dict[str, bytes] = {}  # credential id -> SHA-256 of its API key; EmbeddedGate writes it
+        self.accounts: dict[str, AccountLogin] = {}  # by name; EmbeddedGate writes it; operational only
         self._max_connections = max_connections
         self._password = Secret(service_password().encode())
         self._broker: GuardedBroker | None = None
@@ -241,6 +245,11 @@ class EmbeddedBroker:
         client_id: str = session.client_id or ""
         username: str | None = session.username
         password = (session.password or "").encode()
+        # 0. An operator or integrator: client id = user name = account. No account's name is 32 hex.
+        account = self.accounts.get(client_id)
+        if account is not None and username == client_id:
+            ok = hmac.compare_digest(hashlib.sha256(password).digest(), account.key_sha256)
+            return Principal(self.role, client_id, self.root, account.space) if ok else NOT_AUTHORIZED
         # 1. Every client id is 32 lower-case hex: no slash, no wildcard, nothing that could stand for another's topic.
         if not ids.is_hex_id(client_id):
             return IDENTIFIER_REJECTED
@@ -286,9 +295,19 @@ class EmbeddedGate:
         await self._drop([*extra])
         return len({login.credential_id for login in wanted} - before), len(extra)
 
+    async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
+        before, after = self._broker.accounts, {login.name: login for login in wanted}
+        self._broker.accounts = after
+        gone = [name for name, login in before.items() if after.get(name) != login]
+        await self._end(gone)
+        return len([name for name, login in after.items() if before.get(name) != login]), len(gone)
+
     async def _drop(self, credential_ids: Sequence[str]) -> None:
         for credential_id in credential_ids:
             self._broker.logins.pop(credential_id, None)
+        await self._end(credential_ids)
+
+    async def _end(self, credential_ids: Sequence[str]) -> None:
         live = [c for c in map(self._broker.connection_of, credential_ids) if c is not None]
         for connection in live:
             connection.end()

@@ -29,6 +29,16 @@ class Login:
     certificate_serial: str | None = None  # lower-case hex; kind x509 only
 
 
+@dataclass(frozen=True, slots=True)
+class AccountLogin:
+    """What an operator or integrator looks like to a broker: user name = client id = its name."""
+
+    name: str
+    space: str  # "o" or "e": the topics that it may use
+    key: Secret
+    key_sha256: bytes  # of the key's 64 hex characters
+
+
 class GateError(Exception):
     """The broker did not confirm in time; try again."""
 
@@ -40,6 +50,13 @@ class BrokerGate(Protocol):
 
     async def revoke(self, logins: Sequence[Login]) -> None:
         """Refuse these logins and end their live sessions; returns when both hold. Raises GateError."""
+        ...
+
+    async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
+        """Let in exactly these accounts, each to its own topics; returns (granted, revoked). Raises GateError.
+
+        The session of one that is gone, or whose key has changed, ends. Nothing happens where nothing has changed.
+        """
         ...
 
     async def snapshot(self) -> frozenset[str] | None:

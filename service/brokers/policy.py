@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from device_sdk.wire import topics
+from service.mqtt import account_topics
 from service.mqtt.port import Role
 
 SPACES = {Role.BOOTSTRAP: topics.BOOTSTRAP, Role.OPERATIONAL: topics.OPERATIONAL}
@@ -16,37 +17,52 @@ SPACES = {Role.BOOTSTRAP: topics.BOOTSTRAP, Role.OPERATIONAL: topics.OPERATIONAL
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a connection is, bound when it was authenticated. `owner` is the session or credential, None the service."""
+    """Who a connection is, bound when it was authenticated.
+
+    `owner` is the session, the credential or the account's name; None the service. `account`: the space of an
+    operator ("o") or an integrator ("e"); None for devices and the service.
+    """
 
     role: Role
     owner: str | None
     root: str = topics.ROOT
+    account: str | None = None
 
     @property
     def is_service(self) -> bool:
         return self.owner is None
 
-    def _own(self, direction: str) -> str:
-        return f"{self.root}/{SPACES[self.role]}/{self.owner}/{direction}/"
+    def own_up(self) -> str | None:
+        """The beginning of what it may write; None: nothing."""
+        if self.account == account_topics.EVENTS:
+            return None
+        return f"{self.root}/{self.account or SPACES[self.role]}/{self.owner}/up/"
+
+    def own_down(self) -> str:
+        """The beginning of what it is told."""
+        if self.account == account_topics.EVENTS:
+            return f"{self.root}/{account_topics.EVENTS}/{self.owner}/"
+        return f"{self.root}/{self.account or SPACES[self.role]}/{self.owner}/dn/"
 
 
 def may_publish(who: Principal, topic: str) -> bool:
     if who.owner is None:
-        return _is_ours(who, topic, "dn")
-    return _one_level_below(topic, who._own("up"))  # noqa: SLF001
+        return _is_ours(who, topic, "dn") or _is_event(who, topic)
+    own = who.own_up()
+    return own is not None and _one_level_below(topic, own)
 
 
 def may_receive(who: Principal, topic: str) -> bool:
     if who.owner is None:
         return _is_ours(who, topic, "up")
-    return _one_level_below(topic, who._own("dn"))  # noqa: SLF001
+    return _one_level_below(topic, who.own_down())
 
 
 def may_subscribe(who: Principal, topic_filter: str) -> bool:
-    """A device: its own `dn/#`, `dn/+` or one `dn/{verb}`. The service: what is below its root."""
+    """A device or an account: its own `dn/#`, `dn/+` or one `dn/{verb}`. The service: what is below its root."""
     if who.owner is None:
         return topic_filter.startswith(f"{who.root}/")
-    own = who._own("dn")  # noqa: SLF001
+    own = who.own_down()
     return topic_filter in (own + "#", own + "+") or _one_level_below(topic_filter, own)
 
 
@@ -56,6 +72,20 @@ def _one_level_below(topic: str, prefix: str) -> bool:
 
 
 def _is_ours(who: Principal, topic: str, direction: str) -> bool:
-    prefix = f"{who.root}/{SPACES[who.role]}/"
+    spaces = (SPACES[who.role], account_topics.OPERATORS) if who.role is Role.OPERATIONAL else (SPACES[who.role],)
+    for prefix in (f"{who.root}/{space}/" for space in spaces):
+        parts = topic[len(prefix) :].split("/")
+        if topic.startswith(prefix) and len(parts) == 3 and parts[1] == direction and all(parts):
+            return True
+    return False
+
+
+def _is_event(who: Principal, topic: str) -> bool:
+    prefix = f"{who.root}/{account_topics.EVENTS}/"
     parts = topic[len(prefix) :].split("/")
-    return topic.startswith(prefix) and len(parts) == 3 and parts[1] == direction and all(parts)
+    return who.role is Role.OPERATIONAL and topic.startswith(prefix) and len(parts) == 2 and all(parts)
+
+
+def receiver_of(who: Principal, topic: str) -> str:
+    """The client id of the one device or account that a message of the service is for; it was checked before."""
+    return topic.split("/")[-2 if _is_event(who, topic) else -3]

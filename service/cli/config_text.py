@@ -95,20 +95,30 @@ port = {service_operational}
 
 
 def embedded(name: str, host: str) -> str:
-    return _HEAD + _EMBEDDED.format(
-        name=name, host=host, bootstrap=EMBEDDED_BOOTSTRAP_PORT, api_key=EMBEDDED_API_KEY_PORT
-    )
+    return _HEAD + embedded_section(name, host)
 
 
 def mosquitto(name: str, host: str, run_as: str | None = None) -> str:
     """`run_as`: the user that Mosquitto becomes when root starts it."""
-    return _HEAD + _MOSQUITTO.format(
+    return _HEAD + mosquitto_section(name, host, run_as)
+
+
+def embedded_section(name: str, host: str, offset: int = 0) -> str:
+    """One environment; `offset` is added to every port."""
+    return _EMBEDDED.format(
+        name=name, host=host, bootstrap=EMBEDDED_BOOTSTRAP_PORT + offset, api_key=EMBEDDED_API_KEY_PORT + offset
+    )
+
+
+def mosquitto_section(name: str, host: str, run_as: str | None = None, offset: int = 0) -> str:
+    """The same with two Mosquittos."""
+    return _MOSQUITTO.format(
         name=name,
         host=host,
         run_as=f'run_as = "{run_as}"   # the user that Mosquitto becomes when root starts it\n' if run_as else "",
-        bootstrap=BOOTSTRAP_PORT,
-        api_key=API_KEY_PORT,
-        x509=X509_PORT,
-        service_bootstrap=SERVICE_BOOTSTRAP_PORT,
-        service_operational=SERVICE_OPERATIONAL_PORT,
+        bootstrap=BOOTSTRAP_PORT + offset,
+        api_key=API_KEY_PORT + offset,
+        x509=X509_PORT + offset,
+        service_bootstrap=SERVICE_BOOTSTRAP_PORT + offset,
+        service_operational=SERVICE_OPERATIONAL_PORT + offset,
     )

@@ -27,7 +27,9 @@ def demo(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which the demo has failed.")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="The last line of output is a JSON summary.")] = False,
 ) -> None:
-    """Devices power up, activate, take the target firmware and confirm it; exit code 0 only if all did."""
+    """Devices power up, activate, take the target firmware and confirm it; five are moved to another environment and
+    one is replaced. Exit code 0 only if all did.
+    """
     try:
         options = DemoOptions(
             devices=devices,
@@ -46,9 +48,12 @@ def demo(
         f"{summary.activations_per_second:g} activations/s, {summary.bytes / 1e6:.1f} MB of firmware at "
         f"{summary.megabytes_per_second:g} MB/s"
     )
+    if summary.lives is not None:
+        what = "and a replacement took over its thing" if summary.lives.replaced else "and the replacement did not"
+        print(f"{summary.lives.moved} of {summary.lives.sent} devices moved to another environment, {what}")
     if as_json:
         print(json.dumps(dataclasses.asdict(summary)))
-    if summary.confirmed != summary.devices:
+    if not summary.complete:
         raise typer.Exit(1)
 
 

@@ -47,7 +47,7 @@ async def _examine_all(of: Settings, names: list[str]) -> list[tuple[str, Check]
         if of.environments[name].broker == "embedded":
             found += [(name, check) for check in _embedded(of, name)]
             continue
-        async with _patient(of, name) as patient:
+        async with patient_of(of, name) as patient:
             found += [(name, check) async for check in examine(patient)]
     return found
 
@@ -70,7 +70,8 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _patient(of: Settings, name: str) -> AsyncIterator[Patient]:
+async def patient_of(of: Settings, name: str) -> AsyncIterator[Patient]:
+    """An environment with brokers of its own, and the way in for canaries. Raises CommandError, SettingsError."""
     one = of.environments[name]
     if one.links is None:
         raise CommandError(f"environment {name} has no links")

@@ -10,7 +10,7 @@ import typer
 
 from device_sdk.wire import limits
 from service.cli import context
-from service.domain.group import Group, KeyKind, Reactivation
+from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, Reactivation
 from service.errors import ServiceError
 from service.operations import groups
 
@@ -66,6 +66,77 @@ def create(
             print(f"group secret (shown this once): {shown}")
 
     context.emit({**context.plain(made), "new_secret": shown}, as_json=as_json, text=text)
+
+
+@app.command()
+def change(
+    group_id: GroupId,
+    self_registration: Annotated[
+        bool | None, typer.Option(help="Let proven serials in that nobody registered.")
+    ] = None,
+    self_quota: Annotated[int | None, typer.Option(help="How many may register themselves.")] = None,
+    serial_pattern: Annotated[
+        str | None, typer.Option(help="Shell patterns of serials that may, such as 'TH-[0-9]* SN-??'.")
+    ] = None,
+    quarantine_ou: Annotated[
+        str | None, typer.Option(help="Where a serial goes that does not fit the pattern.")
+    ] = None,
+    hook: Annotated[str | None, typer.Option(help="Asked at each activation: http(s)://... or python:NAME.")] = None,
+    ou: Annotated[str | None, typer.Option(help="Default OU.")] = None,
+    environment: Annotated[str | None, typer.Option(help="Default environment.")] = None,
+    pending_expiry_s: Annotated[
+        int | None, typer.Option(help="Seconds until an unconfirmed credential lapses.")
+    ] = None,
+    reactivation: Annotated[Reactivation | None, typer.Option(help="When an activated device activates again.")] = None,
+    move_method: Annotated[MoveMethod | None, typer.Option(help="What a reprovision does, unless it says.")] = None,
+    clone_policy: Annotated[ClonePolicy | None, typer.Option(help="When two devices use one serial.")] = None,
+    credential_life_s: Annotated[int | None, typer.Option(help="Seconds after which API keys are renewed.")] = None,
+    failover_environment: Annotated[
+        str | None, typer.Option(help="Where devices go that cannot reach theirs; with --failover-after-s.")
+    ] = None,
+    failover_ou: Annotated[str | None, typer.Option(help="Their OU there, where it is not to stay the same.")] = None,
+    failover_after_s: Annotated[int | None, typer.Option(help="Seconds of silence before that.")] = None,
+    clear: Annotated[list[str] | None, typer.Option(metavar="OPTION", help="Unset one, e.g. hook; repeatable.")] = None,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Change policies of a group. They count from the next message of each device on."""
+    given = {
+        "self_registration": self_registration,
+        "self_quota": self_quota,
+        "serial_pattern": serial_pattern,
+        "quarantine_ou": quarantine_ou,
+        "hook": hook,
+        "default_ou": ou,
+        "default_environment": environment,
+        "pending_expiry_s": pending_expiry_s,
+        "reactivation": reactivation,
+        "move_method": move_method,
+        "clone_policy": clone_policy,
+        "credential_life_s": credential_life_s,
+        "failover_environment": failover_environment,
+        "failover_ou": failover_ou,
+        "failover_after_s": failover_after_s,
+    }
+    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    for option in clear or []:
+        name = _CLEARED.get(option, option.replace("-", "_"))
+        if name not in _CLEARABLE:
+            context.fail(f"--clear: one of {', '.join(sorted(_CLEARABLE))}")
+        changes[name] = None
+    changed = context.run(lambda database: groups.change(database, group_id, changes))
+    context.emit(
+        changed, as_json=as_json, text=lambda: print(f"group {group_id} changed: {', '.join(sorted(changes))}")
+    )
+
+
+_CLEARED = {"ou": "default_ou", "environment": "default_environment"}
+_CLEARABLE = groups.CHANGEABLE - {
+    "self_registration",
+    "pending_expiry_s",
+    "reactivation",
+    "move_method",
+    "clone_policy",
+}
 
 
 @app.command("list")

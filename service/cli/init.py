@@ -45,14 +45,14 @@ def init(
     ] = False,
 ) -> None:
     """Make keys, CA, database, the broker's files and a commented firstlight.toml."""
-    _check_words(host, environment)
+    check_words(host, environment)
     config = directory / CONFIG_NAME
     if config.exists():
         fail(f"{config} exists already; nothing was changed")
     text = (
         config_text.embedded(environment, host)
         if broker == "embedded"
-        else config_text.mosquitto(environment, host, _mosquitto_user())
+        else config_text.mosquitto(environment, host, mosquitto_user())
     )
     settings = make_settings(tomllib.loads(text), directory)
     made = guarded(
@@ -82,7 +82,7 @@ async def _make(settings: Settings, environment: str, *, release_key: Path | Non
         KeyFile.create(settings.key_file)
         lines.append(f"{settings.key_file}: the service's keys (back them up; without them the database is lost)")
     # 2. The environment's certificate authority.
-    lines.append(_authority(settings.ca_dir(environment), environment))
+    lines.append(make_authority(settings.ca_dir(environment), environment))
     # 3. The database, in the newest schema.
     schema = await asyncio.to_thread(migrate, settings.database_path)
     lines.append(f"{settings.database_path}: the database, schema {schema}")
@@ -101,7 +101,7 @@ async def _make(settings: Settings, environment: str, *, release_key: Path | Non
     return lines
 
 
-def _authority(directory: Path, environment: str) -> str:
+def make_authority(directory: Path, environment: str) -> str:
     try:
         if (directory / "ca.key").exists():
             Authority.load(directory)
@@ -112,7 +112,7 @@ def _authority(directory: Path, environment: str) -> str:
     return f"{directory}: the certificate authority of {environment}"
 
 
-def _mosquitto_user() -> str | None:
+def mosquitto_user() -> str | None:
     """The user that Debian's Mosquitto becomes, where root makes the installation and there is one."""
     try:
         return pwd.getpwnam("mosquitto").pw_name if os.geteuid() == 0 else None
@@ -133,7 +133,7 @@ def _write_new(path: Path, text: str) -> None:
         temporary.unlink()
 
 
-def _check_words(host: str, environment: str) -> None:
+def check_words(host: str, environment: str) -> None:
     if not environment or not all(c.isascii() and (c.isalnum() or c in "-_") for c in environment):
         fail("--environment: letters, digits, - and _ only")
     try:

@@ -12,21 +12,29 @@ from typing import Annotated
 import typer
 
 from service.cli import (
+    account,
     backup,
+    batch,
     broker,
+    command,
     context,
     demo,
     device,
     doctor,
+    environment,
+    events,
     group,
     init,
     keys,
+    labels,
+    onboard,
     product,
     release,
     serve,
     stats,
     status,
     trace,
+    verbs,
 )
 from service.cli import version as version_noun
 
@@ -63,12 +71,19 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("trace")(trace.trace)
+app.command("events")(events.events)
 app.command("stats")(stats.stats)
+app.command("labels")(labels.labels)
+app.command("onboard")(onboard.onboard)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 for _noun, _commands in {
+    "account": account.app,
+    "batch": batch.app,
+    "command": command.app,
     "broker": broker.app,
     "product": product.app,
+    "environment": environment.app,
     "group": group.app,
     "device": device.app,
     "version": version_noun.app,
@@ -76,6 +91,8 @@ for _noun, _commands in {
     "keys": keys.app,
 }.items():
     app.add_typer(_commands, name=_noun)
+
+verbs.mount(app)
 
 
 if __name__ == "__main__":

@@ -15,23 +15,33 @@ import typer
 
 from service.cli.context import allow_many_connections, fail, settings
 from service.installation import own_secrets
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 from service.telemetry import set_up_logging
 
 PARENT_CHECK_S = 1.0
 
 
 def serve(
+    environment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Serve this environment only; repeatable. Others of the same database have their own service."
+        ),
+    ] = None,
     with_parent: Annotated[int | None, typer.Option(hidden=True, help="End when this parent process is gone.")] = None,
 ) -> None:
     """Run the service. SIGTERM and SIGINT let it finish what it has begun, then it ends with exit code 0."""
     from service.app import StartError  # noqa: PLC0415 - a second that only this command needs
 
     of = settings()
+    try:
+        served = of.serving(environment or ())
+    except SettingsError as error:
+        fail(str(error))
     allow_many_connections()
     set_up_logging(of.log.format, of.log.level, secrets=own_secrets(of))
     try:
-        asyncio.run(_serve(of, with_parent))
+        asyncio.run(_serve(served, with_parent))
     except StartError as error:
         fail(str(error))
 

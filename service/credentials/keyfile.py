@@ -22,6 +22,8 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from device_sdk.wire import codes
@@ -52,14 +54,29 @@ class Sealer:
     the place (table, column, row), so that a value moved elsewhere does not open.
     """
 
-    __slots__ = ("_ciphers", "_current", "_random")
+    __slots__ = ("_ciphers", "_current", "_label_key", "_random")
 
-    def __init__(self, current: str, keys: dict[str, Secret], *, random_bytes: RandomBytes = os.urandom) -> None:
+    def __init__(
+        self,
+        current: str,
+        keys: dict[str, Secret],
+        *,
+        label_key: Secret | None = None,
+        random_bytes: RandomBytes = os.urandom,
+    ) -> None:
         if current not in keys:
             raise KeyFileError("the current sealing key is not in the file")
         self._current = current
         self._ciphers = {kid: AESGCM(key.reveal()) for kid, key in keys.items()}
         self._random = random_bytes
+        self._label_key = label_key
+
+    @property
+    def label_key(self) -> Secret:
+        """What signs the installation's labels: it goes with the database, and no rotation changes it."""
+        if self._label_key is None:
+            raise SealError("this database was opened without the key of labels")
+        return self._label_key
 
     @property
     def current_kid(self) -> str:
@@ -183,7 +200,12 @@ class KeyFile:
         return self.rotate_seal(random_bytes=random_bytes).rotate_nonce(random_bytes=random_bytes)
 
     def sealer(self) -> Sealer:
-        return Sealer(self.seal_current, self.seal_keys)
+        return Sealer(self.seal_current, self.seal_keys, label_key=self.label_key())
+
+    def label_key(self) -> Secret:
+        """The key that signs labels: derived from the service key, used for nothing else."""
+        derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=b"firstlight label key").derive(self.service_key.reveal())
+        return Secret(derived)
 
     def nonce_keys(self) -> tuple[Secret, ...]:
         """The current key and, after a rotation, the previous one."""

@@ -58,6 +58,12 @@ class HmacProver:
             keys.api_key(self.key.reveal(), nonce, server_nonce, thing_id, credential_id, hmac_sha256).encode("ascii")
         )
 
+    def rekeyed(self, nonce: bytes, server_nonce: bytes, thing_id: str, credential_id: str) -> HmacProver:
+        """With the key K' that takes K's place after a transfer of ownership."""
+        return HmacProver(
+            Secret(keys.rekey(self.key.reveal(), nonce, server_nonce, thing_id, credential_id, hmac_sha256))
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SignatureProver:
@@ -80,7 +86,8 @@ def device_key(group: Group, device: Device | None, serial: str) -> Secret | Non
     """K of this serial in this group, or None where there is none. Always takes one HMAC, whatever the kind."""
     shared = group.secret if group.key_kind in (KeyKind.DERIVED, KeyKind.GROUP) else None
     derived = Secret(keys.derive_key((shared or _DUMMY_KEY).reveal(), serial, hmac_sha256))
-    if shared is not None:
+    # A key of its own comes before that of its group: it changed hands.
+    if shared is not None and (device is None or device.key is None):
         return derived
     return device.key if device is not None else None
 

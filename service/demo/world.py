@@ -28,6 +28,7 @@ from service.storage.schema import migrate
 
 PRODUCT_ID, PRODUCT, HARDWARE = "thermometer", "Thermometer", "rev-a"
 GROUP, ENVIRONMENT, OU = "plant-7", "local", "demo"
+SECOND_ENVIRONMENT = "second"  # where devices are moved to; only with brokers of our own
 FACTORY, TARGET = "1.0", "2.0"
 FACTORY_IMAGE_BYTES = 64 * 1024
 REGISTER_PAGE = 500
@@ -130,6 +131,11 @@ def _identity(serial: str, key: bytes, bootstrap: Endpoint, release_key: bytes) 
     )
 
 
+def identity_like(one: Identity, serial: str, key: bytes) -> Identity:
+    """Another device of the same making."""
+    return _identity(serial, key, one.bootstrap[0], one.release_keys[0])
+
+
 def _write_image(path: Path, size: int) -> None:
     with path.open("wb") as file:
         while size > 0:
@@ -139,10 +145,12 @@ def _write_image(path: Path, size: int) -> None:
 
 def _config(options: DemoOptions) -> str:
     """firstlight.toml: embedded brokers on free loopback ports, or somebody else's broker in both roles."""
-    bootstrap, operational, health = _free_ports(3)
+    bootstrap, operational, health, *second = _free_ports(5)
     host, broker, links = "127.0.0.1", "embedded", ""
+    others = _embedded(SECOND_ENVIRONMENT, second[0], second[1])
     if options.broker is not None:
         host, bootstrap, operational, broker = options.broker.host, options.broker.port, options.broker.port, "none"
+        others = ""
         links = "".join(
             f'[environments.{ENVIRONMENT}.links.{role}]\nhost = "{host}"\nport = {bootstrap}\n'
             for role in ("bootstrap", "operational")
@@ -152,7 +160,15 @@ def _config(options: DemoOptions) -> str:
         f'[environments.{ENVIRONMENT}]\nbroker = "{broker}"\n'
         f'[environments.{ENVIRONMENT}.endpoints.bootstrap]\nhost = "{host}"\nport = {bootstrap}\ntls = false\n'
         f'[environments.{ENVIRONMENT}.endpoints.api_key]\nhost = "{host}"\nport = {operational}\ntls = false\n'
-        f"{links}"
+        f"{links}{others}"
+    )
+
+
+def _embedded(name: str, bootstrap: int, operational: int) -> str:
+    return (
+        f'[environments.{name}]\nbroker = "embedded"\n'
+        f'[environments.{name}.endpoints.bootstrap]\nhost = "127.0.0.1"\nport = {bootstrap}\ntls = false\n'
+        f'[environments.{name}.endpoints.api_key]\nhost = "127.0.0.1"\nport = {operational}\ntls = false\n'
     )
 
 

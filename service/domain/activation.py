@@ -6,6 +6,7 @@ Source: docs/protocol.md, sections 4.2 and 4.4.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +15,7 @@ from service.domain.catalogue import Catalogue, Environment
 from service.domain.credential import CredentialKind
 from service.domain.device import Device, DeviceState
 from service.domain.group import Group, KeyKind
+from service.domain.placement import bound_environment
 from service.domain.product import Product
 from service.domain.thing import Thing
 from service.errors import ServiceError
@@ -32,18 +34,31 @@ class Place:
 
 
 def check_state(device: Device) -> None:
-    """Refuse a proven device that may not come in. Raises ServiceError BLOCKED, REPLACED or RETIRED."""
+    """Refuse a proven device that may not come in. Raises ServiceError BLOCKED (also frozen), REPLACED or RETIRED."""
     found = _STATE_REFUSALS.get(device.state)
     if found is not None:
         code, public, cause = found
         raise ServiceError(code, public, cause=cause)
+    if device.frozen:
+        raise frozen()
 
 
-def place_of(device: Device, group: Group, catalogue: Catalogue) -> Place:
-    """The thing's place, else the device's own allocation, else the group's default. Raises ServiceError NOT_ALLOCATED."""
+def frozen() -> ServiceError:
+    return ServiceError(codes.BLOCKED, "two devices use this serial; an operator must look", cause="frozen")
+
+
+def place_of(device: Device, group: Group, catalogue: Catalogue, *, operational: bool = False) -> Place:
+    """The thing's place, else the device's own allocation, else the group's default. Raises ServiceError NOT_ALLOCATED.
+
+    A thing that is being moved belongs where it is going, except to those who ask from where it is (`operational`).
+    """
     thing = device.thing
     ou = thing.ou if thing else device.ou or group.default_ou
     name = thing.environment if thing else device.environment or group.default_environment
+    if thing is not None and thing.move is not None and not operational:
+        ou, name = thing.move.ou, thing.move.environment
+    elif thing is None and name is None and ou is not None:
+        name = bound_environment(catalogue, ou)
     environment = catalogue.environments.get(name) if name else None
     if not ou or environment is None or not environment.endpoints:
         raise ServiceError(
@@ -71,7 +86,17 @@ def thing_name(product: Product, number: int) -> str:
     return f"{product.name} {number}"
 
 
-def new_thing(thing_id: str, device: Device, product: Product, number: int, place: Place, now: datetime) -> Thing:
+def new_thing(
+    thing_id: str,
+    device: Device,
+    product: Product,
+    number: int,
+    place: Place,
+    now: datetime,
+    template_settings: Mapping[str, object] | None = None,
+) -> Thing:
+    """`template_settings`: the group's; the device's own attributes become the thing's."""
+    template_settings = template_settings or {}
     return Thing(
         thing_id=thing_id,
         group_id=device.group_id,
@@ -79,6 +104,9 @@ def new_thing(thing_id: str, device: Device, product: Product, number: int, plac
         name=thing_name(product, number),
         ou=place.ou,
         environment=place.environment.name,
+        attributes=device.attributes,
+        settings=template_settings,
+        settings_rev=1 if template_settings else 0,
         holder_device_id=device.device_id,
         created_at=now,
     )

@@ -21,10 +21,20 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Ou:
+    """An organisation unit that has something of its own; every other path is an OU without."""
+
+    path: str  # such as acme/emea/plant-7
+    environment: str | None = None  # things below it belong there
+    target_version_id: str | None = None  # before the target of group and product; of one product
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     name: str
     endpoints: Mapping[CredentialKind, Endpoint]  # the kinds of credential that this environment's broker takes
     ca_pem: str | None = None  # what devices verify its endpoints with; also the issuer of client certificates
+    bootstrap: tuple[Endpoint, ...] = ()  # where devices that move there activate
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,7 @@ class Catalogue:
     release_keys: Mapping[str, ReleaseKey] = field(default_factory=dict)  # by key_id
     environments: Mapping[str, Environment] = field(default_factory=dict)
     versions: Mapping[str, Version] = field(default_factory=dict)  # by version_id; every one, not only targets
+    ous: Mapping[str, Ou] = field(default_factory=dict)  # by path
 
     def version(self, product_id: str, version_id: str) -> Version | None:
         """The version of that id if it is one of that product."""

@@ -1,4 +1,4 @@
-"""What a batch of messages changes: devices before and after, numbers taken and the trace of each step. Values only."""
+"""What a batch of messages changes: devices before and after, numbers taken, events and the trace of each step. Values only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from service.domain.device import Device
+from service.domain.event import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +30,7 @@ class Trace:
 class Changes:
     devices: tuple[tuple[Device | None, Device], ...] = ()  # (before, after); before is None for a new device
     traces: tuple[Trace, ...] = ()
+    events: tuple[Event, ...] = ()  # in the order in which they happened
+    self_registered: Mapping[str, int] = field(default_factory=dict)  # group_id -> so many more registered themselves
     numbers: Mapping[str, int] = field(default_factory=dict)  # product_id -> the next free number from now on
     counters: Mapping[str, int] = field(default_factory=dict)  # cause or event name -> increment

@@ -63,3 +63,5 @@ class Credential:
     awaits_operator: bool = False
     approved: bool = False  # an operator approved this reactivation
     last_heard_at: datetime | None = None
+    rekey: bool = False  # confirming it replaces the device's key by the one made from its nonces
+    renewed_from: str | None = None  # credential_id of the confirmed one that asked for it

@@ -6,38 +6,95 @@ Source: docs/protocol.md, section 5.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from service.domain.catalogue import Catalogue
-from service.domain.credential import Credential
-from service.domain.device import Device
+from service.domain.catalogue import Catalogue, Endpoint
+from service.domain.credential import Credential, CredentialKind
+from service.domain.device import Device, DeviceState
+from service.domain.placement import ous_above
 from service.domain.product import Version
+from service.domain.thing import Move
+
+MAX_TRIES = 2  # how often a version may fail or be rolled back on a device before it is held back
 
 
 def target_of(device: Device, catalogue: Catalogue) -> Version | None:
-    """The version that this device is to run."""
-    if device.thing is None:
+    """The version that this device is to run; None where there is none, or it failed too often here."""
+    version = wanted_version(device, catalogue)
+    return None if version is None or is_held_back(device, version.version_id) else version
+
+
+def wanted_version(device: Device, catalogue: Catalogue) -> Version | None:
+    """The target: the thing's own, else its OU's, its group's, its product's."""
+    thing = device.thing
+    if thing is None:
         return None
-    product = catalogue.products.get(device.thing.product_id)
+    group = catalogue.groups.get(device.group_id)
+    own = [thing.target_version_id]
+    own += [one.target_version_id for one in ous_above(catalogue, thing.ou)]
+    own += [group.target_version_id if group is not None else None]
+    for version_id in own:
+        # An OU has things of several products; a target is one product's.
+        if version_id is not None and (found := catalogue.version(thing.product_id, version_id)) is not None:
+            return found
+    product = catalogue.products.get(thing.product_id)
     return product.target if product is not None else None
+
+
+def is_held_back(device: Device, version_id: str) -> bool:
+    """Whether this version is not offered to this device any more, until an operator releases it."""
+    return bool(device.tries) and device.tries.get(version_id, 0) >= MAX_TRIES
 
 
 def content(device: Device, credential: Credential, catalogue: Catalogue, now: datetime) -> dict[str, object]:
     """The document without its `rev`; empty when nothing is wanted."""
-    wanted: dict[str, object] = {}
+    if device.state is DeviceState.RETIRED:
+        return {"retired": {"reason": "retired by an operator"}}
+    wanted: dict[str, Any] = {}
     version = target_of(device, catalogue)
     if version is not None:
         wanted["firmware"] = _firmware(version)
-    if is_renewal_due(credential, now):
+        if device.releases:
+            wanted["firmware"]["release"] = device.releases
+    thing = device.thing
+    if thing is not None and thing.settings_rev:
+        wanted["settings"] = {"rev": thing.settings_rev, "values": dict(thing.settings)}
+    if thing is not None and thing.move is not None and thing.holder_device_id == device.device_id:
+        wanted["placement"] = _placement(thing.move, credential.kind, catalogue)
+    group = catalogue.groups.get(device.group_id)
+    if is_renewal_due(credential, now, group.credential_life_s if group is not None else None):
         # Above the number of any earlier certificate, and the same however often it is computed.
         wanted["credential"] = {"renew": int(credential.created_at.timestamp())}
     return wanted
 
 
-def is_renewal_due(credential: Credential, now: datetime) -> bool:
-    """Whether two thirds of its certificate's life are over."""
+def is_renewal_due(credential: Credential, now: datetime, api_key_life_s: int | None = None) -> bool:
+    """Whether two thirds of its life are over; `api_key_life_s` is the group's."""
     expires_at = credential.certificate_expires_at
+    if expires_at is None and api_key_life_s is not None and credential.kind is CredentialKind.API_KEY:
+        expires_at = credential.created_at + timedelta(seconds=api_key_life_s)
     return expires_at is not None and now >= credential.created_at + (expires_at - credential.created_at) * 2 / 3
+
+
+def _placement(move: Move, kind: CredentialKind, catalogue: Catalogue) -> dict[str, object]:
+    """Where to go; the same bytes for as long as the move lasts."""
+    wanted: dict[str, object] = {"ou": move.ou, "environment": move.environment}
+    environment = catalogue.environments.get(move.environment)
+    if environment is not None:
+        endpoint = environment.endpoints.get(kind) or next(iter(environment.endpoints.values()), None)
+        if endpoint is not None:
+            wanted["endpoint"] = _endpoint(endpoint, None)
+        wanted["bootstrap"] = [_endpoint(one, environment.ca_pem) for one in environment.bootstrap]
+    wanted["deadline_s"] = int((move.deadline_at - move.started_at).total_seconds())
+    return wanted
+
+
+def _endpoint(one: Endpoint, ca_pem: str | None) -> dict[str, object]:
+    of: dict[str, object] = {"host": one.host, "port": one.port, "tls": one.tls}
+    if ca_pem is not None and one.tls:
+        of["ca"] = ca_pem
+    return of
 
 
 def _firmware(version: Version) -> dict[str, object]:

@@ -6,12 +6,13 @@ Values and the TRANSITIONS tables of device and firmware states; no I/O, no cloc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from service.domain.credential import Credential
-from service.domain.thing import Thing
+from service.domain.thing import Scalar, Thing
 from service.errors import Secret
 
 
@@ -36,16 +37,23 @@ class FirmwareState(StrEnum):
     CONFIRMED = "confirmed"  # booted and reported itself
     FAILED = "failed"  # the device keeps its old firmware and says why
     ROLLED_BACK = "rolled_back"  # the old version was seen again after rebooting
+    TIMED_OUT = "timed_out"  # silent in a state with a deadline, also after having been asked again
 
 
 TRANSITIONS: dict[DeviceState, frozenset[DeviceState]] = {
     DeviceState.REGISTERED: frozenset({DeviceState.ACTIVATED, DeviceState.BLOCKED, DeviceState.RETIRED}),
     DeviceState.ACTIVATED: frozenset(
-        {DeviceState.CONFIRMED, DeviceState.BLOCKED, DeviceState.REPLACED, DeviceState.RETIRED}
+        {DeviceState.REGISTERED, DeviceState.CONFIRMED, DeviceState.BLOCKED, DeviceState.REPLACED, DeviceState.RETIRED}
     ),
     DeviceState.CONFIRMED: frozenset({DeviceState.BLOCKED, DeviceState.REPLACED, DeviceState.RETIRED}),
     DeviceState.BLOCKED: frozenset(
-        {DeviceState.REGISTERED, DeviceState.ACTIVATED, DeviceState.CONFIRMED, DeviceState.RETIRED}
+        {
+            DeviceState.REGISTERED,
+            DeviceState.ACTIVATED,
+            DeviceState.CONFIRMED,
+            DeviceState.REPLACED,
+            DeviceState.RETIRED,
+        }
     ),
     DeviceState.REPLACED: frozenset(),
     DeviceState.RETIRED: frozenset({DeviceState.REGISTERED}),
@@ -76,6 +84,10 @@ class Firmware:
     installing_boot_count: int | None = None  # confirmed needs a boot above this
     confirmed_seq: int = 0
     reported_at: datetime | None = None
+    since: datetime | None = None  # when it entered this state with this version
+    notified: int = 0  # how often it was asked again since then
+    deferred_until: datetime | None = None
+    deferred_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +106,13 @@ class Device:
     caps: tuple[str, ...] = ()
     firmware: Firmware = Firmware()
     thing: Thing | None = None
+    batch: str | None = None  # the tag it is monitored by
+    attributes: Mapping[str, Scalar] = field(default_factory=dict, hash=False)  # for the thing that it will become
+    frozen: bool = False  # two devices speak under this serial; nothing is let in or confirmed until `unfreeze`
+    replaced_by: str | None = None  # device_id of the device that took over its thing
+    tries: Mapping[str, int] = field(default_factory=dict, hash=False)  # version_id -> failed or rolled back so often
+    releases: int = 0  # how often an operator released a version here; the device forgets its own count with it
+    clone_signs: int = 0  # evidence of a second device since the last `unfreeze`
+    clone_at: datetime | None = None  # of the newest evidence
+    rekey: bool = False  # an operator opened the next activation for a new key
     credentials: tuple[Credential, ...] = ()  # every row that is still kept, oldest first

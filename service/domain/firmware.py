@@ -25,7 +25,7 @@ _ON_THE_WAY = frozenset(
     }
 )
 # What only the service may conclude; a device that says so is answered, but its word is not taken for it.
-_CONCLUDED = frozenset({FirmwareState.OFFERED, FirmwareState.CONFIRMED})
+_CONCLUDED = frozenset({FirmwareState.OFFERED, FirmwareState.CONFIRMED, FirmwareState.TIMED_OUT})
 
 
 def reported(

@@ -5,7 +5,8 @@ Values only; never changes when a device moves. Source: docs/protocol.md, sectio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from device_sdk.wire import limits
@@ -17,6 +18,19 @@ class KeyKind(StrEnum):
     DERIVED = "derived"  # the factory burned HMAC-SHA256(group_secret, serial)
     GROUP = "group"  # the group secret itself is burned; needs reactivation `operator`
     PUBLIC_KEY = "public_key"  # the device holds a private key, the service its public keys
+
+
+class MoveMethod(StrEnum):
+    """How a reprovision to another place treats what the thing has."""
+
+    MIGRATE = "migrate"  # settings, name and firmware target are kept
+    INITIALISE = "initialise"  # they are reset to the group's template
+    NEVER = "never"  # refused
+
+
+class ClonePolicy(StrEnum):
+    REPORT = "report"  # event clone_suspected, nothing else
+    FREEZE = "freeze"  # and the serial is frozen until an operator unfreezes it
 
 
 class Reactivation(StrEnum):
@@ -36,3 +50,15 @@ class Group:
     default_environment: str | None = None
     pending_expiry_s: int = limits.DEFAULT_PENDING_EXPIRY_S
     reactivation: Reactivation = Reactivation.HOLD
+    target_version_id: str | None = None  # before the product's target
+    move_method: MoveMethod = MoveMethod.MIGRATE
+    clone_policy: ClonePolicy = ClonePolicy.REPORT
+    template_settings: Mapping[str, object] = field(default_factory=dict, hash=False)  # of new and initialised things
+    credential_life_s: int | None = None  # of API keys; renewed at two thirds of it. None: as long as nobody drops it
+    serial_pattern: str | None = None  # of self-registered serials: shell patterns, separated by blanks
+    quarantine_ou: str | None = None  # where a self-registered serial that does not match goes
+    self_quota: int | None = None  # how many may register themselves
+    hook: str | None = None  # the activation hook's name or URL
+    failover_environment: str | None = None
+    failover_ou: str | None = None
+    failover_after_s: int | None = None

@@ -39,7 +39,10 @@ def check_confirmable(device: Device, credential: Credential, now: datetime) -> 
         raise _conflict("this credential has lapsed", "confirm_expired")
     if thing is None or device.device_id not in (thing.holder_device_id, thing.successor_device_id):
         raise _conflict("this device does not hold its thing", "confirm_not_holder")
-    if credential.environment != thing.environment:
+    if device.frozen:
+        raise _conflict("two devices use this serial; an operator must look", "confirm_frozen")
+    there = thing.move is not None and credential.environment == thing.move.environment
+    if credential.environment != thing.environment and not there:
         raise _conflict("the thing belongs to another environment", "confirm_environment")
 
 

@@ -16,15 +16,17 @@ from device_sdk.wire import codes, ids, keys
 from service.brokers.gate import Login
 from service.credentials import proofs
 from service.credentials.authority import SERIAL_BYTES, CsrError, Issued
-from service.domain import activation, identity, moves
+from service.domain import activation, clone, event, hook, identity, moves, placement, self_registration
 from service.domain.activation import Place
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState
+from service.domain.event import Event
 from service.domain.group import Group
+from service.domain.hook import Question
 from service.domain.product import Product
 from service.domain.thing import Thing
 from service.errors import Secret, ServiceError
-from service.handlers.decision import Context, Decision, Grant, Step
+from service.handlers.decision import AskHook, Context, Decision, Grant, Step
 from service.protocol import encode
 from service.protocol.schemas import Activate, Claim
 
@@ -48,31 +50,58 @@ def handle(device: Device | None, request: Activate, claim: Claim, context: Cont
     # 7. Proof, at the same cost whoever is named.
     prover = _proven(device, group, request, claim, context)
     assert group is not None
-    newcomer = device is None
-    if device is None:
-        device = _self_registered(group, claim, context)
     credential_id = ids.credential_id(context.owner, request.server_nonce, request.claim)
-    ask = _Ask(request, claim, group, prover, credential_id, newcomer)
+    ask = _Ask(request, claim, group, prover, credential_id, newcomer=device is None)
     try:
         return _decide(device, ask, context)
     except ServiceError as refusal:
-        return Decision(refusal=refusal, steps=(Step("refused", refusal.detail),), credential_id=credential_id)
+        events = _hook_denied(ask, device, context) if refusal.code == codes.HOOK_DENIED else ()
+        steps = (Step("refused", refusal.detail),)
+        return Decision(refusal=refusal, steps=steps, events=events, credential_id=credential_id)
 
 
-def _decide(device: Device, ask: _Ask, context: Context) -> Decision:
-    # 8. Rates of serial and group: only now, so that nobody can use them up for another.
-    context.world.admit(device.group_id, device.serial)
+def _decide(device: Device | None, ask: _Ask, context: Context) -> Decision:
+    # 8. Rates of serial and group: only now, so that nobody can use them up for another. Once for each message.
+    if context.answer is None:
+        context.world.admit(ask.group.group_id, ask.claim.serial)
+    if device is None:
+        device = _self_registered(ask, context)
     # 9. State of the device and of this very credential.
     activation.check_state(device)
     existing = moves.find(device, ask.credential_id)
     if existing is not None:
         return _repeat(device, existing, ask, context)
-    # 10. Place.
-    place = activation.place_of(device, ask.group, context.world.catalogue)
+    device, told = _look_for_clones(device, ask, context)
+    if device.frozen:
+        return _frozen(device, told, ask)
+    # 10. Place. A hook may refuse the device or, the first time, place it elsewhere.
+    if ask.group.hook is not None and not context.operational:
+        if context.answer is None:
+            return Decision(effects=(AskHook(_question(device, ask, context)),), credential_id=ask.credential_id)
+        device = hook.overridden(device, context.answer, context.world.catalogue)
+    place = activation.place_of(device, ask.group, context.world.catalogue, operational=context.operational)
     kind = activation.kind_of(ask.group, place, has_csr=ask.claim.csr is not None)
     # 11. CSR.
     issued = _certificate(ask, place, context) if kind is CredentialKind.X509 else None
-    return _admit(device, ask, place, issued, context)
+    decision = _admit(device, ask, place, issued, context)
+    return replace(decision, events=told + decision.events) if told else decision
+
+
+def _look_for_clones(device: Device, ask: _Ask, context: Context) -> tuple[Device, tuple[Event, ...]]:
+    if not clone.boot_count_fell(device, ask.claim.boot_count):
+        return device, ()
+    return clone.note_sign(device, ask.group, "boot_count_fell", context.now)
+
+
+def _frozen(device: Device, told: tuple[Event, ...], ask: _Ask) -> Decision:
+    """Refused for one sign too many."""
+    return Decision(
+        device=device,
+        refusal=activation.frozen(),
+        steps=(Step("frozen", "boot_count_fell"),),
+        events=told,
+        credential_id=ask.credential_id,
+    )
 
 
 def _proven(
@@ -96,14 +125,47 @@ def _refuse(cause: str) -> NoReturn:
     )
 
 
-def _self_registered(group: Group, claim: Claim, context: Context) -> Device:
+def _self_registered(ask: _Ask, context: Context) -> Device:
+    """Raises ServiceError NOT_ALLOCATED: the group's quota or pattern."""
+    group_id, serial = ask.group.group_id, ask.claim.serial
     return Device(
         device_id=identity.uuid7(context.now, context.world.random_bytes(identity.RANDOM_BYTES)),
-        group_id=group.group_id,
-        serial=claim.serial,
+        group_id=group_id,
+        serial=serial,
         state=DeviceState.REGISTERED,
         registered_at=context.now,
+        ou=self_registration.quarantine_of(ask.group, serial, context.self_registered.get(group_id, 0)),
     )
+
+
+def _question(device: Device, ask: _Ask, context: Context) -> Question:
+    """What the hook is told: the device as it says it is, and the place that it would get."""
+    assert ask.group.hook is not None
+    try:
+        place = activation.place_of(device, ask.group, context.world.catalogue)
+        ou, environment = place.ou, place.environment.name
+    except ServiceError:  # the hook may know one
+        ou, environment = "", ""
+    return Question(
+        hook=ask.group.hook,
+        credential_id=ask.credential_id,
+        group_id=device.group_id,
+        serial=device.serial,
+        registered=not ask.newcomer,
+        thing_id=device.thing.thing_id if device.thing else None,
+        ou=ou,
+        environment=environment,
+        model=ask.claim.model,
+        boot_count=ask.claim.boot_count,
+        attributes=ask.claim.attributes or {},
+    )
+
+
+def _hook_denied(ask: _Ask, device: Device | None, context: Context) -> tuple[Event, ...]:
+    data = {"reason": context.answer.reason if context.answer else ""}
+    if device is None:
+        return (Event("hook_denied", ask.group.group_id, ask.claim.serial, data=data, at=context.now),)
+    return (replace(event.of(device, "hook_denied", context.now), data=data),)
 
 
 def _repeat(device: Device, credential: Credential, ask: _Ask, context: Context) -> Decision:
@@ -115,9 +177,8 @@ def _repeat(device: Device, credential: Credential, ask: _Ask, context: Context)
     assert device.thing is not None
     api_key = None
     if credential.kind is CredentialKind.API_KEY:
-        api_key = _api_key(
-            ask.prover, credential.nonce, credential.server_nonce, device.thing, credential.credential_id
-        )
+        nonces = credential.nonce, credential.server_nonce
+        api_key = _api_key(ask, *nonces, device.thing, rekey=credential.rekey)
     return Decision(
         reply=_reply(ask, credential.grant, context),
         counters=("activate_repeated",),
@@ -136,14 +197,17 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
     thing = device.thing
     if thing is None:
         thing = _new_thing(device, product, place, context)
+        if context.answer is not None and context.answer.name is not None:
+            thing = replace(thing, name=context.answer.name)
         number_taken = product.product_id
-    api_key = (
-        None if issued else _api_key(ask.prover, ask.claim.nonce, ask.request.server_nonce, thing, ask.credential_id)
-    )
+    api_key = None
+    if issued is None:
+        api_key = _api_key(ask, ask.claim.nonce, ask.request.server_nonce, thing, rekey=device.rekey)
     credential = _credential(device, thing, ask, place, issued, api_key, context)
+    first = device.state is DeviceState.REGISTERED
     after = replace(
         moves.add_pending(moves.drop_expired(device, context.now), credential, context.now),
-        state=DeviceState.ACTIVATED if device.state is DeviceState.REGISTERED else device.state,
+        state=DeviceState.ACTIVATED if first else device.state,
         thing=thing,
         boot_count=max(device.boot_count, ask.claim.boot_count),
         model=ask.claim.model or device.model,
@@ -155,16 +219,27 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
         steps=tuple(steps),
         counters=tuple(counters),
         effects=(_grant(credential, api_key),),
+        events=_events(after, ask, context, first=first),
         number_taken=number_taken,
+        newcomer_of=ask.group.group_id if ask.newcomer else None,
         spki=issued.spki_sha256 if issued else None,
         credential_id=credential.credential_id,
     )
 
 
+def _events(after: Device, ask: _Ask, context: Context, *, first: bool) -> tuple[Event, ...]:
+    """A reactivation is told when it is confirmed."""
+    kinds = (("registered",) if ask.newcomer else ()) + (("activated",) if first else ())
+    if ask.newcomer and after.ou is not None and after.ou == ask.group.quarantine_ou:
+        kinds = (*kinds, "quarantined")
+    return tuple(event.of(after, kind, context.now) for kind in kinds)
+
+
 def _new_thing(device: Device, product: Product, place: Place, context: Context) -> Thing:
     thing_id = identity.uuid7(context.now, context.world.random_bytes(identity.RANDOM_BYTES))
     number = context.next_number.get(product.product_id, 1)
-    return activation.new_thing(thing_id, device, product, number, place, context.now)
+    template = context.world.catalogue.groups[device.group_id].template_settings
+    return activation.new_thing(thing_id, device, product, number, place, context.now, template)
 
 
 def _certificate(ask: _Ask, place: Place, context: Context) -> Issued:
@@ -198,6 +273,7 @@ def _credential(
 ) -> Credential:
     claim, now = ask.claim, context.now
     kind = CredentialKind.X509 if issued else CredentialKind.API_KEY
+    renewed_from = _renewed_from(device, context)
     return Credential(
         credential_id=ask.credential_id,
         device_id=device.device_id,
@@ -209,7 +285,7 @@ def _credential(
         boot_count=claim.boot_count,
         nonce=claim.nonce,
         server_nonce=ask.request.server_nonce,
-        grant=_grant_map(ask, thing, place, kind, issued, context),
+        grant=_grant_map(device, ask, thing, place, kind, issued, context),
         encoding=context.encoding,
         api_key_sha256=hashlib.sha256(api_key.reveal()).digest() if api_key else None,
         certificate_pem=issued.pem if issued else None,
@@ -217,24 +293,29 @@ def _credential(
         spki_sha256=issued.spki_sha256 if issued else None,
         certificate_expires_at=issued.expires_at if issued else None,
         last_boot_count=claim.boot_count,
-        approved=_is_renewal(device, context),
+        approved=renewed_from is not None
+        or placement.is_expected(device, place.environment.name)
+        or (device.rekey and issued is None),
+        renewed_from=renewed_from,
+        rekey=device.rekey and issued is None,
     )
 
 
-def _is_renewal(device: Device, context: Context) -> bool:
-    """Whether the confirmed credential itself asked: then nobody needs to be asked whether it still lives."""
+def _renewed_from(device: Device, context: Context) -> str | None:
+    """The confirmed credential, if it is the one that asks: then nobody needs to be asked whether it still lives."""
     confirmed = moves.confirmed_of(device.credentials)
-    return context.operational and confirmed is not None and confirmed.credential_id == context.owner
+    renews = context.operational and confirmed is not None and confirmed.credential_id == context.owner
+    return context.owner if renews else None
 
 
 def _grant_map(
-    ask: _Ask, thing: Thing, place: Place, kind: CredentialKind, issued: Issued | None, context: Context
+    device: Device, ask: _Ask, thing: Thing, place: Place, kind: CredentialKind, issued: Issued | None, context: Context
 ) -> bytes:
     endpoint = place.environment.endpoints[kind]
     grant: dict[str, object] = {
         "thing_id": thing.thing_id,
         "name": thing.name,
-        "ou": thing.ou,
+        "ou": place.ou,
         "environment": place.environment.name,
         "credential_id": ask.credential_id,
         "kind": kind.value,
@@ -244,6 +325,8 @@ def _grant_map(
         grant["certificate"] = issued.pem
     if endpoint.tls and place.environment.ca_pem is not None:
         grant["ca"] = place.environment.ca_pem
+    if device.rekey and issued is None:
+        grant["rekey"] = True
     grant["time"] = int(context.now.timestamp())
     return encode.pack(grant, context.encoding)
 
@@ -266,6 +349,9 @@ def _grant(credential: Credential, api_key: Secret | None) -> Grant:
     )
 
 
-def _api_key(prover: proofs.Prover, nonce: bytes, server_nonce: bytes, thing: Thing, credential_id: str) -> Secret:
+def _api_key(ask: _Ask, nonce: bytes, server_nonce: bytes, thing: Thing, *, rekey: bool) -> Secret:
+    prover = ask.prover
     assert isinstance(prover, proofs.HmacProver)  # kind_of gives public keys certificates only
-    return prover.api_key(nonce, server_nonce, thing.thing_id, credential_id)
+    if rekey:
+        prover = prover.rekeyed(nonce, server_nonce, thing.thing_id, ask.credential_id)
+    return prover.api_key(nonce, server_nonce, thing.thing_id, ask.credential_id)

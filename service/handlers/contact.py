@@ -6,14 +6,16 @@ Source: docs/protocol.md, sections 3.2, 4.5 and 4.6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from device_sdk.wire import codes
-from service.domain import moves, reactivation
+from service.credentials import proofs
+from service.domain import clone, event, moves, placement, reactivation, replacement, updates
 from service.domain.credential import Credential, CredentialState
-from service.domain.device import Device
+from service.domain.device import Device, Firmware
+from service.domain.event import Event
 from service.domain.reactivation import Verdict
 from service.errors import ServiceError
 from service.handlers import documents
@@ -33,6 +35,9 @@ class Contact:
     steps: list[Step]
     counters: list[str]
     effects: list[Effect]
+    events: list[Event] = field(default_factory=list)
+    partner: Device | None = None  # as it has become, where it changed
+    firmware_before: Firmware = field(default_factory=Firmware)
 
     def set(self, device: Device) -> None:
         self.device = device
@@ -45,26 +50,45 @@ class Contact:
         self.steps.append(Step(step, detail))
         self.counters.append(step)
 
+    def tell(self, kind: str, now: datetime, **data: object) -> None:
+        """An event about the device as it is now."""
+        self.events.append(replace(event.of(self.device, kind, now), data=data))
+
+    def refuse(self, refusal: ServiceError) -> Decision:
+        """The Decision that says no and keeps what has changed."""
+        return Decision(
+            device=self.device,
+            refusal=refusal,
+            steps=tuple(self.steps),
+            counters=tuple(self.counters),
+            effects=tuple(self.effects),
+            events=tuple(self.events),
+            partner=self.partner,
+        )
+
 
 def open_contact(device: Device, context: Context, *, n: int | None, boot_count: int | None) -> Contact | Decision:
-    """The contact to go on with, or the Decision that ends here: a repeat, a held or refused first use.
+    """The contact to go on with, or the Decision that ends here: a repeat, a lower number, a held first use.
 
-    Raises ServiceError CONFLICT for a number that is lower than the last, or a first use that may not be.
+    Raises ServiceError CONFLICT for a first use that may not be.
     """
     credential = moves.find(device, context.owner)
     assert credential is not None
     counted = credential.last_boot_count if boot_count is None else boot_count
-    contact = Contact(device, credential, counted, [], [], [])
+    contact = Contact(device, credential, counted, [], [], [], firmware_before=device.firmware)
     if n is not None:
-        repeat = _judge_number(contact, (counted, n))
+        repeat = _judge_number(contact, (counted, n), context)
         if repeat is not None:
             return repeat
     if credential.state is CredentialState.PENDING:
         return _first_use(contact, context)
     after = reactivation.suspect_clones(device, credential)
     if after is not device:
+        group = context.world.catalogue.groups[device.group_id]
+        after, events = clone.suspect(after, group, "old_credential_heard", context.now)
         contact.set(after)
         contact.note("clone_suspected", "the old credential was heard while a new one was held")
+        contact.events += events
     return contact
 
 
@@ -82,11 +106,14 @@ def close_contact(
 
     With `desired_rev` the document is brought up to date and sent when the device has another revision.
     """
-    device, credential, world = contact.device, contact.credential, context.world
+    device, events = updates.observe(contact.firmware_before, contact.device, context.now)
+    contact.events += events
+    credential, world = contact.credential, context.world
     if desired_rev is not None:
         credential = documents.refreshed(device, credential, world, context.encoding, context.now, desired_rev)
         if credential.desired_doc is not None and desired_rev != credential.desired_rev:
             fields = {**fields, "desired": documents.signed(device, credential, world)}
+            device = updates.offered(device, world.catalogue, context.now)
     reply = context.reply(request_id, fields)
     if n is not None:
         credential = replace(
@@ -114,24 +141,34 @@ def close_contact(
         steps=tuple(contact.steps),
         counters=tuple(contact.counters),
         effects=tuple(contact.effects),
+        events=tuple(contact.events),
+        partner=contact.partner,
     )
 
 
-def _judge_number(contact: Contact, number: tuple[int, int]) -> Decision | None:
-    """None to go on; the stored reply for a repeat. Raises ServiceError CONFLICT for a lower number."""
+def _judge_number(contact: Contact, number: tuple[int, int], context: Context) -> Decision | None:
+    """None to go on; the stored reply for a repeat; CONFLICT for a lower number."""
     credential = contact.credential
     last = (credential.last_boot_count, credential.last_n)
     if number > last or (number == last and credential.last_reply is None):
         return None
     if number == last:
         return Decision(reply=credential.last_reply, counters=("request_repeated",))
-    raise ServiceError(
+    if number[0] < last[0] and credential.state is CredentialState.CONFIRMED:
+        group = context.world.catalogue.groups[contact.device.group_id]
+        device, events = clone.note_sign(contact.device, group, "boot_count_fell", context.now)
+        contact.set(device)
+        contact.events += events
+        if events:
+            contact.note("clone_suspected", f"boot {number[0]} after {last[0]}")
+    refusal = ServiceError(
         codes.CONFLICT,
         "this number is lower than the last",
         cause="number_lower",
         detail=f"got {number}, last {last}",
         state={"boot_count": last[0], "n": last[1]},
     )
+    return contact.refuse(refusal)
 
 
 def _first_use(contact: Contact, context: Context) -> Contact | Decision:
@@ -141,21 +178,53 @@ def _first_use(contact: Contact, context: Context) -> Contact | Decision:
     policy = world.catalogue.groups[device.group_id].reactivation
     verdict = reactivation.judge(device, credential, policy, context.now, world.listening_since)
     if verdict is Verdict.CONFIRM:
-        contact.set(moves.confirm(device, credential, context.now))
-        contact.note("confirmed")
+        _confirm(contact, context)
         return contact
     if verdict is Verdict.ASK:
         _ask_the_old(contact, context)
     elif verdict is Verdict.OPERATOR and not credential.awaits_operator:
         contact.set(moves.put(device, replace(credential, awaits_operator=True)))
         contact.note("operator_needed")
-    return Decision(
-        device=contact.device if contact.device is not device else None,
-        refusal=reactivation.refusal(verdict),
-        steps=tuple(contact.steps),
-        counters=tuple(contact.counters),
-        effects=tuple(contact.effects),
-    )
+        contact.tell("operator_needed", context.now, credential_id=credential.credential_id)
+    return contact.refuse(reactivation.refusal(verdict))
+
+
+def _confirm(contact: Contact, context: Context) -> None:
+    """It takes over; what waited for that is done with it: a move is completed, a successor holds its thing."""
+    device, credential = contact.device, contact.credential
+    renewed = credential.renewed_from is not None
+    contact.set(moves.confirm(device, credential, context.now))
+    contact.note("confirmed")
+    if credential.rekey:
+        _change_key(contact, context)
+    if replacement.is_successor(device):
+        old = context.partner
+        assert old is not None
+        out, holder, events = replacement.take_over(old, contact.device, context.now)
+        contact.partner = out
+        contact.set(holder)
+        contact.note("replaced", f"took over from {old.serial}")
+        contact.events += events
+    contact.tell("renewed" if renewed else "confirmed", context.now)
+    thing = contact.device.thing
+    if thing is not None and thing.move is not None and credential.environment == thing.move.environment:
+        moved, events = placement.complete(contact.device, context.world.catalogue, context.now)
+        contact.set(moved)
+        contact.note("moved", moved.thing.environment if moved.thing else "")
+        contact.events += events
+
+
+def _change_key(contact: Contact, context: Context) -> None:
+    """After a transfer of ownership: from now on only the key that was made from this credential's nonces counts."""
+    device, credential, world = contact.device, contact.credential, context.world
+    prover = proofs.prover_of(world.catalogue.groups[device.group_id], device, world.service_key)
+    assert isinstance(prover, proofs.HmacProver)
+    assert device.thing is not None
+    rekeyed = prover.rekeyed(credential.nonce, credential.server_nonce, device.thing.thing_id, credential.credential_id)
+    device = moves.put(device, replace(credential, rekey=False))
+    contact.set(replace(device, key=rekeyed.key, rekey=False))
+    contact.note("rekeyed")
+    contact.tell("rekeyed", context.now)
 
 
 def _ask_the_old(contact: Contact, context: Context) -> None:

@@ -15,6 +15,8 @@ from service.brokers.gate import Login
 from service.credentials.authority import Authority, Csr
 from service.domain.catalogue import Catalogue
 from service.domain.device import Device
+from service.domain.event import Event
+from service.domain.hook import Answer, Question
 from service.errors import ServiceError
 from service.protocol import encode
 
@@ -43,7 +45,11 @@ class Context:
     encoding: str
     next_number: Mapping[str, int] = field(default_factory=dict)  # product_id -> number of its next thing
     spki_in_use: frozenset[bytes] | set[bytes] = frozenset()
+    partner: Device | None = None  # the other device of its thing, while a replacement is under way
     csr: Csr | None = None  # of the claim; None when there is none or it cannot be read
+    self_registered: Mapping[str, int] = field(default_factory=dict)  # group_id -> how many registered themselves
+    answer: Answer | None = None  # of the group's hook, once it has been asked
+    asked_in: str | None = None  # the environment whose brokers brought the message
 
     def reply(self, request_id: str, fields: Mapping[str, object]) -> bytes:
         return encode.reply(request_id, fields, self.trace_id, self.encoding)
@@ -76,7 +82,14 @@ class Authorise:
     size: int
 
 
-Effect = Grant | Push | Authorise
+@dataclass(frozen=True, slots=True)
+class AskHook:
+    """Nothing is decided before the group's hook has answered; then the same message is looked at again."""
+
+    question: Question
+
+
+Effect = Grant | Push | Authorise | AskHook
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,9 @@ class Decision:
     steps: tuple[Step, ...] = ()
     counters: tuple[str, ...] = ()
     effects: tuple[Effect, ...] = ()
+    events: tuple[Event, ...] = ()
+    partner: Device | None = None  # the other device of its thing, where that has changed too
     number_taken: str | None = None  # product_id
+    newcomer_of: str | None = None  # group_id of a device that registered itself
     spki: bytes | None = None  # a key that is in use from now on
     credential_id: str | None = None  # for the trace, where it is not the sender's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.domain import moves
+from service.domain import moves, updates
 from service.domain.device import Device
 from service.handlers import documents
 from service.handlers.decision import Context, Decision, Step
@@ -24,7 +24,7 @@ def refresh(device: Device, context: Context) -> Decision:
     after = documents.refreshed(device, credential, context.world, credential.encoding, context.now)
     if after is credential:
         return Decision()
-    changed = moves.put(device, after)
+    changed = updates.offered(moves.put(device, after), context.world.catalogue, context.now)
     return Decision(
         device=changed,
         steps=(Step("desired_pushed", f"rev {after.desired_rev}"),),

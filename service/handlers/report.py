@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.domain import firmware, moves
+from service.domain import firmware, moves, placement, updates
 from service.domain.credential import CredentialState
-from service.domain.device import Device
+from service.domain.device import Device, FirmwareState
 from service.handlers.contact import Contact, close_contact, open_contact
 from service.handlers.decision import Context, Decision
-from service.protocol.schemas import FirmwareReport, Report
+from service.protocol.schemas import FirmwareReport, PlacementReport, Report, SettingsReport
+
+_SETTINGS_STATES = frozenset({"applied", "trying", "failed", "reverted"})
 
 
 def handle(device: Device, request: Report, context: Context) -> Decision:
@@ -18,6 +20,10 @@ def handle(device: Device, request: Report, context: Context) -> Decision:
         return contact
     if request.firmware is not None:
         _take_firmware(contact, request.firmware, context)
+    if request.placement is not None:
+        _take_placement(contact, request.placement, request.desired_rev, context)
+    if request.settings is not None:
+        _take_settings(contact, request.settings, context)
     if request.moving is not None:
         _announce(contact, request.moving)
     if request.unsupported:
@@ -32,9 +38,39 @@ def _take_firmware(contact: Contact, said: FirmwareReport, context: Context) -> 
     )
     if after is before:
         return
+    if after.state is FirmwareState.DEFERRED:
+        after = updates.deferred(after, said.until_s, said.cause, context.now)
     contact.set(replace(contact.device, firmware=after))
     if (after.state, after.version_id) != (before.state, before.version_id):
         contact.note(f"firmware_{after.state}", after.cause or "")
+
+
+def _take_placement(contact: Contact, said: PlacementReport, desired_rev: int, context: Context) -> None:
+    """On the old credential: it sets out, or it has come back and says why."""
+    thing = contact.device.thing
+    if thing is None or thing.move is None or contact.credential.state is not CredentialState.CONFIRMED:
+        return
+    if said.state != "failed":
+        contact.set(placement.announced(contact.device))
+        return
+    if desired_rev != contact.credential.desired_rev:
+        return  # about what was wanted before; the newest document goes out with the reply
+    device, events = placement.abandon(contact.device, context.now, said.cause or "failed")
+    contact.set(device)
+    contact.note("move_failed", said.cause or "")
+    contact.events += events
+
+
+def _take_settings(contact: Contact, said: SettingsReport, context: Context) -> None:
+    thing = contact.device.thing
+    if thing is None or (said.rev, said.state) == (thing.settings_reported_rev, thing.settings_state):
+        return
+    contact.set(
+        replace(contact.device, thing=replace(thing, settings_reported_rev=said.rev, settings_state=said.state))
+    )
+    contact.note(f"settings_{said.state}" if said.state in _SETTINGS_STATES else "settings_reported", f"rev {said.rev}")
+    if said.state == "failed":
+        contact.tell("settings_failed", context.now, rev=said.rev)
 
 
 def _announce(contact: Contact, credential_id: str) -> None:

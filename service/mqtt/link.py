@@ -26,6 +26,7 @@ import aiomqtt
 
 from device_sdk.wire import topics
 from service.errors import Secret
+from service.mqtt import account_topics
 from service.mqtt.library import close_refused, close_socket, heed_cancellation, paho_of
 from service.mqtt.port import Deliver, Inbound, LinkDown, Role
 
@@ -99,7 +100,15 @@ class MqttLink:
 
     @property
     def filter(self) -> str:
-        up = topics.up_filter(_SPACES[self.role], self.settings.root)
+        return self._shared(topics.up_filter(_SPACES[self.role], self.settings.root))
+
+    @property
+    def filters(self) -> list[str]:
+        """Devices' requests first; the operational broker also carries those of operators."""
+        operators = [self._shared(account_topics.up_filter(self.settings.root))]
+        return [self.filter, *(operators if self.role is Role.OPERATIONAL else [])]
+
+    def _shared(self, up: str) -> str:
         return f"$share/{self.settings.share}/{up}" if self.settings.share else up
 
     async def run(self) -> None:
@@ -175,9 +184,10 @@ class MqttLink:
                 self._writable.set()
                 self._read_in_bursts(client, paho)
                 self.on_connect()
-                codes = await client.subscribe(self.filter, qos=1)
+                codes = await client.subscribe([(one, 1) for one in self.filters])
                 heed_cancellation()
-                if any((code if isinstance(code, int) else code.value) >= 0x80 for code in codes):
+                # A broker that others look after may have no place for operators; devices it must have.
+                if any((code if isinstance(code, int) else code.value) >= 0x80 for code in codes[:1]):
                     raise aiomqtt.MqttError(f"the broker refused the subscription {self.filter}")
                 self.state.connects += 1
                 self.state.connected_since = self._monotonic()

@@ -13,11 +13,12 @@ from datetime import datetime
 from sqlalchemy import select
 
 from device_sdk.wire import codes
-from service.domain import moves
+from service.domain import event, moves
 from service.domain.changes import Changes, Trace
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device, DeviceState
 from service.errors import ServiceError
+from service.operations.placing import placed
 from service.operations.requests import bad_request, conflict, find_device, parse_device
 from service.storage import queries
 from service.storage.database import Database
@@ -179,7 +180,15 @@ async def _change(
         after = decide(before)
         if after is not before:
             trace = Trace(found.group_id, found.serial, now, trace_id, "operator", step)
-            await batch.save(Changes(devices=((before, after),), traces=(trace,), counters={f"device_{step}": 1}))
+            told = (event.of(after, step, now),) if step in event.KINDS else ()
+            await batch.save(
+                Changes(
+                    devices=((before, after),),
+                    traces=(trace,),
+                    events=placed(told, batch.catalogue),
+                    counters={f"device_{step}": 1},
+                )
+            )
     return after
 
 

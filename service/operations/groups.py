@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 
 from device_sdk.wire import ids
 from service.domain.group import Group, KeyKind, Reactivation
+from service.domain.self_registration import MAX_PATTERN_CHARS, MAX_QUOTA
 from service.errors import Secret
 from service.operations.requests import bad_request, check_placement, conflict, not_found, raise_catalogue_rev
 from service.storage import rows
@@ -20,7 +22,18 @@ from service.storage.tables import device, product, registration_group
 MIN_SECRET_BYTES = 16
 MAX_SECRET_BYTES = 128  # Azure DPS group keys have 64
 NEW_SECRET_BYTES = 32
+MAX_HOOK_CHARS = 500
 MIN_EXPIRY_S, MAX_EXPIRY_S = 60, 365 * 24 * 3600
+MIN_FAILOVER_S, MAX_FAILOVER_S = 300, 30 * 24 * 3600
+MIN_LIFE_S, MAX_LIFE_S = 3600, 10 * 365 * 24 * 3600
+# What may change: never who the group is, nor what its devices prove themselves with.
+CHANGEABLE = frozenset(
+    {
+        "self_registration", "self_quota", "serial_pattern", "quarantine_ou", "hook", "default_ou", "default_environment",
+        "pending_expiry_s", "reactivation", "move_method", "clone_policy", "credential_life_s",
+        "failover_environment", "failover_ou", "failover_after_s",
+    }
+)  # fmt: skip
 _WITH_SECRET = (KeyKind.DERIVED, KeyKind.GROUP)
 
 
@@ -66,6 +79,33 @@ async def create(
     return group, made
 
 
+async def change(database: Database, group_id: str, changes: Mapping[str, Any]) -> Group:
+    """Set policies of a group; `changes` by the names of CHANGEABLE. Devices are judged by them from their next message.
+
+    Raises ServiceError NOT_FOUND, BAD_REQUEST; then nothing is changed.
+    """
+    if not changes or not CHANGEABLE.issuperset(changes):
+        raise bad_request("group_change_illegal", f"say what changes: {', '.join(sorted(CHANGEABLE))}")
+    async with database.write() as transaction:
+        connection = transaction.connection
+        query = select(registration_group).where(registration_group.c.group_id == group_id)
+        row = (await connection.execute(query)).first()
+        if row is None:
+            raise not_found("group_unknown", f"no group {group_id}")
+        before = rows.group_of(tuple(row), database.sealer)
+        after = replace(before, **changes)
+        _check(after)
+        if after == before:
+            transaction.abandon()
+            return before
+        changed = {name: value for name, value in rows.group_row(after, database.sealer).items() if name in changes}
+        await connection.execute(
+            update(registration_group).where(registration_group.c.group_id == group_id).values(**changed)
+        )
+        await raise_catalogue_rev(connection)
+    return after
+
+
 async def list_all(database: Database, group_id: str | None = None) -> list[GroupView]:
     """Every group, or the one asked for, with the number of its devices."""
     count = (
@@ -107,3 +147,39 @@ def _check(group: Group) -> None:
     if group.self_registration and group.key_kind is KeyKind.PUBLIC_KEY:
         raise bad_request("self_registration_illegal", "an unknown device cannot prove a key that is not registered")
     check_placement(group.default_ou, group.default_environment)
+    _check_self_registration(group)
+    _check_hook(group.hook)
+    _check_failover(group)
+    life_s = group.credential_life_s
+    if life_s is not None and not MIN_LIFE_S <= life_s <= MAX_LIFE_S:
+        raise bad_request("credential_life_illegal", f"a credential lives {MIN_LIFE_S} to {MAX_LIFE_S} seconds")
+
+
+def _check_self_registration(group: Group) -> None:
+    check_placement(group.quarantine_ou, None)
+    pattern, quota = group.serial_pattern, group.self_quota
+    if pattern is not None and not (0 < len(pattern) <= MAX_PATTERN_CHARS and pattern.isascii() and pattern.split()):
+        raise bad_request(
+            "serial_pattern_illegal", f"patterns are 1 to {MAX_PATTERN_CHARS} ASCII characters, such as TH-[0-9]*"
+        )
+    if quota is not None and not 0 <= quota <= MAX_QUOTA:
+        raise bad_request("self_quota_illegal", f"a quota is 0 to {MAX_QUOTA}")
+
+
+def _check_hook(hook: str | None) -> None:
+    """Its form; whether anybody answers there shows when a device activates."""
+    if hook is None:
+        return
+    legal = len(hook) <= MAX_HOOK_CHARS and hook.isascii() and hook.isprintable() and " " not in hook
+    scheme, _, rest = hook.partition(":")
+    if not legal or scheme not in ("http", "https", "python") or not rest:
+        raise bad_request("hook_illegal", "a hook is http://..., https://... or python:NAME")
+
+
+def _check_failover(group: Group) -> None:
+    check_placement(group.failover_ou, group.failover_environment)
+    after_s = group.failover_after_s
+    if (after_s is None) != (group.failover_environment is None):
+        raise bad_request("failover_incomplete", "failover needs an environment and a number of seconds, both or none")
+    if after_s is not None and not MIN_FAILOVER_S <= after_s <= MAX_FAILOVER_S:
+        raise bad_request("failover_illegal", f"failover waits {MIN_FAILOVER_S} to {MAX_FAILOVER_S} seconds")

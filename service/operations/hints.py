@@ -6,10 +6,15 @@ and wants it here. Sits beside the trace and the statistics, which show it.
 
 from __future__ import annotations
 
+from service.operations.fleet_hints import FLEET_HINTS
+from service.operations.onboarding_hints import ONBOARDING_HINTS
+
 _ASK_VENDOR = "The device's software breaks the protocol; ask who made it and give them the trace id."
 _STORAGE = "Look at the disk of the data directory; the service goes on by itself when it can write again."
 
 HINTS: dict[str, str] = {
+    **FLEET_HINTS,
+    **ONBOARDING_HINTS,
     # What arrives
     "bad_base64url": _ASK_VENDOR,
     "bad_field": _ASK_VENDOR,
@@ -33,6 +38,38 @@ HINTS: dict[str, str] = {
     "too_large": _ASK_VENDOR,
     "undecodable": _ASK_VENDOR,
     "unknown_verb": "The device speaks a newer protocol than this service; upgrade the service.",
+    # Clones
+    "confirm_frozen": "Two devices speak under this serial: find the second one, then `firstlight unfreeze`.",
+    "frozen": "Two devices speak under this serial: find the second one, then `firstlight unfreeze`.",
+    # Transfer of ownership
+    "transfer_public_key": "Register the device's new public key instead.",
+    "transfer_state": "Only a device that may come in can get a new key.",
+    # Reprovision and replacement
+    "move_failed": "The thing stayed where it was; look at the event move_failed for the cause and move it again.",
+    "replacement_undone": "The old device goes on; name the new one again if that was not meant.",
+    "environment_unknown": "Look at the environments of the configuration: `firstlight environment list`.",
+    "move_blocked": "Unblock the device first, then move it.",
+    "move_during_replacement": "`firstlight undo-replace`, or wait until the new device has confirmed.",
+    "move_frozen": "Two devices speak under this serial: find the second one, then `firstlight unfreeze`.",
+    "move_never": "The group's method is `never`; give the command a method of its own if it is meant.",
+    "move_not_activated": "Use `firstlight allocate`: it says where a device belongs before its first activation.",
+    "move_replaced": "Another device holds the thing now; move that one.",
+    "move_retired": "A retired device is out of use for good.",
+    "nothing_to_undo": "No replacement is under way; look at `firstlight device show`.",
+    "ou_bound": "Name an OU of the environment that is meant, or leave the environment out.",
+    "replace_already": "`firstlight undo-replace` the one under way first.",
+    "replace_during_move": "Wait until the move is over, or send the thing back to where it was.",
+    "replace_new_frozen": "Two devices speak under the new serial: find the second one, then `firstlight unfreeze`.",
+    "replace_new_has_thing": "Only a device that holds no thing can take one over; register another serial.",
+    "replace_new_state": "The new device must be registered and neither blocked nor retired.",
+    "replace_not_activated": "Nothing is lost with the old device: register and allocate the new one.",
+    "replace_not_found": "Register the new device first, or give its key along with the command.",
+    "replace_other_group": "The new device must be registered in the old one's group.",
+    "replace_replaced": "Look at `firstlight device show` for the device that holds the thing now.",
+    "replace_retired": "A retired device is out of use for good; register and allocate the new one.",
+    "replace_same_serial": "Give the serial of another device.",
+    "replace_successor": "This device has not taken over yet; undo that replacement first.",
+    "undo_too_late": "The new device has taken over; replace it by another one instead.",
     # Activation
     "activate_dropped": "The device repeats an old activation; it says hello again by itself.",
     "authority_missing": "This environment has no certificate authority; run `firstlight init` for it.",

@@ -20,14 +20,17 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from device_sdk.wire import ids, limits
+from service.domain import event
+from service.domain.catalogue import Catalogue
 from service.domain.changes import Changes
 from service.domain.device import Device, DeviceState, KeyAlgorithm, PublicKey
 from service.domain.group import Group, KeyKind
 from service.domain.identity import RANDOM_BYTES, uuid7
 from service.errors import Secret, ServiceError
+from service.operations.placing import placed
 from service.operations.requests import bad_request, check_placement, conflict, not_found
 from service.storage.database import Database
-from service.storage.store import SqlBatch, SqlStore
+from service.storage.store import SqlStore
 
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 4096  # a proof has at most 512 bytes
 RandomBytes = Callable[[int], bytes]
@@ -114,27 +117,32 @@ async def register_page(
     async with SqlStore(database, {}).batch() as batch:
         names = [(one.group_id, one.serial) for one in page if ids.is_serial(one.serial)]
         known = dict((await batch.load(serials=names)).by_serial)
-        outcomes, new = _decide(batch, page, known, now, random_bytes)
+        outcomes, new = decide(batch.catalogue, page, known, now, random_bytes)
         if new:
             await batch.save(
-                Changes(devices=tuple((None, device) for device in new), counters={"device_registered": len(new)})
+                Changes(
+                    devices=tuple((None, device) for device in new),
+                    events=placed((event.of(device, "registered", now) for device in new), batch.catalogue),
+                    counters={"device_registered": len(new)},
+                )
             )
     return outcomes
 
 
-def _decide(
-    batch: SqlBatch,
+def decide(
+    catalogue: Catalogue,
     page: Sequence[Registration],
     known: dict[tuple[str, str], Device],
     now: datetime,
     random_bytes: RandomBytes,
 ) -> tuple[list[Outcome], list[Device]]:
+    """One outcome for each, in order, and the devices to store. `known`: those of these names; new ones are added."""
     outcomes: list[Outcome] = []
     new: list[Device] = []
     for asked in page:
         name = (asked.group_id, asked.serial)
         try:
-            group = batch.catalogue.groups.get(asked.group_id)
+            group = catalogue.groups.get(asked.group_id)
             if group is None:
                 raise not_found("group_unknown", f"no group {asked.group_id[: limits.MAX_GROUP_ID_CHARS]!r}")
             check(group, asked)

@@ -40,6 +40,11 @@ class Bounds:
     grant_batch: int = 256
     grants_waiting: int = 4096  # per environment
     gate_timeout_s: float = 10.0
+    # Activation hooks
+    hook_timeout_s: float = 5.0  # waiting for a turn included
+    hooks_at_once: int = 32
+    hooks_of_group: int = 8
+    hooks_waiting: int = 1024  # of one group
     # Streaming
     max_chunk_size: int = 16 * 1024
     thing_bytes_rate: float = 256 * 1024 * 1024

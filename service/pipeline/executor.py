@@ -10,7 +10,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +24,7 @@ from service.domain.changes import Trace
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
 from service.errors import ServiceError
-from service.handlers import activate, fetch, internal, online, report, simple
+from service.handlers import activate, fetch, internal, online, report, simple, tend
 from service.handlers.decision import Context, Decision, Effect, World
 from service.pipeline.jobs import Job
 from service.pipeline.ports import Batch, Store
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 EXPIRE = "expire"
 REFRESH = "refresh"
+TEND = "tend"  # the job's owner is a device id
 
 _OPERATIONAL: dict[str, Callable[[Device, Job, Context], Decision]] = {
     "online": lambda device, job, context: online.handle(device, _request(job), context),
@@ -138,7 +139,11 @@ class Executor:
         serials: set[tuple[str, str]] = set()
         credential_ids: set[str] = set()
         spki: set[bytes] = set()
+        device_ids: set[str] = set()
         for job in jobs:
+            if job.verb == TEND:
+                device_ids.add(job.owner)
+                continue
             claim = job.decoded.claim if job.decoded is not None else None
             if claim is None:
                 credential_ids.add(job.owner)
@@ -148,14 +153,19 @@ class Executor:
                 with suppress(CsrError):  # the handler refuses it, after the proof
                     job.csr = read_csr(claim.csr)
                     spki.add(job.csr.spki_sha256)
-        return Working(await batch.load(serials=serials, credential_ids=credential_ids, spki=spki))
+        return Working(
+            await batch.load(serials=serials, credential_ids=credential_ids, spki=spki, device_ids=device_ids)
+        )
 
     def _handle(self, job: Job, working: Working, world: World) -> Outcome:
         context = Context(
             world, self._clock(), job.owner, job.operational, job.trace_id, job.encoding,
-            working.next_number, working.spki_in_use, job.csr,
+            working.next_number, working.spki_in_use, csr=job.csr, self_registered=working.self_registered,
+            answer=job.answer, asked_in=job.link.environment if job.link is not None else None,
         )  # fmt: skip
         try:
+            if job.verb == TEND:
+                return self._tend(job, working, context)
             if job.verb == "activate":
                 return self._activate(job, working, context)
             return self._operate(job, working, context)
@@ -170,6 +180,7 @@ class Executor:
         assert decoded is not None
         assert decoded.claim is not None
         device = working.of_serial(decoded.claim.group_id, decoded.claim.serial)
+        context = replace(context, partner=working.partner_of(device))
         decision = activate.handle(device, _request(job), decoded.claim, context)
         return self._settle(job, device, decision, working, context, decoded.claim.group_id, decoded.claim.serial)
 
@@ -180,10 +191,22 @@ class Executor:
         if device is None or credential is None or credential.state is CredentialState.DROPPED:
             working.counters["credential_unknown" if credential is None else "credential_dropped"] += 1
             return Outcome(job)
+        context = replace(context, partner=working.partner_of(device))
         try:
             decision = _OPERATIONAL[job.verb](device, job, context)
         except ServiceError as error:
             decision = Decision(refusal=error)
+        return self._settle(job, device, decision, working, context, device.group_id, device.serial)
+
+    def _tend(self, job: Job, working: Working, context: Context) -> Outcome:
+        """What the clock or an operator's change asks of a device, whatever credentials it has."""
+        device = working.of_device_id(job.owner)
+        if device is None:
+            return Outcome(job)
+        context = replace(context, partner=working.partner_of(device))
+        decision = tend.handle(device, context)
+        confirmed = moves.confirmed_of(device.credentials)
+        decision = replace(decision, credential_id=confirmed.credential_id if confirmed else "")
         return self._settle(job, device, decision, working, context, device.group_id, device.serial)
 
     def _settle(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
@@ -39,6 +40,7 @@ class Granter:
         self._arrived = asyncio.Event()
         self._busy = False
         self._calling = asyncio.Lock()
+        self._seen: OrderedDict[str, None] = OrderedDict()
 
     @property
     def idle(self) -> bool:
@@ -46,6 +48,9 @@ class Granter:
 
     def submit(self, login: Login, done: Done) -> None:
         """Grant soon; `done` is called once."""
+        self._seen[login.credential_id] = None
+        if len(self._seen) > self._bounds.bucket_table:
+            self._seen.popitem(last=False)
         waiting = self._waiting.get(login.credential_id)
         if waiting is not None:
             waiting[1].append(done)
@@ -54,6 +59,10 @@ class Granter:
         else:
             self._waiting[login.credential_id] = (login, [done])
             self._arrived.set()
+
+    def has_seen(self, credential_id: str) -> bool:
+        """Whether it was asked for here lately."""
+        return credential_id in self._seen
 
     async def run(self) -> None:
         while True:

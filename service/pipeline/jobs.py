@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.credentials.authority import Csr
+from service.domain.hook import Answer
 from service.mqtt.port import Link
 from service.protocol.decode import Decoded
 
@@ -19,13 +20,14 @@ class Job:
     """One decoded request, or (link None) something that the clock asks of a credential's device."""
 
     verb: str
-    owner: str  # session or credential id
+    owner: str  # session or credential id; of what the clock asks of a device, its device id
     operational: bool
     trace_id: str
     link: Link | None = None
     decoded: Decoded | None = None
     acknowledge: Callable[[], None] | None = None
     csr: Csr | None = None
+    answer: Answer | None = None  # of the group's hook
 
     @property
     def encoding(self) -> str:

@@ -22,7 +22,9 @@ class Loaded:
     by_serial: Mapping[tuple[str, str], Device] = field(default_factory=dict)  # (group_id, serial)
     by_credential: Mapping[str, Device] = field(default_factory=dict)  # the same objects, by any kept credential id
     spki_in_use: frozenset[bytes] = frozenset()  # of the asked SPKI hashes, those that a credential already has
+    by_device_id: Mapping[str, Device] = field(default_factory=dict)  # every loaded device, partners too
     next_numbers: Mapping[str, int] = field(default_factory=dict)  # product_id -> number of its next thing
+    self_registered: Mapping[str, int] = field(default_factory=dict)  # group_id -> how many; groups with a quota only
 
 
 class Batch(Protocol):
@@ -35,8 +37,13 @@ class Batch(Protocol):
         serials: Collection[tuple[str, str]] = (),
         credential_ids: Collection[str] = (),
         spki: Collection[bytes] = (),
+        device_ids: Collection[str] = (),
     ) -> Loaded:
-        """Everything these messages need, with the same number of queries whatever is found. Raises ServiceError UNAVAILABLE."""
+        """Everything these messages need, with the same number of queries whatever is found (one more when a
+        replacement is open). Raises ServiceError UNAVAILABLE.
+
+        A device whose thing has another holder, or a successor, comes with that device: its partner.
+        """
         ...
 
     async def save(self, changes: Changes) -> None:
@@ -79,6 +86,24 @@ class Upkeep(Protocol):
     async def pending_expired(self, now: datetime, *, limit: int = 1000) -> Sequence[str]:
         """Ids of pending credentials whose time is over."""
         ...
+
+    async def due(self, now: datetime, *, limit: int = 1000) -> Sequence[str]:
+        """Ids of devices of which some deadline is over: a move, a successor, a firmware state."""
+        ...
+
+    async def renewable(self, after: datetime, until: datetime) -> Sequence[str]:
+        """Ids of devices whose confirmed credential came to two thirds of its life in that time."""
+        ...
+
+    async def tended_to(self) -> int:
+        """The number of the last event whose device has been looked at for a changed document."""
+        ...
+
+    async def touched(self, after: int, *, limit: int = 1000) -> Sequence[tuple[int, str]]:
+        """(number, device id) of events after that one which change what a device is to do, by number."""
+        ...
+
+    async def set_tended_to(self, number: int) -> None: ...
 
     async def delete_dropped(self, dropped_before: datetime, *, limit: int = 1000) -> int:
         """Delete rows dropped before then and revoked; returns how many."""

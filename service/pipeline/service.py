@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from device_sdk.wire import codes, topics
@@ -20,13 +20,14 @@ from service.domain.changes import Trace
 from service.domain.credential import Credential
 from service.errors import ServiceError
 from service.handlers import hello
-from service.handlers.decision import Authorise, Grant, Push
+from service.handlers.decision import AskHook, Authorise, Grant, Push
 from service.images.pages import Files
 from service.images.streamer import Permit, StreamBounds, Streamer
 from service.mqtt.port import Inbound, Link, Role
 from service.pipeline.bounds import Bounds
 from service.pipeline.executor import Executor, Outcome, Settled
 from service.pipeline.granter import Done, Granter, Revoker
+from service.pipeline.hooks import Ask, HookRunner, no_hooks
 from service.pipeline.inbound import Admission
 from service.pipeline.jobs import Job
 from service.pipeline.outbox import Outbox
@@ -61,6 +62,8 @@ class Pipeline:
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        ask_hook: Ask = no_hooks,
+        elsewhere: Collection[str] = (),
     ) -> None:
         self.bounds = bounds or Bounds()
         self.record = Record(self.bounds.unproven_traces)
@@ -70,6 +73,7 @@ class Pipeline:
         self._links: dict[tuple[str, Role], Link] = {}
         self._outboxes: dict[int, Outbox] = {}
         self._busy = False
+        self._elsewhere = frozenset(elsewhere)  # environments that another process serves and grants in
         self.streamer = self._make_streamer(images)
         self.admission = Admission(
             self.bounds,
@@ -91,6 +95,7 @@ class Pipeline:
             admit=self._admit_proven,
         )
         self.granters = {name: Granter(gate, self.bounds, self.record) for name, gate in gates.items()}
+        self.hooks = HookRunner(ask_hook, self.bounds, self.record, monotonic=monotonic, answered=self._answered)
         self.revoker = Revoker(upkeep, self.granters, self.bounds, self.record, clock=clock, forget=self._forget)
         self.ticker = Ticker(upkeep, self.bounds, self.record, clock=clock, submit=self.admission.submit)
         self._serials = BucketTable(self.bounds.serial_rate, self.bounds.serial_burst, self.bounds.bucket_table)
@@ -115,6 +120,7 @@ class Pipeline:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._serve_hellos(), name="hello")
                 group.create_task(self._execute_batches(), name="executor")
+                group.create_task(self.hooks.run(), name="hooks")
                 group.create_task(self.revoker.run(), name="revoker")
                 group.create_task(self.ticker.run(), name="ticker")
                 group.create_task(self.streamer.read_ahead(), name="image reader")
@@ -148,6 +154,7 @@ class Pipeline:
         return (
             self.admission.idle
             and not self._busy
+            and self.hooks.idle
             and all(granter.idle for granter in self.granters.values())
             and all(outbox.idle for outbox in self._outboxes.values())
         )
@@ -207,10 +214,17 @@ class Pipeline:
                 reply = None
             elif isinstance(effect, Push):
                 self._push(effect)
+            elif isinstance(effect, AskHook):
+                self.hooks.submit(effect.question, job)
             else:
                 self._authorise(effect, job)
         if reply is not None:
             self._reply(job, reply)
+
+    def _answered(self, job: Job) -> None:
+        """Look at the message again, now with the hook's answer."""
+        if not self.admission.submit(job):
+            self._refuse(job, ServiceError(codes.THROTTLED, "too many messages", cause="queue_full"))
 
     def _grant(self, effect: Grant, job: Job, reply: bytes | None) -> None:
         def done(error: ServiceError | None) -> None:
@@ -224,7 +238,10 @@ class Pipeline:
 
     def _submit_grant(self, effect: Grant, done: Done) -> None:
         granter = self.granters.get(effect.environment)
-        if granter is None:
+        if granter is None and effect.environment in self._elsewhere:
+            self.record.count("grant_left_to_others")
+            done(None)
+        elif granter is None:
             done(ServiceError(codes.UNAVAILABLE, "the broker is not ready", cause="gate_missing"))
         else:
             granter.submit(effect.login, done)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from service.pipeline.bounds import Bounds
-from service.pipeline.executor import EXPIRE, REFRESH
+from service.pipeline.executor import EXPIRE, REFRESH, TEND
 from service.pipeline.granter import guarded
 from service.pipeline.jobs import Job
 from service.pipeline.ports import Upkeep
 from service.pipeline.record import Record
 
 _REFRESH_PAGE = 256
+_TEND_PAGE = 2000  # a round
+_RENEW_EVERY = timedelta(hours=1)
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 _PRUNE_EVERY = 60  # ticks
 
 
@@ -42,6 +45,9 @@ class Ticker:
         self._refreshed: int | None = None  # the catalogue's revision that every device has been compared with
         self._refreshing: int | None = None
         self._after = ""  # how far the comparison with `_refreshing` has come
+        self._tended: int | None = None  # the last event whose device has been looked at
+        self._remembered = 0  # the same, as the database has it
+        self._renewals_to: datetime | None = None  # whose time came before then has been told
         self._ticks = 0
 
     async def run(self) -> None:
@@ -54,6 +60,9 @@ class Ticker:
         self._ticks += 1
         await guarded("refresh", self._record, self._refresh)
         await guarded("expire", self._record, self._expire)
+        await guarded("deadlines", self._record, self._lapse)
+        await guarded("changes", self._record, self._tend)
+        await guarded("renewals", self._record, self._renew)
         await guarded("counters", self._record, self.flush)
         if self._ticks % _PRUNE_EVERY == 1:
             await guarded("prune", self._record, self._prune)
@@ -94,6 +103,33 @@ class Ticker:
     async def _expire(self) -> None:
         for credential_id in await self._upkeep.pending_expired(self._clock(), limit=_REFRESH_PAGE):
             self._submit(Job(EXPIRE, credential_id, operational=True, trace_id=secrets.token_hex(8)))
+
+    async def _lapse(self) -> None:
+        """Deadlines of moves, replacements and firmware states."""
+        for device_id in await self._upkeep.due(self._clock(), limit=_REFRESH_PAGE):
+            self._submit(Job(TEND, device_id, operational=True, trace_id=secrets.token_hex(8)))
+
+    async def _tend(self) -> None:
+        """Push what operators have changed, by whatever process; the database remembers how far this has come."""
+        if self._tended is None:
+            self._tended = self._remembered = await self._upkeep.tended_to()
+        for number, device_id in await self._upkeep.touched(self._tended, limit=_TEND_PAGE):
+            if not self._submit(Job(TEND, device_id, operational=True, trace_id=secrets.token_hex(8))):
+                break  # the queue is full of requests: they come first
+            self._tended = number
+        if self._tended != self._remembered:
+            await self._upkeep.set_tended_to(self._tended)
+            self._remembered = self._tended
+
+    async def _renew(self) -> None:
+        """Tell devices whose credential has come to two thirds of its life; at the start all that have."""
+        now = self._clock()
+        if self._renewals_to is not None and now - self._renewals_to < _RENEW_EVERY:
+            return
+        for device_id in await self._upkeep.renewable(self._renewals_to or _LONG_AGO, now):
+            if not self._submit(Job(TEND, device_id, operational=True, trace_id=secrets.token_hex(8))):
+                return  # the queue is full of requests: all of them again in the next round
+        self._renewals_to = now
 
     async def _prune(self) -> None:
         await self._upkeep.delete_dropped(self._clock() - timedelta(seconds=self._bounds.dropped_kept_s))

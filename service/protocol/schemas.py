@@ -87,6 +87,7 @@ class FirmwareReport(Model):
     version_id: HexId | None = None
     progress: Annotated[int, Field(ge=0, le=100)] | None = None
     cause: Cause | None = None
+    until_s: Int | None = None  # deferred: ask again in so many seconds
 
 
 class SettingsReport(Model):

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Select, String, and_, bindparam, column, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.domain.catalogue import Catalogue, Environment
+from service.domain.catalogue import Catalogue, Environment, Ou
 from service.domain.credential import Credential
 from service.domain.device import Device
 from service.storage import rows
@@ -23,6 +23,7 @@ from service.storage.tables import (
     device,
     device_public_key,
     meta,
+    ou,
     product,
     registration_group,
     release_key,
@@ -39,6 +40,7 @@ def _wanted() -> Any:
     """Ids of the devices that the asked serials and credentials belong to, each once."""
     serials = func.json_each(bindparam("serials", type_=String)).table_valued(column("value", String), name="asked")
     ids = func.json_each(bindparam("credential_ids", type_=String)).table_valued(column("value", String), name="logins")
+    known = func.json_each(bindparam("device_ids", type_=String)).table_valued(column("value", String), name="known")
     by_serial = select(device.c.device_id).select_from(
         serials.join(
             device,
@@ -51,7 +53,7 @@ def _wanted() -> Any:
     by_credential = select(credential.c.device_id).select_from(
         ids.join(credential, credential.c.credential_id == ids.c.value)
     )
-    return by_serial.union(by_credential).cte("wanted")
+    return by_serial.union(by_credential, select(known.c.value)).cte("wanted")
 
 
 _KEYS_OF_DEVICE = (
@@ -83,6 +85,10 @@ def _devices() -> Select[Any]:
 _DEVICES = _devices()
 _SPKI = select(credential.c.spki_sha256).where(credential.c.spki_sha256.in_(bindparam("spki", expanding=True)))
 _NUMBERS = select(product.c.product_id, product.c.next_number)
+SELF_REGISTERED = "self_registered:"  # and the group id: a name in `meta`
+_SELF_REGISTERED = select(meta.c.name, meta.c.value).where(
+    meta.c.name >= SELF_REGISTERED, meta.c.name < SELF_REGISTERED[:-1] + ";"
+)
 _REV = select(meta.c.value).where(meta.c.name == "catalogue_rev")
 
 
@@ -92,11 +98,16 @@ async def devices(
     *,
     serials: Collection[tuple[str, str]] = (),
     credential_ids: Collection[str] = (),
+    device_ids: Collection[str] = (),
 ) -> list[Device]:
-    """The devices behind these (group_id, serial) and credential ids, each once, with all that belongs to them."""
+    """The devices behind these (group_id, serial), credential and device ids, each once, with all that belongs to them."""
     found = await connection.execute(
         _DEVICES,
-        {"serials": json.dumps(list(serials)), "credential_ids": json.dumps(list(credential_ids))},
+        {
+            "serials": json.dumps(list(serials)),
+            "credential_ids": json.dumps(list(credential_ids)),
+            "device_ids": json.dumps(list(device_ids)),
+        },
     )
     first: dict[str, tuple[Any, ...]] = {}
     credentials: dict[str, list[Credential]] = {}
@@ -110,6 +121,18 @@ async def devices(
         if values[split] is not None:
             credentials[device_id].append(rows.credential_of(values[split:]))
     return [_device(values, credentials[device_id], sealer) for device_id, values in first.items()]
+
+
+def partners_missing(found: Collection[Device]) -> set[str]:
+    """Ids of the other devices of a thing that changes hands, where they are not among those found."""
+    known = {one.device_id for one in found}
+    return {
+        device_id
+        for one in found
+        if one.thing is not None
+        for device_id in (one.thing.holder_device_id, one.thing.successor_device_id)
+        if device_id is not None and device_id not in known
+    }
 
 
 def _device(values: tuple[Any, ...], credentials: list[Credential], sealer: Sealer) -> Device:
@@ -138,8 +161,18 @@ async def next_numbers(connection: AsyncConnection) -> dict[str, int]:
     return {row.product_id: row.next_number for row in await connection.execute(_NUMBERS)}
 
 
+async def self_registered(connection: AsyncConnection) -> dict[str, int]:
+    """How many devices of each group have registered themselves so far."""
+    found = await connection.execute(_SELF_REGISTERED)
+    return {row.name.removeprefix(SELF_REGISTERED): row.value for row in found}
+
+
 async def catalogue_rev(connection: AsyncConnection) -> int:
     return int((await connection.execute(_REV)).scalar_one())
+
+
+async def ous(connection: AsyncConnection) -> dict[str, Ou]:
+    return {row.path: Ou(*row) for row in await connection.execute(select(ou))}
 
 
 async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: Mapping[str, Environment]) -> Catalogue:
@@ -161,4 +194,5 @@ async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: M
         release_keys={key.key_id: key for key in (rows.release_key_of(tuple(row)) for row in keys)},
         environments=environments,
         versions=versions,
+        ous=await ous(connection),
     )

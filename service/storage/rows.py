@@ -7,7 +7,7 @@ no query. Rows come in as positional tuples in the column order of tables.py, be
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -16,9 +16,10 @@ from typing import Any
 from service.domain.changes import Trace
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState, Firmware, FirmwareState, KeyAlgorithm, PublicKey
-from service.domain.group import Group, KeyKind, Reactivation
+from service.domain.event import Event
+from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, Reactivation
 from service.domain.product import Product, ReleaseKey, Version
-from service.domain.thing import Thing
+from service.domain.thing import Move, Thing
 from service.errors import Secret
 from service.storage.sealing import Sealer, device_key_aad, group_secret_aad
 
@@ -34,19 +35,14 @@ _CREDENTIAL_STATES = {state.value: state for state in CredentialState}
 _NO_FIRMWARE = Firmware()
 
 
-def _getter(kind: type[Thing | Credential]) -> tuple[tuple[str, ...], attrgetter[tuple[Any, ...]]]:
-    names = tuple(field.name for field in fields(kind))
-    return names, attrgetter(*names)
+_CREDENTIAL_FIELDS = tuple(field.name for field in fields(Credential))  # its columns are named as its fields
+_credential_values = attrgetter(*_CREDENTIAL_FIELDS)
 
 
-_FIELDS = {Thing: _getter(Thing), Credential: _getter(Credential)}  # their columns are named as their fields
-
-
-def difference(old: Thing | Credential, new: Thing | Credential) -> Row:
-    """The columns in which two values of one kind differ, as the new one has them."""
-    names, values = _FIELDS[type(new)]
+def difference(old: Credential, new: Credential) -> Row:
+    """The columns in which two credentials differ, as the new one has them."""
     changed: Row = {}
-    for name, was, now in zip(names, values(old), values(new), strict=True):
+    for name, was, now in zip(_CREDENTIAL_FIELDS, _credential_values(old), _credential_values(new), strict=True):
         if was is not now and was != now:
             changed[name] = to_ms(now) if isinstance(now, datetime) else now
     return changed
@@ -56,6 +52,19 @@ def device_difference(old: Device, new: Device) -> Row:
     """The columns in which two devices differ, but for key, public keys, thing and credentials."""
     before, after = device_row(old), device_row(new)
     return {name: value for name, value in after.items() if value != before[name]}
+
+
+def thing_difference(old: Thing, new: Thing) -> Row:
+    before, after = thing_row(old), thing_row(new)
+    return {name: value for name, value in after.items() if value != before[name]}
+
+
+def _json(value: Mapping[str, object]) -> str:
+    return json.dumps(dict(value), ensure_ascii=False, separators=(",", ":")) if value else "{}"
+
+
+def _map(text: str) -> dict[str, Any]:
+    return {} if text == "{}" else dict(json.loads(text))
 
 
 def to_ms(at: datetime | None) -> int | None:
@@ -92,6 +101,19 @@ def device_row(device: Device) -> Row:
         "fw_installing_boot_count": firmware.installing_boot_count,
         "fw_confirmed_seq": firmware.confirmed_seq,
         "fw_reported_at": to_ms(firmware.reported_at),
+        "batch": device.batch,
+        "attributes": _json(device.attributes),
+        "frozen": device.frozen,
+        "replaced_by": device.replaced_by,
+        "tries": _json(device.tries),
+        "releases": device.releases,
+        "clone_signs": device.clone_signs,
+        "clone_at": to_ms(device.clone_at),
+        "rekey": device.rekey,
+        "fw_since": to_ms(firmware.since),
+        "fw_notified": firmware.notified,
+        "fw_deferred_until": to_ms(firmware.deferred_until),
+        "fw_deferred_reason": firmware.deferred_reason,
     }
 
 
@@ -120,6 +142,30 @@ def thing_row(thing: Thing) -> Row:
         "created_at": to_ms(thing.created_at),
         "successor_device_id": thing.successor_device_id,
         "installed_version_id": thing.installed_version_id,
+        "attributes": _json(thing.attributes),
+        "settings": _json(thing.settings),
+        "settings_rev": thing.settings_rev,
+        "settings_reported_rev": thing.settings_reported_rev,
+        "settings_state": thing.settings_state,
+        "rev": thing.rev,
+        "target_version_id": thing.target_version_id,
+        "successor_deadline_at": to_ms(thing.successor_deadline_at),
+        "successor_command_id": thing.successor_command_id,
+        "home_environment": thing.home_environment,
+        "failover_at": to_ms(thing.failover_at),
+        **_move_row(thing.move),
+    }
+
+
+def _move_row(move: Move | None) -> Row:
+    return {
+        "move_ou": move.ou if move else None,
+        "move_environment": move.environment if move else None,
+        "move_method": move.method.value if move else None,
+        "move_started_at": to_ms(move.started_at) if move else None,
+        "move_deadline_at": to_ms(move.deadline_at) if move else None,
+        "move_command_id": move.command_id if move else None,
+        "move_announced": move.announced if move else False,
     }
 
 
@@ -155,7 +201,30 @@ def credential_row(one: Credential) -> Row:
         "awaits_operator": one.awaits_operator,
         "approved": one.approved,
         "last_heard_at": to_ms(one.last_heard_at),
+        "rekey": one.rekey,
+        "renewed_from": one.renewed_from,
     }
+
+
+def event_row(event: Event, at: datetime) -> Row:
+    """`at` counts for an event that has no time of its own."""
+    return {
+        "at": to_ms(event.at or at),
+        "kind": event.kind,
+        "group_id": event.group_id,
+        "serial": event.serial,
+        "thing_id": event.thing_id,
+        "ou": event.ou,
+        "environment": event.environment,
+        "command_id": event.command_id,
+        "data": _json(event.data),
+    }
+
+
+def event_of(row: Sequence[Any]) -> tuple[int, Event]:
+    """From a row of `event`: its sequence number and the event."""
+    (seq, at, kind, group_id, serial, thing_id, ou, environment, command_id, data) = row
+    return seq, Event(kind, group_id, serial, thing_id, ou, environment, command_id, _map(data), _at(at))
 
 
 def trace_row(step: Trace) -> Row:
@@ -181,7 +250,11 @@ def device_of(
     sealer: Sealer,
 ) -> Device:
     """From a row of `device` and what belongs to it; `public_keys` is a JSON array of [index, algorithm, SPKI hex]."""
-    (device_id, group_id, serial, state, registered_at, key_sealed, ou, environment, boot_count, model, caps, *fw) = row
+    (device_id, group_id, serial, state, registered_at, key_sealed, ou, environment, boot_count, model, caps, *rest) = (
+        row
+    )
+    fw, rest = [*rest[:7], *rest[16:]], rest[7:16]
+    (batch, attributes, frozen, replaced_by, tries, releases, clone_signs, clone_at, rekey) = rest
     return Device(
         device_id=device_id,
         group_id=group_id,
@@ -198,6 +271,15 @@ def device_of(
         firmware=_firmware_of(fw),
         thing=thing,
         credentials=credentials,
+        batch=batch,
+        attributes=_map(attributes),
+        frozen=bool(frozen),
+        replaced_by=replaced_by,
+        tries=_map(tries),
+        releases=releases,
+        clone_signs=clone_signs,
+        clone_at=from_ms(clone_at),
+        rekey=bool(rekey),
     )
 
 
@@ -209,7 +291,8 @@ def public_keys_of(text: str) -> tuple[PublicKey, ...]:
 
 
 def _firmware_of(row: Sequence[Any]) -> Firmware:
-    state, version_id, progress, cause, installing_boot_count, confirmed_seq, reported_at = row
+    state, version_id, progress, cause, installing_boot_count, confirmed_seq, reported_at, *life = row
+    since, notified, deferred_until, deferred_reason = life
     if reported_at is None and state is None and version_id is None and not confirmed_seq:
         return _NO_FIRMWARE
     return Firmware(
@@ -220,11 +303,17 @@ def _firmware_of(row: Sequence[Any]) -> Firmware:
         installing_boot_count=installing_boot_count,
         confirmed_seq=confirmed_seq,
         reported_at=from_ms(reported_at),
+        since=from_ms(since),
+        notified=notified,
+        deferred_until=from_ms(deferred_until),
+        deferred_reason=deferred_reason,
     )
 
 
 def thing_of(row: Sequence[Any]) -> Thing:
-    (thing_id, group_id, product_id, name, ou, environment, holder, created_at, successor, installed) = row
+    (thing_id, group_id, product_id, name, ou, environment, holder, created_at, successor, installed, *rest) = row
+    (attributes, settings, settings_rev, settings_reported_rev, settings_state, rev, target, *rest) = rest
+    (successor_deadline_at, successor_command_id, home_environment, failover_at, *of_move) = rest
     return Thing(
         thing_id=thing_id,
         group_id=group_id,
@@ -236,14 +325,34 @@ def thing_of(row: Sequence[Any]) -> Thing:
         created_at=_at(created_at),
         successor_device_id=successor,
         installed_version_id=installed,
+        attributes=_map(attributes),
+        settings=_map(settings),
+        settings_rev=settings_rev,
+        settings_reported_rev=settings_reported_rev,
+        settings_state=settings_state,
+        rev=rev,
+        target_version_id=target,
+        move=_move_of(of_move),
+        successor_deadline_at=from_ms(successor_deadline_at),
+        successor_command_id=successor_command_id,
+        home_environment=home_environment,
+        failover_at=from_ms(failover_at),
     )
+
+
+def _move_of(row: Sequence[Any]) -> Move | None:
+    (ou, environment, method, started_at, deadline_at, command_id, announced) = row
+    if ou is None:
+        return None
+    return Move(ou, environment, MoveMethod(method), _at(started_at), _at(deadline_at), command_id, bool(announced))
 
 
 def credential_of(row: Sequence[Any]) -> Credential:
     (credential_id, device_id, kind, state, environment, created_at, expires_at, *rest) = row
     (boot_count, nonce, server_nonce, grant, encoding, api_key_sha256, pem, serial, spki_sha256, *rest) = rest
     (certificate_expires_at, confirmed_at, dropped_at, drop_cause, revoked_at, *rest) = rest
-    (last_boot_count, last_n, last_reply, desired_rev, desired_doc, held_at, awaits, approved, last_heard_at) = rest
+    (last_boot_count, last_n, last_reply, desired_rev, desired_doc, held_at, awaits, approved, *rest) = rest
+    (last_heard_at, rekey, renewed_from) = rest
     return Credential(
         credential_id=credential_id,
         device_id=device_id,
@@ -275,6 +384,8 @@ def credential_of(row: Sequence[Any]) -> Credential:
         awaits_operator=bool(awaits),
         approved=bool(approved),
         last_heard_at=from_ms(last_heard_at),
+        rekey=bool(rekey),
+        renewed_from=renewed_from,
     )
 
 
@@ -284,7 +395,9 @@ def trace_of(row: Sequence[Any]) -> Trace:
 
 
 def group_of(row: Sequence[Any], sealer: Sealer) -> Group:
-    (group_id, product_id, key_kind, sealed, self_registration, ou, environment, pending_expiry_s, reactivation) = row
+    (group_id, product_id, key_kind, sealed, self_registration, ou, environment, *rest) = row
+    (pending_expiry_s, reactivation, target, move_method, clone_policy, template, credential_life_s, *rest) = rest
+    (serial_pattern, quarantine_ou, self_quota, hook, failover_environment, failover_ou, failover_after_s) = rest
     return Group(
         group_id=group_id,
         product_id=product_id,
@@ -295,6 +408,18 @@ def group_of(row: Sequence[Any], sealer: Sealer) -> Group:
         default_environment=environment,
         pending_expiry_s=pending_expiry_s,
         reactivation=Reactivation(reactivation),
+        target_version_id=target,
+        move_method=MoveMethod(move_method),
+        clone_policy=ClonePolicy(clone_policy),
+        template_settings=_map(template),
+        credential_life_s=credential_life_s,
+        serial_pattern=serial_pattern,
+        quarantine_ou=quarantine_ou,
+        self_quota=self_quota,
+        hook=hook,
+        failover_environment=failover_environment,
+        failover_ou=failover_ou,
+        failover_after_s=failover_after_s,
     )
 
 
@@ -310,6 +435,18 @@ def group_row(group: Group, sealer: Sealer) -> Row:
         "default_environment": group.default_environment,
         "pending_expiry_s": group.pending_expiry_s,
         "reactivation": group.reactivation.value,
+        "target_version_id": group.target_version_id,
+        "move_method": group.move_method.value,
+        "clone_policy": group.clone_policy.value,
+        "template_settings": _json(group.template_settings),
+        "credential_life_s": group.credential_life_s,
+        "serial_pattern": group.serial_pattern,
+        "quarantine_ou": group.quarantine_ou,
+        "self_quota": group.self_quota,
+        "hook": group.hook,
+        "failover_environment": group.failover_environment,
+        "failover_ou": group.failover_ou,
+        "failover_after_s": group.failover_after_s,
     }
 
 

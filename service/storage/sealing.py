@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from service.errors import Secret
+
 KID_BYTES = 8  # a sealed value begins with the id of its key, in ASCII
 
 
 class Sealer(Protocol):
+    @property
+    def label_key(self) -> Secret:
+        """What signs labels. Raises ServiceError where the key file was not at hand."""
+        ...
+
     def seal(self, plaintext: bytes, aad: bytes) -> bytes:
         """Encrypt under the current key: key id, nonce, ciphertext."""
         ...
@@ -26,3 +33,11 @@ def device_key_aad(device_id: str) -> bytes:
 
 def group_secret_aad(group_id: str) -> bytes:
     return b"registration_group.secret_sealed:" + group_id.encode()
+
+
+def account_key_aad(name: str) -> bytes:
+    return b"account.key_sealed:" + name.encode()
+
+
+def label_key_aad(label_id: str) -> bytes:
+    return b"label.key_sealed:" + label_id.encode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import cache
 from operator import itemgetter
 from typing import Any
@@ -24,7 +25,8 @@ from service.domain.device import Device
 from service.pipeline.ports import Loaded
 from service.storage import queries, rows
 from service.storage.database import Database, Transaction
-from service.storage.tables import counter, credential, device, device_public_key, product, thing, trace
+from service.storage.sealing import Sealer
+from service.storage.tables import counter, credential, device, device_public_key, event, meta, product, thing, trace
 
 Environments = Mapping[str, Environment]
 
@@ -45,6 +47,10 @@ class SqlStore:
             if not batch.saved:
                 transaction.abandon()
 
+    async def within(self, transaction: Transaction) -> SqlBatch:
+        """A batch in a transaction that somebody else has begun and will end: for what is saved beside devices."""
+        return SqlBatch(transaction, await self._current(transaction.connection), self._database)
+
     async def catalogue(self) -> Catalogue:
         """The newest committed catalogue, for those who only look."""
         async with self._database.read() as connection:
@@ -64,7 +70,16 @@ class SqlBatch:
         self._connection = transaction.connection
         self._catalogue = catalogue
         self._sealer = database.sealer
-        self.saved = False
+        self.saved = False  # True: committed at the end
+
+    @property
+    def connection(self) -> AsyncConnection:
+        """For rows of an operation's own, in the same transaction."""
+        return self._connection
+
+    @property
+    def sealer(self) -> Sealer:
+        return self._sealer
 
     @property
     def catalogue(self) -> Catalogue:
@@ -76,35 +91,65 @@ class SqlBatch:
         serials: Collection[tuple[str, str]] = (),
         credential_ids: Collection[str] = (),
         spki: Collection[bytes] = (),
+        device_ids: Collection[str] = (),
     ) -> Loaded:
-        """Three queries, whatever is asked for and found: devices, SPKI hashes, numbers."""
-        found = await queries.devices(self._connection, self._sealer, serials=serials, credential_ids=credential_ids)
+        """Three queries, whatever is asked for and found: devices, SPKI hashes, numbers. One more for partners."""
+        found = await queries.devices(
+            self._connection,
+            self._sealer,
+            serials=serials,
+            credential_ids=credential_ids,
+            device_ids=device_ids,
+        )
+        if missing := queries.partners_missing(found):
+            found += await queries.devices(self._connection, self._sealer, device_ids=missing)
         return Loaded(
             by_serial={(one.group_id, one.serial): one for one in found},
             by_credential={kept.credential_id: one for one in found for kept in one.credentials},
+            by_device_id={one.device_id: one for one in found},
             spki_in_use=await queries.spki_in_use(self._connection, spki),
             next_numbers=await queries.next_numbers(self._connection),
+            self_registered=await self._self_registered(),
         )
 
     async def save(self, changes: Changes) -> None:
         """Devices, then things, then credentials, as foreign keys ask; dropped credentials before new and confirmed ones."""
         devices, things, credentials = _Writes(device), _Writes(thing), _Writes(credential)
         keys: list[rows.Row] = []
+        there = {
+            before.thing.thing_id for before, _ in changes.devices if before is not None and before.thing is not None
+        }
         for before, after in changes.devices:
             self._compare_device(before, after, devices, keys)
-            _compare_thing(before, after, things)
+            _compare_thing(before, after, there, things)
             _compare_credentials(before, after, credentials)
         for writes in (devices, things, credentials):
             await writes.execute(self._connection)
         await _execute(self._connection, insert(device_public_key), keys)
+        now = datetime.now(UTC)
+        await _execute(self._connection, _INSERT_EVENT, [rows.event_row(one, now) for one in changes.events])
         await _execute(self._connection, _INSERT_TRACE, [rows.trace_row(step) for step in changes.traces])
         await _execute(
             self._connection,
             _SET_NUMBER,
             [{"of": product_id, "number": number} for product_id, number in changes.numbers.items()],
         )
+        await _execute(
+            self._connection,
+            _ADD_NEWCOMERS,
+            [
+                {"name": queries.SELF_REGISTERED + group_id, "value": count}
+                for group_id, count in changes.self_registered.items()
+            ],
+        )
         await add_counters(self._connection, changes.counters)
         self.saved = True
+
+    async def _self_registered(self) -> dict[str, int]:
+        """Asked only where some group has a quota."""
+        if all(one.self_quota is None for one in self._catalogue.groups.values()):
+            return {}
+        return await queries.self_registered(self._connection)
 
     def _compare_device(self, before: Device | None, after: Device, writes: _Writes, keys: list[rows.Row]) -> None:
         if before is None:
@@ -119,15 +164,20 @@ class SqlBatch:
         writes.update(after.device_id, changed)
 
 
-def _compare_thing(before: Device | None, after: Device, writes: _Writes) -> None:
+def _compare_thing(before: Device | None, after: Device, there: set[str], writes: _Writes) -> None:
+    """`there`: things that some device of this save had before; a device that comes to one of them inserts nothing.
+
+    What changes in such a thing is written with the device that had it.
+    """
     old = before.thing if before is not None else None
     new = after.thing
     if new is None or new is old:
         return
     if old is None or old.thing_id != new.thing_id:
-        writes.insert(rows.thing_row(new))
+        if new.thing_id not in there:
+            writes.insert(rows.thing_row(new))
     else:
-        writes.update(new.thing_id, rows.difference(old, new))
+        writes.update(new.thing_id, rows.thing_difference(old, new))
 
 
 def _compare_credentials(before: Device | None, after: Device, writes: _Writes) -> None:
@@ -181,10 +231,17 @@ def _update(table: Table, columns: tuple[str, ...]) -> Update:
 
 
 _INSERT_TRACE = insert(trace)
+_INSERT_EVENT = insert(event)
 _SET_NUMBER = update(product).where(product.c.product_id == bindparam("of")).values(next_number=bindparam("number"))
 _ADD = upsert(counter)
 _ADD_COUNTER = _ADD.on_conflict_do_update(
     index_elements=[counter.c.name], set_={"value": counter.c.value + _ADD.excluded.value}
+)
+
+
+_ADD_META = upsert(meta)
+_ADD_NEWCOMERS = _ADD_META.on_conflict_do_update(
+    index_elements=[meta.c.name], set_={"value": meta.c.value + _ADD_META.excluded.value}
 )
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0002"  # the newest migration; a test holds it equal to Alembic's head
+HEAD = "0003"  # the newest migration; a test holds it equal to Alembic's head
 
 metadata = MetaData(
     naming_convention={
@@ -68,6 +68,7 @@ release_key = Table(
     Column("public_key", LargeBinary, nullable=False),
     Column("name", String, nullable=False, unique=True),
     Column("added_at", BigInteger, nullable=False),
+    Column("retired_at", BigInteger),
 )
 
 image = Table(
@@ -115,6 +116,18 @@ registration_group = Table(
     Column("default_environment", String),
     Column("pending_expiry_s", Integer, nullable=False),
     Column("reactivation", String, nullable=False),
+    Column("target_version_id", String),
+    Column("move_method", String, nullable=False, server_default=text("'migrate'")),
+    Column("clone_policy", String, nullable=False, server_default=text("'report'")),
+    Column("template_settings", String, nullable=False, server_default=text("'{}'")),  # JSON map
+    Column("credential_life_s", Integer),
+    Column("serial_pattern", String),
+    Column("quarantine_ou", String),
+    Column("self_quota", Integer),
+    Column("hook", String),
+    Column("failover_environment", String),
+    Column("failover_ou", String),
+    Column("failover_after_s", Integer),
     # Every device of kind `group` can speak for its group, so a person stands between it and a second activation.
     CheckConstraint("key_kind <> 'group' OR reactivation = 'operator'", name="reactivation"),
     CheckConstraint("(key_kind IN ('derived', 'group')) = (secret_sealed IS NOT NULL)", name="secret"),
@@ -141,9 +154,30 @@ device = Table(
     Column("fw_installing_boot_count", BigInteger),
     Column("fw_confirmed_seq", BigInteger, nullable=False),
     Column("fw_reported_at", BigInteger),
+    Column("batch", String),
+    Column("attributes", String, nullable=False, server_default=text("'{}'")),  # JSON map
+    Column("frozen", Boolean, nullable=False, server_default=text("0")),
+    Column("replaced_by", String),  # device_id
+    Column("tries", String, nullable=False, server_default=text("'{}'")),  # JSON map
+    Column("releases", Integer, nullable=False, server_default=text("0")),
+    Column("clone_signs", Integer, nullable=False, server_default=text("0")),
+    Column("clone_at", BigInteger),
+    Column("rekey", Boolean, nullable=False, server_default=text("0")),
+    Column("fw_since", BigInteger),
+    Column("fw_notified", Integer, nullable=False, server_default=text("0")),
+    Column("fw_deferred_until", BigInteger),
+    Column("fw_deferred_reason", String),
     UniqueConstraint("group_id", "serial"),
     Index("ix_device_serial", "serial"),
     Index("ix_device_state", "state", "group_id", "serial"),
+    Index("ix_device_batch", "batch", sqlite_where=text("batch IS NOT NULL")),
+    Index("ix_device_replaced_by", "replaced_by", sqlite_where=text("replaced_by IS NOT NULL")),
+    # What the clock looks at: firmware states that someone still has to move on from.
+    Index(
+        "ix_device_firmware",
+        "fw_since",
+        sqlite_where=text("fw_state IS NOT NULL AND fw_state <> 'confirmed'"),
+    ),
 )
 
 device_public_key = Table(
@@ -170,6 +204,31 @@ thing = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("successor_device_id", ForeignKey("device.device_id")),
     Column("installed_version_id", ForeignKey("version.version_id")),
+    Column("attributes", String, nullable=False, server_default=text("'{}'")),  # JSON map
+    Column("settings", String, nullable=False, server_default=text("'{}'")),  # JSON map
+    Column("settings_rev", BigInteger, nullable=False, server_default=text("0")),
+    Column("settings_reported_rev", BigInteger, nullable=False, server_default=text("0")),
+    Column("settings_state", String),
+    Column("rev", BigInteger, nullable=False, server_default=text("0")),
+    Column("target_version_id", String),
+    Column("successor_deadline_at", BigInteger),
+    Column("successor_command_id", String),
+    Column("home_environment", String),
+    Column("failover_at", BigInteger),
+    Column("move_ou", String),
+    Column("move_environment", String),
+    Column("move_method", String),
+    Column("move_started_at", BigInteger),
+    Column("move_deadline_at", BigInteger),
+    Column("move_command_id", String),
+    Column("move_announced", Boolean, nullable=False, server_default=text("0")),
+    Index("ix_thing_ou", "ou"),
+    Index("ix_thing_move", "move_deadline_at", sqlite_where=text("move_deadline_at IS NOT NULL")),
+    Index(
+        "ix_thing_successor_deadline",
+        "successor_deadline_at",
+        sqlite_where=text("successor_deadline_at IS NOT NULL"),
+    ),
     Index("ix_thing_product", "product_id"),
     Index(
         "uq_thing_successor", "successor_device_id", unique=True, sqlite_where=text("successor_device_id IS NOT NULL")
@@ -209,6 +268,8 @@ credential = Table(
     Column("awaits_operator", Boolean, nullable=False),
     Column("approved", Boolean, nullable=False),
     Column("last_heard_at", BigInteger),
+    Column("rekey", Boolean, nullable=False, server_default=text("0")),
+    Column("renewed_from", String),
     CheckConstraint("state IN ('pending', 'confirmed', 'dropped')", name="state"),
     CheckConstraint("(state = 'dropped') = (dropped_at IS NOT NULL)", name="dropped"),
     Index("ix_credential_device", "device_id", "created_at"),
@@ -256,4 +317,135 @@ counter = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("value", BigInteger, nullable=False),
+)
+
+ou = Table(
+    "ou",
+    metadata,
+    Column("path", String, primary_key=True),
+    Column("environment", String),
+    Column("target_version_id", String),
+)
+
+# Numbers never come back, so that "after SEQ" means the same for ever.
+event = Table(
+    "event",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("group_id", String, nullable=False),
+    Column("serial", String, nullable=False),
+    Column("thing_id", String),
+    Column("ou", String),
+    Column("environment", String),
+    Column("command_id", String),
+    Column("data", String, nullable=False),  # JSON map
+    Index("ix_event_command", "command_id", "seq", sqlite_where=text("command_id IS NOT NULL")),
+    Index("ix_event_serial", "serial", "group_id"),
+    sqlite_autoincrement=True,
+)
+
+account = Table(
+    "account",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("role", String, nullable=False),
+    Column("ou", String),  # scope: this OU and everything below it; None: all
+    Column("key_sha256", LargeBinary, nullable=False),  # of a random key of 256 bits, shown once
+    Column("key_sealed", LargeBinary, nullable=False),  # for a broker whose list of logins must be made again
+    Column("environment", String),  # None: every one
+    Column("event_cursor", BigInteger, nullable=False, server_default=text("0")),  # integrators: published up to here
+    Column("created_at", BigInteger, nullable=False),
+    Column("disabled_at", BigInteger),
+    CheckConstraint("kind IN ('operator', 'integrator')", name="kind"),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),
+)
+
+command = Table(
+    "command",
+    metadata,
+    Column("command_id", String, primary_key=True),
+    Column("account", String, nullable=False),
+    Column("request_id", String, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of the request: a repeated id must be the same request
+    Column("verb", String, nullable=False),
+    Column("selector", String, nullable=False),  # JSON
+    Column("arguments", String, nullable=False),  # JSON, without secrets
+    Column("secrets_sealed", LargeBinary),  # JSON map of the arguments that are secrets
+    Column("dry_run", Boolean, nullable=False),
+    Column("expected_rev", BigInteger),
+    Column("state", String, nullable=False),
+    Column("rate", Integer),  # devices a second; None: as quick as it goes
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+    Column("cursor", String, nullable=False, server_default=text("''")),  # device_id up to which it is done
+    Column("total", Integer),
+    Column("done", Integer, nullable=False, server_default=text("0")),
+    Column("changed", Integer, nullable=False, server_default=text("0")),
+    Column("unchanged", Integer, nullable=False, server_default=text("0")),
+    Column("refused", Integer, nullable=False, server_default=text("0")),
+    Column("reply", LargeBinary),  # what a repeated request is answered
+    Column("lease_owner", String),
+    Column("lease_expires_at", BigInteger),
+    UniqueConstraint("account", "request_id"),
+    CheckConstraint("state IN ('running', 'paused', 'cancelled', 'done', 'expired', 'failed')", name="state"),
+    Index("ix_command_open", "created_at", sqlite_where=text("state = 'running'")),
+)
+
+command_outcome = Table(
+    "command_outcome",
+    metadata,
+    Column("command_id", ForeignKey("command.command_id", ondelete="CASCADE"), primary_key=True),
+    Column("device_id", String, primary_key=True),
+    Column("group_id", String, nullable=False),
+    Column("serial", String, nullable=False),
+    Column("result", String, nullable=False),  # changed, unchanged, refused; later moved, failed
+    Column("code", String),
+    Column("cause", String),
+    Column("reason", String),
+    Column("at", BigInteger, nullable=False),
+    Index("ix_command_outcome_result", "command_id", "result"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("account", String, nullable=False),
+    Column("command_id", String),
+    Column("verb", String, nullable=False),
+    Column("selector", String, nullable=False),  # JSON
+    Column("arguments", String, nullable=False),  # JSON, without secrets
+    Column("group_id", String),
+    Column("serial", String),
+    Column("before", String),  # JSON
+    Column("after", String),  # JSON
+    Column("outcome", String, nullable=False),
+    Column("cause", String),
+    Index("ix_audit_command", "command_id"),
+    Index("ix_audit_serial", "serial", "group_id"),
+    sqlite_autoincrement=True,
+)
+
+label = Table(
+    "label",
+    metadata,
+    Column("label_id", String, primary_key=True),  # hex of the hash of its code; the code itself is only on paper
+    Column("group_id", ForeignKey("registration_group.group_id"), nullable=False),
+    Column("serial", String, nullable=False),
+    Column("batch", String),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+    Column("used_by", String),  # account
+    Column("used_command_id", String),
+    Column("cancelled_at", BigInteger),
+    Column("key_sealed", LargeBinary),  # a key that was made with the label, for a device not registered yet
+    Index("ix_label_batch", "batch"),
+    Index("ix_label_serial", "serial", "group_id"),
 )

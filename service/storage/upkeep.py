@@ -8,23 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import bindparam, delete, literal_column, select, update
+from sqlalchemy import Select, bindparam, case, delete, func, literal_column, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.domain.credential import Credential
+from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device
+from service.domain.event import TOUCHING
+from service.domain.updates import PATIENCE
 from service.storage import queries, rows
 from service.storage.database import Database
 from service.storage.store import add_counters
-from service.storage.tables import credential, meta, trace
+from service.storage.tables import credential, device, event, meta, registration_group, thing, trace
 
 PAGE = 1000
 # Literals, so that the statement's own text implies the condition of a partial index.
 _IS_DROPPED = credential.c.state == literal_column("'dropped'")
 _IS_PENDING = credential.c.state == literal_column("'pending'")
 _IS_CONFIRMED = credential.c.state == literal_column("'confirmed'")
-_PRUNED_TO, _REFRESHED = "traces_pruned_to", "refreshed_rev"  # names in `meta`
+_PRUNED_TO, _REFRESHED, _TENDED = "traces_pruned_to", "refreshed_rev", "events_tended_to"  # names in `meta`
 TRACES_KEPT = 200  # for each device, the newest
 
 
@@ -87,6 +90,60 @@ class Upkeep:
         async with self._database.read() as connection:
             return list((await connection.execute(query)).scalars())
 
+    async def due(self, now: datetime, *, limit: int = PAGE) -> list[str]:
+        """Ids of devices of which some deadline is over, each once."""
+        over = rows.to_ms(now)
+        moves = select(thing.c.holder_device_id).where(thing.c.move_deadline_at <= over)
+        successors = select(thing.c.holder_device_id).where(thing.c.successor_deadline_at <= over)
+        async with self._database.read() as connection:
+            found = list((await connection.execute(moves.union(successors).limit(limit))).scalars())
+            found += (await connection.execute(_silent(now).limit(limit))).scalars()
+        return list(dict.fromkeys(found))[:limit]
+
+    async def renewable(self, after: datetime, until: datetime) -> list[str]:
+        """Ids of devices whose confirmed credential came to two thirds of its life after `after`, until `until`.
+
+        One walk over the confirmed credentials; not for every second.
+        """
+        of = credential.c
+        life = case(
+            (of.certificate_expires_at.is_not(None), of.certificate_expires_at - of.created_at),
+            (of.kind == CredentialKind.API_KEY.value, registration_group.c.credential_life_s * 1000),
+        )
+        due_at = of.created_at + life * 2 / 3
+        query = (
+            select(of.device_id)
+            .select_from(
+                credential.join(device, device.c.device_id == of.device_id).join(
+                    registration_group, registration_group.c.group_id == device.c.group_id
+                )
+            )
+            .where(_IS_CONFIRMED, due_at > rows.to_ms(after), due_at <= rows.to_ms(until))
+        )
+        async with self._database.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def tended_to(self) -> int:
+        """The number of the last event whose device has been looked at for a changed document."""
+        async with self._database.read() as connection:
+            return await _fact(connection, _TENDED)
+
+    async def touched(self, after: int, *, limit: int = PAGE) -> list[tuple[int, str]]:
+        """(number, device id) of events after that one which change what a device is to do, by number."""
+        query = (
+            select(event.c.seq, device.c.device_id)
+            .join(device, (device.c.group_id == event.c.group_id) & (device.c.serial == event.c.serial))
+            .where(event.c.seq > after, event.c.kind.in_(sorted(TOUCHING)))
+            .order_by(event.c.seq)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [(row[0], row[1]) for row in await connection.execute(query)]
+
+    async def set_tended_to(self, number: int) -> None:
+        async with self._database.write() as transaction:
+            await _set_fact(transaction.connection, _TENDED, number)
+
     async def delete_dropped(self, dropped_before: datetime, *, limit: int = PAGE) -> int:
         """Delete rows that were dropped before then and revoked; returns how many, at most `limit`."""
         old = (
@@ -130,7 +187,7 @@ class Upkeep:
         async with self._database.read() as connection:
             ids = list((await connection.execute(query)).scalars())
             found = await queries.devices(connection, self._database.sealer, credential_ids=ids)
-        of = {kept.credential_id: (device, kept) for device in found for kept in device.credentials}
+        of = {kept.credential_id: (one, kept) for one in found for kept in one.credentials}
         return [of[one] for one in ids]
 
     async def credential_ids(self, *, after: str = "", limit: int = PAGE) -> list[tuple[str, str]]:
@@ -169,6 +226,22 @@ class Upkeep:
             )
             await _set_fact(connection, _PRUNED_TO, found[-1][0])
             return pruned.rowcount
+
+
+def _silent(now: datetime) -> Select[Any]:
+    """Ids of devices that have been silent in a firmware state for longer than it may last."""
+    waits = [
+        (device.c.fw_state == state.value)
+        & (func.max(device.c.fw_since, func.coalesce(device.c.fw_deferred_until, 0)) <= rows.to_ms(now - patience))
+        for state, patience in PATIENCE.items()
+    ]
+    return select(device.c.device_id).where(
+        # As the partial index says it.
+        device.c.fw_state.is_not(None),
+        device.c.fw_state != literal_column("'confirmed'"),
+        device.c.fw_since <= rows.to_ms(now - min(PATIENCE.values())),
+        or_(*waits),
+    )
 
 
 async def _fact(connection: AsyncConnection, name: str) -> int:

@@ -12,6 +12,8 @@ from service.domain.catalogue import Catalogue, Environment
 from service.domain.changes import Changes, Trace
 from service.domain.credential import CredentialKind, CredentialState
 from service.domain.device import DeviceState, Firmware, FirmwareState, KeyAlgorithm, PublicKey
+from service.domain.group import MoveMethod
+from service.domain.thing import Move
 from service.errors import Secret
 from service.storage.store import SqlStore
 from tests.support.fake_store import FakeStore
@@ -119,6 +121,62 @@ async def test_a_saved_device_comes_back_as_it_was(store):
     assert set(loaded.by_serial.values()) == {bare, full, public}
     assert loaded.by_serial[GROUP.group_id, "sn:2"] == full
     assert loaded.by_credential["2" * 32] is loaded.by_credential["1" * 32] is loaded.by_serial[GROUP.group_id, "sn:2"]
+
+
+async def test_what_operators_gave_a_device_and_its_thing_comes_back(store):
+    device = a_device(
+        batch="B42",
+        attributes={"floor": 3},
+        frozen=True,
+        replaced_by="dev-other",
+        tries={"a" * 32: 2},
+        releases=4,
+        clone_signs=2,
+        clone_at=NOW,
+        rekey=True,
+        firmware=Firmware(
+            FirmwareState.DEFERRED, "a" * 32, since=NOW, notified=2, deferred_until=NOW, deferred_reason="busy"
+        ),
+    )
+    move = Move("acme/b", "prod", MoveMethod.INITIALISE, NOW, NOW + timedelta(hours=1), "c1", announced=True)
+    thing = a_thing(
+        device,
+        attributes={"site": "Köln", "floor": 3, "live": True, "note": None},
+        settings={"interval_s": 60, "network": {"apn": "m2m"}},
+        settings_rev=3,
+        settings_reported_rev=2,
+        settings_state="applied",
+        rev=9,
+        target_version_id="b" * 32,
+        move=move,
+        successor_deadline_at=NOW,
+        successor_command_id="c2",
+        home_environment="prod",
+        failover_at=NOW,
+    )
+    device = replace(device, thing=thing, credentials=(a_credential(device, rekey=True, renewed_from="d" * 32),))
+    await save(store, (None, device))
+    assert (await load(store, device_ids=[device.device_id])).by_device_id == {device.device_id: device}
+    placed = replace(device, thing=replace(thing, move=None, ou="acme/b", attributes={}))
+    await save(store, (device, placed))
+    assert (await load(store, device_ids=[device.device_id])).by_device_id == {device.device_id: placed}
+
+
+async def test_a_device_that_is_to_take_over_a_thing_comes_with_its_holder_and_the_other_way_round(store):
+    holder, successor = a_device("sn-1"), a_device("sn-2")
+    holder = replace(holder, thing=a_thing(holder))
+    await save(store, (None, holder), (None, successor))
+    thing = replace(holder.thing, successor_device_id=successor.device_id)
+    named = replace(holder, thing=thing), replace(successor, thing=thing)
+    await save(store, (holder, named[0]), (successor, named[1]))
+    for one in named:
+        assert set((await load(store, **serial_of(one))).by_device_id.values()) == set(named)
+    taken = replace(thing, holder_device_id=successor.device_id, successor_device_id=None)
+    after = replace(named[0], thing=None), replace(named[1], thing=taken)
+    await save(store, (named[0], after[0]), (named[1], after[1]))
+    loaded = await load(store, device_ids=[holder.device_id, successor.device_id, "nobody"])
+    assert set(loaded.by_device_id.values()) == set(after)
+    assert list((await load(store, **serial_of(successor))).by_device_id) == [successor.device_id]
 
 
 async def test_only_what_was_asked_for_is_loaded(store):

@@ -53,13 +53,20 @@ UNTRUE = {
     "is confirmed, which is forgotten": (
         "UPDATE credential SET state = 'pending', confirmed_at = NULL WHERE state = 'confirmed'"),
     "but its thing is": "UPDATE thing SET thing_id = 'another'",
+    "was replaced and has a live credential": "UPDATE device SET state = 'replaced', replaced_by = device_id",
+    "nobody knows by whom": "UPDATE device SET state = 'replaced'",
+    "was replaced and still has a thing": "UPDATE device SET state = 'replaced', replaced_by = device_id",
+    "more than one thing's holder or successor": "UPDATE thing SET successor_device_id = holder_device_id",
+    "is a successor that is confirmed": (
+        "UPDATE thing SET successor_device_id = holder_device_id, holder_device_id ="
+        " (SELECT device_id FROM device WHERE serial = 'sn-2')"),
+    "in another environment than its thing": "UPDATE thing SET environment = 'elsewhere'",
     "foreign key": "UPDATE credential SET device_id = 'nobody'",
     "the broker lets in": "UPDATE credential SET state = 'dropped', dropped_at = 1, revoked_at = 1 WHERE state = 'confirmed'",
     "whose row is live": (
-        "INSERT INTO credential SELECT 'f' || substr(credential_id, 2), device_id, kind, 'pending', environment,"
-        ' created_at, expires_at, boot_count, nonce, server_nonce, "grant", encoding, api_key_sha256, NULL, NULL,'
-        " NULL, NULL, NULL, NULL, NULL, NULL, last_boot_count, last_n, last_reply, desired_rev, desired_doc, held_at,"
-        " awaits_operator, approved, last_heard_at FROM credential WHERE state = 'confirmed'"),
+        "CREATE TEMP TABLE copy AS SELECT * FROM credential WHERE state = 'confirmed';"
+        "UPDATE copy SET credential_id = 'f' || substr(credential_id, 2), state = 'pending', confirmed_at = NULL;"
+        "INSERT INTO credential SELECT * FROM copy"),
 }  # fmt: skip
 
 

@@ -30,7 +30,23 @@ def run(damage_every):
     return rig
 
 
+def move(rig):
+    """To the other environment; the first time nobody answers there."""
+    rig.there.up = False
+    rig.peer.move(rig.there)
+    rig.push()
+    rig.run(lambda: "placement" not in rig.peer.doc)
+    assert rig.connection.host == "ops"
+    rig.run_for(1)
+    rig.there.up = True
+    rig.peer.move(rig.there)
+    rig.push()
+    rig.run(lambda: rig.connection is not None and rig.connection.host == "ops2")
+    rig.run(lambda: rig.client.status.state == "online")
+
+
 quiet = run(0)
 assert quiet.client.counters == {}
 damaged = run(7)
+move(quiet)
 print("confirmed", len(quiet.peer.requests), len(damaged.peer.requests))

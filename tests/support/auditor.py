@@ -42,6 +42,7 @@ def audit(
         found = [
             *_credentials(connection),
             *_things(connection),
+            *_replacements(connection),
             *_replies(connection, told),
         ]
         if settled:
@@ -95,7 +96,8 @@ def _things(connection: sqlite3.Connection) -> list[str]:
     found = [
         f"{row['group_id']}/{row['serial']} has a live credential and no thing"
         for row in connection.execute(
-            "SELECT d.group_id, d.serial FROM device d LEFT JOIN thing t ON t.holder_device_id = d.device_id"
+            "SELECT d.group_id, d.serial FROM device d LEFT JOIN thing t"
+            " ON d.device_id IN (t.holder_device_id, t.successor_device_id)"
             " WHERE t.thing_id IS NULL AND EXISTS (SELECT 1 FROM credential c WHERE c.device_id = d.device_id"
             " AND c.state IN ('pending', 'confirmed'))"
         )
@@ -109,11 +111,43 @@ def _things(connection: sqlite3.Connection) -> list[str]:
     return found
 
 
+def _replacements(connection: sqlite3.Connection) -> list[str]:
+    """One holder and at most one successor for each thing; who was replaced is out; a thing is where its device is."""
+    sentences = {
+        "{} was replaced and has a live credential": (
+            "SELECT d.serial FROM device d JOIN credential c USING (device_id)"
+            " WHERE d.state = 'replaced' AND c.state <> 'dropped'"
+        ),
+        "{} was replaced, and nobody knows by whom": (
+            "SELECT d.serial FROM device d LEFT JOIN device n ON n.device_id = d.replaced_by"
+            " WHERE (d.state = 'replaced') <> (n.device_id IS NOT NULL)"
+        ),
+        "{} was replaced and still has a thing": (
+            "SELECT d.serial FROM device d JOIN thing t ON d.device_id IN (t.holder_device_id, t.successor_device_id)"
+            " WHERE d.state = 'replaced'"
+        ),
+        "{} is more than one thing's holder or successor": (
+            "SELECT d.serial FROM device d JOIN thing t ON d.device_id IN (t.holder_device_id, t.successor_device_id)"
+            " GROUP BY d.device_id HAVING count(*) > 1 OR max(t.holder_device_id = t.successor_device_id) = 1"
+        ),
+        "{} is a successor that is confirmed": (
+            "SELECT d.serial FROM device d JOIN thing t ON t.successor_device_id = d.device_id"
+            " JOIN credential c ON c.device_id = d.device_id WHERE c.state = 'confirmed'"
+        ),
+        "{} is confirmed in another environment than its thing": (
+            "SELECT d.serial FROM device d JOIN thing t ON t.holder_device_id = d.device_id"
+            " JOIN credential c ON c.device_id = d.device_id"
+            " WHERE c.state = 'confirmed' AND c.environment <> t.environment"
+        ),
+    }
+    return [text.format(row[0]) for text, query in sentences.items() for row in connection.execute(query)]
+
+
 def _replies(connection: sqlite3.Connection, told: Iterable[Told]) -> list[str]:
     found = []
     query = (
-        "SELECT c.confirmed_at, t.thing_id FROM credential c JOIN device d USING (device_id)"
-        " LEFT JOIN thing t ON t.holder_device_id = d.device_id"
+        "SELECT c.state, c.confirmed_at, t.thing_id FROM credential c JOIN device d USING (device_id)"
+        " LEFT JOIN thing t ON d.device_id IN (t.holder_device_id, t.successor_device_id)"
         " WHERE c.credential_id = ? AND d.group_id = ? AND d.serial = ?"
     )
     for reply in told:
@@ -123,7 +157,7 @@ def _replies(connection: sqlite3.Connection, told: Iterable[Told]) -> list[str]:
             found.append(f"{who} was told of credential {reply.credential_id}, which is forgotten")
         elif reply.verb == "online" and row["confirmed_at"] is None:
             found.append(f"{who} was told that {reply.credential_id} is confirmed, which is forgotten")
-        elif reply.thing_id is not None and row["thing_id"] != reply.thing_id:
+        elif reply.thing_id not in (None, row["thing_id"]) and row["state"] != "dropped":
             found.append(f"{who} was told thing {reply.thing_id}, but its thing is {row['thing_id']}")
     return found
 

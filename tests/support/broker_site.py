@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.brokers.embedded import EmbeddedBroker, EmbeddedGate
-from service.brokers.gate import Login
+from service.brokers.gate import AccountLogin, Login
 from service.brokers.mosquitto.control import DynsecControl
 from service.brokers.mosquitto.gate import MosquittoGate, RevocationList, reload_by_signal
 from service.brokers.mosquitto.plan import SERVICE_USER
@@ -28,6 +28,11 @@ def api_key_login(number: int) -> Login:
     key = Secret(hashlib.sha256(b"key %d" % number).hexdigest().encode())
     digest = hashlib.sha256(key.reveal()).digest()
     return Login(f"{number:032x}", CredentialKind.API_KEY, key, digest)
+
+
+def account_login(name: str, space: str, seed: bytes = b"") -> AccountLogin:
+    key = Secret(hashlib.sha256(name.encode() + seed).hexdigest().encode())
+    return AccountLogin(name, space, key, hashlib.sha256(key.reveal()).digest())
 
 
 @dataclass
@@ -53,6 +58,10 @@ class Site:
         assert login.api_key is not None
         name, key = login.credential_id, login.api_key.reveal().decode()
         return Actor(self.ports[Role.OPERATIONAL], name, name, key, tls=self.tls, **more)
+
+    def account(self, login: AccountLogin) -> Actor:
+        key = login.key.reveal().decode()
+        return Actor(self.ports[Role.OPERATIONAL], login.name, login.name, key, tls=self.tls)
 
     def certified(self, name: str, folder: Path) -> tuple[Actor, Login]:
         assert self.real is not None

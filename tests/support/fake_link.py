@@ -7,7 +7,9 @@ from collections import deque
 from datetime import UTC, datetime, timedelta
 
 from service.brokers.gate import GateError, Login
+from service.domain import desired, moves, updates
 from service.domain.credential import CredentialState
+from service.domain.event import TOUCHING
 from service.mqtt.port import Inbound, LinkDown, Role
 
 START = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -88,6 +90,9 @@ class FakeGate:
         for one in logins:
             self.logins.pop(one.credential_id, None)
 
+    async def set_accounts(self, wanted) -> tuple[int, int]:
+        return 0, 0
+
     async def snapshot(self) -> frozenset[str]:
         return frozenset(self.logins)
 
@@ -105,6 +110,33 @@ class FakeUpkeep:
         self.revoked: list[str] = []
         self.counters: dict[str, int] = {}
         self.refreshed = 0
+        self.tended = 0
+
+    async def due(self, now, *, limit: int = 1000):
+        return [one.device_id for one in self._store.devices.values() if _is_due(one, now)][:limit]
+
+    async def renewable(self, after, until):
+        catalogue = self._store.catalogue
+        return [
+            device.device_id
+            for device in self._store.devices.values()
+            if (one := moves.confirmed_of(device.credentials)) is not None
+            and desired.is_renewal_due(one, until, catalogue.groups[device.group_id].credential_life_s)
+            and not desired.is_renewal_due(one, after, catalogue.groups[device.group_id].credential_life_s)
+        ]
+
+    async def tended_to(self) -> int:
+        return self.tended
+
+    async def touched(self, after: int, *, limit: int = 1000):
+        return [
+            (number, self._store.device(one.group_id, one.serial).device_id)
+            for number, one in enumerate(self._store.events, start=1)
+            if number > after and one.kind in TOUCHING
+        ][:limit]
+
+    async def set_tended_to(self, number: int) -> None:
+        self.tended = number
 
     async def refreshed_rev(self) -> int:
         return self.refreshed
@@ -155,3 +187,13 @@ class FakeUpkeep:
 
     async def prune_traces(self) -> int:
         return 0
+
+
+def _is_due(device, now) -> bool:
+    if updates.is_due(device.firmware, now):
+        return True
+    thing = device.thing
+    if thing is None or thing.holder_device_id != device.device_id:
+        return False
+    deadlines = (thing.move.deadline_at if thing.move else None, thing.successor_deadline_at)
+    return any(at is not None and at <= now for at in deadlines)

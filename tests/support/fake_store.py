@@ -17,6 +17,7 @@ from service.domain.credential import CredentialState
 from service.domain.device import Device
 from service.errors import ServiceError
 from service.pipeline.ports import Loaded
+from service.storage import queries
 
 
 class FakeStore:
@@ -24,7 +25,9 @@ class FakeStore:
         self.catalogue = catalogue
         self.devices: dict[str, Device] = {}
         self.numbers: dict[str, int] = dict.fromkeys(catalogue.products, 1)
+        self.self_registered: Counter[str] = Counter()
         self.traces: list = []
+        self.events: list = []
         self.counters: Counter[str] = Counter()
         self.commits = 0
         self.fail_with: dict[str, ServiceError] = {}  # "enter", "load", "save" or "commit" -> raised once
@@ -46,7 +49,9 @@ class FakeStore:
             if batch.saved:
                 self.fail("commit")
                 self.devices, self.numbers = batch.devices, batch.numbers
+                self.self_registered += batch.self_registered
                 self.traces += batch.traces
+                self.events += batch.events
                 self.counters += batch.counters
                 self.commits += 1
 
@@ -61,7 +66,9 @@ class FakeBatch:
         self._store = store
         self.devices = dict(store.devices)
         self.numbers = dict(store.numbers)
+        self.self_registered: Counter[str] = Counter()
         self.traces: list = []
+        self.events: list = []
         self.counters: Counter[str] = Counter()
         self.saved = False
 
@@ -69,20 +76,25 @@ class FakeBatch:
     def catalogue(self) -> Catalogue:
         return self._store.catalogue
 
-    async def load(self, *, serials=(), credential_ids=(), spki=()) -> Loaded:
+    async def load(self, *, serials=(), credential_ids=(), spki=(), device_ids=()) -> Loaded:
         self._store.fail("load")
         wanted, ids = set(serials), set(credential_ids)
         found = [
             one
             for one in self.devices.values()
-            if (one.group_id, one.serial) in wanted or ids & {kept.credential_id for kept in one.credentials}
+            if (one.group_id, one.serial) in wanted
+            or one.device_id in device_ids
+            or ids & {kept.credential_id for kept in one.credentials}
         ]
+        found += [self.devices[one] for one in queries.partners_missing(found) if one in self.devices]
         in_use = {kept.spki_sha256 for one in self.devices.values() for kept in one.credentials}
         return Loaded(
             by_serial={(one.group_id, one.serial): one for one in found},
             by_credential={kept.credential_id: one for one in found for kept in one.credentials},
+            by_device_id={one.device_id: one for one in found},
             spki_in_use=frozenset(set(spki) & in_use),
             next_numbers=dict(self.numbers),
+            self_registered=dict(self._store.self_registered) if self._has_quota() else {},
         )
 
     async def save(self, changes: Changes) -> None:
@@ -100,9 +112,14 @@ class FakeBatch:
             )
         self._check()
         self.traces += changes.traces
+        self.events += changes.events
         self.numbers.update(changes.numbers)
+        self.self_registered.update(changes.self_registered)
         self.counters.update(changes.counters)
         self.saved = True
+
+    def _has_quota(self) -> bool:
+        return any(one.self_quota is not None for one in self.catalogue.groups.values())
 
     def _check(self) -> None:
         """What the database's unique indexes refuse."""

@@ -1,14 +1,17 @@
 """Real devices' cores and the real service with a network between them that does what it is told. No time passes by itself.
 
-The store is a real database, broker logins are a table, and every message waits in a list until it is delivered,
+There are two environments, "prod" and "east", with one database and one service; operators' commands go through the
+engine that also MQTT and the command line use. The store is a real database, broker logins are a table, and every message waits in a list until it is delivered,
 dropped or doubled. Each step runs the service until nothing is left to do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import random
+import sqlite3
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,6 +21,7 @@ from device_sdk.core import actions
 from device_sdk.core.client import Client
 from device_sdk.core.identity import Endpoint as DeviceEndpoint
 from device_sdk.core.identity import Identity, Policy
+from device_sdk.core.ports import Product
 from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller, SharedChunks
 from device_sdk.simulator.power import Power, PowerLostError
@@ -29,6 +33,9 @@ from service.domain.product import Version
 from service.errors import Secret
 from service.mqtt.port import Inbound, Role
 from service.operations import registration, requests
+from service.operations.accounts import THIS_MACHINE
+from service.operations.commands import Commands, Request
+from service.operations.outcomes import Result
 from service.pipeline.bounds import Bounds
 from service.pipeline.service import Pipeline
 from service.storage import tables
@@ -41,7 +48,21 @@ from tests.support.pipeline_site import MemoryImages
 from tests.support.storage import GROUP, NOW, PRODUCT, new_database
 
 CHUNK = 256
-ENVIRONMENT = Environment("prod", {CredentialKind.API_KEY: Endpoint("op", 1, tls=False)})
+HOSTS = {
+    "boot": ("prod", Role.BOOTSTRAP),
+    "op": ("prod", Role.OPERATIONAL),
+    "boot-east": ("east", Role.BOOTSTRAP),
+    "op-east": ("east", Role.OPERATIONAL),
+}
+Place = tuple[str, Role]
+
+
+def _environment(name: str, bootstrap: str, operational: str) -> Environment:
+    ends = {CredentialKind.API_KEY: Endpoint(operational, 1, tls=False)}
+    return Environment(name, ends, bootstrap=(Endpoint(bootstrap, 1, tls=False),))
+
+
+ENVIRONMENTS = {"prod": _environment("prod", "boot", "op"), "east": _environment("east", "boot-east", "op-east")}
 _RELEASE_KEY = Ed25519PrivateKey.from_private_bytes(b"R" * 32)
 _PUBLIC_KEY = _RELEASE_KEY.public_key().public_bytes_raw()
 _KEY_ID = ids.release_key_id(_PUBLIC_KEY)
@@ -51,13 +72,25 @@ _MADE: dict[str, KeyFile] = {}  # made once for all worlds, in the first one's f
 class WireLink:
     """One link of the service: what it publishes goes onto the network."""
 
-    def __init__(self, role: Role, world: World) -> None:
-        self.environment = "prod"
-        self.role = role
+    def __init__(self, place: Place, world: World) -> None:
+        self.environment, self.role = place
         self._world = world
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        self._world.down.append((self.role, topic, payload))
+        self._world.down.append(((self.environment, self.role), topic, payload))
+
+
+class Gadget(Product):
+    """Takes any settings; those named `network` it tries on a new connection."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, object] = {}
+
+    def apply_settings(self, values: dict[str, object]) -> None:
+        self.values = values
+
+    def needs_trial(self, before: dict[str, object], values: dict[str, object]) -> bool:
+        return before.get("network") != values.get("network")
 
 
 class Unit:
@@ -76,8 +109,9 @@ class Unit:
             GROUP.group_id, serial, self.key, PRODUCT.name, PRODUCT.hardware, [DeviceEndpoint("boot", 1, tls=False)],
             release_keys=(_PUBLIC_KEY,), allow_plain=True,
         )  # fmt: skip
+        self.product = Gadget()
         self.client: Client | None = None
-        self.connected: tuple[Role, str] | None = None  # the broker, and the client id there
+        self.connected: tuple[Place, str] | None = None  # the broker, and the client id there
         self.rebooting = False
 
     @property
@@ -89,7 +123,9 @@ class Unit:
         self.rebooting = False
         self.connected = None
         self.installer.boot()
-        self.client = Client(self.identity, self.policy, self.flash, self.installer, FullCrypto(), self.rng.randbytes)
+        self.client = Client(
+            self.identity, self.policy, self.flash, self.installer, FullCrypto(), self.rng.randbytes, self.product
+        )
         self.do(lambda client, now: client.start(now))
 
     def power_off(self) -> None:
@@ -123,11 +159,14 @@ class Unit:
             self.client, self.connected, self.rebooting = None, None, True
 
     def _connect(self, action: actions.Connect) -> None:
-        role = Role.BOOTSTRAP if action.host == "boot" else Role.OPERATIONAL
-        if role is Role.OPERATIONAL and not self.world.lets_in(action):
+        place = HOSTS[action.host]
+        if place[0] in self.world.dark:
+            self._call(lambda client, now: client.connect_failed("unreachable", now))
+            return
+        if place[1] is Role.OPERATIONAL and not self.world.lets_in(place[0], action):
             self._call(lambda client, now: client.connect_failed("refused", now))
             return
-        self.connected = (role, action.client_id)
+        self.connected = (place, action.client_id)
         self._call(lambda client, now: client.connected(now))
 
 
@@ -138,14 +177,17 @@ class World:
         self.folder = folder
         self.path = folder / "firstlight.db"
         self.clock = FakeClock()
-        self.gate = FakeGate()
+        self.gates = {name: FakeGate() for name in ENVIRONMENTS}
+        self.gate = self.gates["prod"]
+        self.dark: set[str] = set()  # environments whose brokers nobody can reach
         self.shared = SharedChunks()
         self.images = MemoryImages(b"unused")
-        self.up: list[tuple[Role, str, str, bytes]] = []
-        self.down: list[tuple[Role, str, bytes]] = []
+        self.up: list[tuple[Place, str, str, bytes]] = []
+        self.down: list[tuple[Place, str, bytes]] = []
         self.told: list[Told] = []
         self.units: list[Unit] = []
         self.starts = 0
+        self.commands_asked = 0
 
     @classmethod
     async def create(cls, folder: Path, serials: list[str]) -> World:
@@ -158,12 +200,21 @@ class World:
             await transaction.connection.execute(insert(tables.release_key), [row])
         await world.release("2.0", 2)
         for serial in serials:
-            unit = Unit(world, serial)
-            asked = registration.Registration(GROUP.group_id, serial, key=Secret(unit.key))
-            await registration.register(world.database, asked, now=NOW, random_bytes=random.randbytes)
-            world.units.append(unit)
+            await world.register(serial)
+        world.commands = Commands(
+            world.database, ENVIRONMENTS, random_bytes=random.randbytes, clock=world.clock.wall
+        )  # fmt: skip
+        world.burned = world.factory_data()
         await world.start_service()
         return world
+
+    async def register(self, serial: str) -> Unit:
+        """A device of its own key; it has no power yet."""
+        unit = Unit(self, serial)
+        asked = registration.Registration(GROUP.group_id, serial, key=Secret(unit.key))
+        await registration.register(self.database, asked, now=self.clock.wall(), random_bytes=random.randbytes)
+        self.units.append(unit)
+        return unit
 
     async def release(self, name: str, seq: int) -> None:
         """A new signed version, and the target from now on."""
@@ -189,9 +240,9 @@ class World:
     async def start_service(self) -> None:
         self.starts += 1
         self.pipeline = Pipeline(
-            store=SqlStore(self.database, {"prod": ENVIRONMENT}),
+            store=SqlStore(self.database, ENVIRONMENTS),
             upkeep=Upkeep(self.database),
-            gates={"prod": self.gate},
+            gates=self.gates,
             images=self.images,
             keys=_MADE["one"],
             authorities={},
@@ -199,7 +250,7 @@ class World:
             clock=self.clock.wall,
             monotonic=self.clock.monotonic,
         )
-        self.links = {role: WireLink(role, self) for role in Role}
+        self.links = {place: WireLink(place, self) for place in HOSTS.values()}
         for link in self.links.values():
             self.pipeline.attach(link)
         self.running = asyncio.create_task(self.pipeline.run())
@@ -230,17 +281,60 @@ class World:
         await self.pipeline.revoker.revoke_all()
         await self.settle()
 
+    async def set_group(self, **columns) -> None:
+        """Policies of every group from now on."""
+        async with self.database.write() as transaction:
+            await transaction.connection.execute(update(tables.registration_group).values(**columns))
+            await requests.raise_catalogue_rev(transaction.connection)
+        await self.upkeep()
+
+    # -- operators ----------------------------------------------------------------------------------------------------
+
+    async def operate(self, verb: str, unit: Unit, **arguments) -> tuple[Result, str | None]:
+        """One command for one device: what became of it, and the cause of a refusal."""
+        self.commands_asked += 1
+        asked = {
+            "id": str(self.commands_asked),
+            "selector": {"devices": [f"{GROUP.group_id}/{unit.serial}"]},
+            "arguments": arguments,
+        }
+        status = await self.commands.submit(THIS_MACHINE, verb, Request.model_validate(asked))
+        await self.upkeep()
+        (outcome,) = status.outcomes
+        return outcome.result, outcome.cause
+
+    async def replace(self, unit: Unit, serial: str, **arguments) -> tuple[Result, str | None]:
+        """A new device with its own key for the thing of that unit; it has no power yet."""
+        new = Unit(self, serial)
+        key = base64.b64encode(new.key).decode()
+        result = await self.operate(
+            "replace", unit, new=f"{GROUP.group_id}/{serial}", device_key=key, **arguments
+        )  # fmt: skip
+        if result[0] is Result.CHANGED:
+            self.units.append(new)
+        return result
+
     # -- the brokers --------------------------------------------------------------------------------------------------
 
-    def lets_in(self, action: actions.Connect) -> bool:
-        login = self.gate.logins.get(action.client_id)
+    def lets_in(self, environment: str, action: actions.Connect) -> bool:
+        login = self.gates[environment].logins.get(action.client_id)
         if login is None or action.username != action.client_id or action.password is None:
             return False
         return hashlib.sha256(action.password.encode()).digest() == login.api_key_sha256
 
     def _end_revoked(self) -> None:
         for unit in self.units:
-            if unit.connected and unit.connected[0] is Role.OPERATIONAL and unit.connected[1] not in self.gate.logins:
+            if unit.connected is None:
+                continue
+            (environment, role), client_id = unit.connected
+            if role is Role.OPERATIONAL and client_id not in self.gates[environment].logins:
+                self.lose_connection(unit)
+
+    def go_dark(self, environment: str) -> None:
+        """Nobody reaches that environment's brokers any more."""
+        self.dark.add(environment)
+        for unit in self.units:
+            if unit.connected is not None and unit.connected[0][0] == environment:
                 self.lose_connection(unit)
 
     def lose_connection(self, unit: Unit) -> None:
@@ -251,18 +345,18 @@ class World:
     # -- the network --------------------------------------------------------------------------------------------------
 
     async def deliver_up(self, at: int, *, keep: bool = False) -> None:
-        role, client_id, topic, payload = self.up[at] if keep else self.up.pop(at)
+        place, client_id, topic, payload = self.up[at] if keep else self.up.pop(at)
         space, owner, _, _ = topics.parse(topic)
         assert owner == client_id, "a device wrote to another's topic"
-        assert space == (topics.BOOTSTRAP if role is Role.BOOTSTRAP else topics.OPERATIONAL)
-        self.pipeline.deliver(Inbound(self.links[role], topic, payload, lambda: None))
+        assert space == (topics.BOOTSTRAP if place[1] is Role.BOOTSTRAP else topics.OPERATIONAL)
+        self.pipeline.deliver(Inbound(self.links[place], topic, payload, lambda: None))
         await self.settle()
 
     def deliver_down(self, at: int, *, keep: bool = False) -> None:
-        role, topic, payload = self.down[at] if keep else self.down.pop(at)
+        place, topic, payload = self.down[at] if keep else self.down.pop(at)
         _, owner, _, verb = topics.parse(topic)
         for unit in self.units:
-            if unit.connected == (role, owner):
+            if unit.connected == (place, owner):
                 self._note(unit, verb, owner, payload)
                 unit.do(lambda client, now: client.received(topic, payload, now))
 
@@ -300,30 +394,56 @@ class World:
     # -- what must hold -----------------------------------------------------------------------------------------------
 
     def audit(self, *, settled: bool = False) -> list[str]:
-        logins = {one.credential_id for one in self.gate.logins.values()} if settled else None
-        return audit(self.path, self.told, logins=logins, settled=settled)
+        logins = {one for gate in self.gates.values() for one in gate.logins} if settled else None
+        found = audit(self.path, self.told, logins=logins, settled=settled)
+        return found if self.burned.items() <= self.factory_data().items() else [*found, "group data changed"]
+
+    def factory_data(self) -> dict[object, object]:
+        """What no command may change: groups and their secrets; serials and their keys, as they are stored."""
+        with sqlite3.connect(self.path) as connection:
+            groups = connection.execute("SELECT group_id, key_kind, secret_sealed FROM registration_group")
+            devices = connection.execute("SELECT device_id, group_id, serial, key_sealed FROM device")
+            found = {row[0]: row[1:] for row in [*groups, *devices]}
+        connection.close()
+        return found
+
+    def rows(self, query: str) -> list[tuple]:
+        with sqlite3.connect(self.path) as connection:
+            found = connection.execute(query).fetchall()
+        connection.close()
+        return found
 
     async def calm(self) -> None:
-        """No more faults: every device gets the power and the time that it needs."""
+        """No more faults, nobody blocked: every device gets the power and the time that it needs."""
+        self.dark.clear()
+        for gate in self.gates.values():
+            gate.fail = False
         for unit in self.units:
             unit.power.cut_at = None
-        for step in range(1000):
+            if self.rows(f"SELECT 1 FROM device WHERE serial = '{unit.serial}' AND state = 'blocked'"):
+                await self.operate("unblock", unit)
+        for step in range(1200):
             for unit in self.units:
                 if unit.client is None:
                     unit.power_up()
             await self.exchange()
             if self._all_confirmed():
                 break
-            await self.advance(0.5 if step % 10 else 30)
+            # A device that was refused for good reason waits for an hour and more.
+            await self.advance(0.5 if step % 10 else 30 if step < 600 else 900)
         await self.advance(1)
         await self.exchange()
 
     def _all_confirmed(self) -> bool:
-        wanted = {unit.told_name for unit in self.units}
-        return wanted == confirmed_devices(self.path)
+        return self.expected() == confirmed_devices(self.path)
+
+    def expected(self) -> set[tuple[str, str]]:
+        """The devices that are to be in service at last: all but those that were replaced."""
+        replaced = set(self.rows("SELECT group_id, serial FROM device WHERE state = 'replaced'"))
+        return {unit.told_name for unit in self.units} - replaced
 
     def unfinished(self) -> list[str]:
-        done = confirmed_devices(self.path)
+        missing = self.expected() - confirmed_devices(self.path)
         return [
-            f"{unit.serial}: {unit.client and unit.client.status}" for unit in self.units if unit.told_name not in done
+            f"{unit.serial}: {unit.client and unit.client.status}" for unit in self.units if unit.told_name in missing
         ]

@@ -178,11 +178,19 @@ def message(version):
 
 
 class Peer:
-    """The service for one device. `mangle(verb, payload)` may replace each reply by a list of payloads."""
+    """The service for one device in one environment. `mangle(verb, payload)` may replace each reply by a list of payloads.
 
-    def __init__(self):
+    `beside`: the peer of another environment with the same database.
+    """
+
+    def __init__(self, environment="here", hosts=("boot", "ops"), beside=None):
+        self.environment = environment
+        self.hosts = hosts  # of its bootstrap broker and its operational one
         self.images = {}  # first 8 bytes of the digest -> image
-        self.credentials = {}  # credential_id -> {"state", "password"}
+        # credential_id -> {"state", "password", "environment"}
+        self.credentials = beside.credentials if beside is not None else {}
+        self.grants = {}  # what a grant says differently; rekey: a new device key comes with it
+        self.down = ()  # hosts that cannot be reached
         self.rev = 0
         self.doc = {}
         self.requests = []  # (verb, map) as received
@@ -200,9 +208,23 @@ class Peer:
         """The desired document from now on."""
         self.rev += 1
         self.doc = dict(fields)
+        if version is None:
+            version = self.doc.get("firmware")
         self.doc["rev"] = self.rev
         if version is not None:
             self.doc["firmware"] = version
+
+    def move(self, there, **changes):
+        """Want the device in that peer's environment."""
+        self.doc.pop("placement", None)
+        placement = {
+            "ou": "acme",
+            "environment": there.environment,
+            "bootstrap": [{"host": there.hosts[0], "port": 1883, "tls": False}],
+            "deadline_s": 3600,
+        }
+        placement.update(changes)
+        self.want(**dict(self.doc, placement=placement))
 
     def serve(self, image):
         self.images[hashlib.sha256(image).digest()[:8]] = image
@@ -225,12 +247,14 @@ class Peer:
     def admit(self, connect):
         """None, or why the connection fails."""
         self.connects.append(connect)
-        if not self.up:
+        if not self.up or connect.host in self.down:
             return "unreachable"
         if connect.username is None:
             return None
         known = self.credentials.get(connect.username)
-        if known is None or known["state"] == "dropped" or known["password"] != connect.password:
+        if known is None or known["state"] == "dropped" or known["environment"] != self.environment:
+            return "refused"
+        if known["password"] != connect.password:
             return "refused"
         return None
 
@@ -240,7 +264,8 @@ class Peer:
 
     def desired(self, owner):
         doc = packb(self.doc)
-        return {"doc": doc, "mac": keys.desired_mac(self.key, THING, owner, doc)}
+        key = self.credentials.get(owner, {}).get("key", self.key)
+        return {"doc": doc, "mac": keys.desired_mac(key, THING, owner, doc)}
 
     def handle(self, topic, payload):
         """[(topic, payload), ...] that go back."""
@@ -272,18 +297,25 @@ class Peer:
         if keys.activate_proof(self.key, session, server_nonce, claim) != request["proof"]:
             return {"ok": False, "code": "REFUSED", "retry_after_s": 30}
         credential_id = ids.credential_id(session, server_nonce, claim)
-        password = keys.api_key(self.key, nonce, server_nonce, THING, credential_id)
-        self.credentials.setdefault(credential_id, {"state": "pending", "password": password})
+        key = self.key
+        if "rekey" in self.grants:
+            key = keys.rekey(key, nonce, server_nonce, THING, credential_id)
+        password = keys.api_key(key, nonce, server_nonce, THING, credential_id)
+        made = {"state": "pending", "password": password, "environment": self.environment}
+        if key != self.key:
+            made["key"] = key
+        self.credentials.setdefault(credential_id, made)
         values = {
             "thing_id": THING,
             "name": "Thermometer 1",
             "ou": "acme",
-            "environment": "here",
+            "environment": self.environment,
             "credential_id": credential_id,
             "kind": "api_key",
-            "endpoint": {"host": "ops", "port": 1883, "tls": not self.plain},
+            "endpoint": {"host": self.hosts[1], "port": 1883, "tls": not self.plain},
             "time": 1,
         }
+        values.update(self.grants)
         grant = packb(values)
         proof = keys.activated_proof(self.key, session, server_nonce, claim, grant)
         return {"grant": grant, "server_proof": proof}
@@ -297,11 +329,16 @@ class Peer:
     def _online(self, owner, request, out):
         for name, known in self.credentials.items():
             known["state"] = "confirmed" if name == owner else "dropped"
-        reply = {"name": "Thermometer 1", "ou": "acme", "environment": "here"}
+        self.key = self.credentials[owner].get("key", self.key)  # the key before it is refused from now on
+        reply = {"name": "Thermometer 1", "ou": "acme", "environment": self.environment}
         reply.update(self._document(owner, request))
         return reply
 
     def _report(self, owner, request, out):
+        if request.get("placement", {}).get("state") == "failed" and "placement" in self.doc:
+            # The command has failed: the device is wanted where it is.
+            self.doc.pop("placement")
+            self.want(**self.doc)
         return self._document(owner, request)
 
     def _fetch(self, owner, request, out):
@@ -325,8 +362,10 @@ class Peer:
 class Rig:
     """One device and its peer in virtual time. A PowerCut boots the machine again, as Reboot does."""
 
-    def __init__(self, peer=None, machine=None, policy=None, crypto=None, **identity):
+    def __init__(self, peer=None, machine=None, policy=None, crypto=None, product=None, **identity):
         self.peer = peer or Peer()
+        self.there = Peer("there", ("boot2", "ops2"), self.peer)
+        self.product = product
         self.machine = machine or Machine()
         self.policy = policy or Policy(chunk_size=256, window_chunks=4, max_window_bytes=2048)
         self.crypto = crypto or Crypto()
@@ -351,7 +390,9 @@ class Rig:
         self.machine.boot()
         self.queue = []
         self.connection = None
-        self.client = Client(self.identity, self.policy, self.machine, self.machine, self.crypto, self.random_bytes)
+        self.client = Client(
+            self.identity, self.policy, self.machine, self.machine, self.crypto, self.random_bytes, self.product
+        )
         self._guarded(lambda: self.client.start(self.now))
 
     def run(self, until, max_s=4 * 3600.0, max_steps=200000):
@@ -385,7 +426,7 @@ class Rig:
 
     def push(self):
         """The document as it is, pushed to the credential in use."""
-        self.deliver(*self.peer.push(self.owner))
+        self.deliver(*self.peer_of(self.connection).push(self.owner))
 
     @property
     def owner(self):
@@ -431,18 +472,25 @@ class Rig:
                 return
             elif isinstance(action, Publish):
                 assert self.connection is not None, action
-                for topic, payload in self.peer.handle(action.topic, action.payload):
+                for topic, payload in self.peer_of(self.connection).handle(action.topic, action.payload):
                     self._later(self._delivery(topic, payload))
 
     def _delivery(self, topic, payload):
         return lambda: self.client.received(topic, payload, self.now)
+
+    def peer_of(self, connect):
+        """Whose broker that is; None: nobody's."""
+        if connect.host == "nowhere":
+            return None
+        return self.there if connect.host in self.there.hosts else self.peer
 
     def _later(self, event):
         self.queue.append((self.now + LATENCY_S, event))
 
     def _connect(self, action):
         self.queue = []
-        reason = self.peer.admit(action)
+        peer = self.peer_of(action)
+        reason = peer.admit(action) if peer is not None else "unreachable"
         if reason is None:
             self.connection = action
             self._later(lambda: self.client.connected(self.now))

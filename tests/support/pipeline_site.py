@@ -20,6 +20,7 @@ from service.domain.product import Product, Version
 from service.errors import Secret
 from service.mqtt.port import Role
 from service.pipeline.bounds import Bounds
+from service.pipeline.hooks import no_hooks
 from service.pipeline.service import Pipeline
 from service.protocol import encode
 from tests.support.fake_link import START, FakeClock, FakeGate, FakeLink, FakeUpkeep
@@ -97,26 +98,31 @@ class MemoryImages:
 class Site:
     """The pipeline and everything around it."""
 
-    def __init__(self, keys_: KeyFile, store: FakeStore, bounds: Bounds, authorities=None, images=None) -> None:
+    def __init__(
+        self, keys_: KeyFile, store: FakeStore, bounds: Bounds, authorities=None, images=None, hook=no_hooks
+    ) -> None:
         self.clock = FakeClock()
         self.store = store
         self.upkeep = FakeUpkeep(store)
         self.gate = FakeGate()
-        self.boot, self.op = FakeLink(Role.BOOTSTRAP), FakeLink(Role.OPERATIONAL)
+        self.gates = {name: self.gate if name == "prod" else FakeGate() for name in store.catalogue.environments}
+        self.links = {(name, role): FakeLink(role, name) for name in self.gates for role in Role}
+        self.boot, self.op = self.links["prod", Role.BOOTSTRAP], self.links["prod", Role.OPERATIONAL]
         self.keys = keys_
         self.images = images or MemoryImages()
         self.pipeline = Pipeline(
             store=store,
             upkeep=self.upkeep,
-            gates={"prod": self.gate},
+            gates=self.gates,
             images=self.images,
             keys=keys_,
             authorities=authorities or {},
             bounds=bounds,
             clock=self.clock.wall,
             monotonic=self.clock.monotonic,
+            ask_hook=hook,
         )
-        for link in (self.boot, self.op):
+        for link in self.links.values():
             link.deliver = self.pipeline.deliver
             self.pipeline.attach(link)
 
@@ -146,12 +152,12 @@ def keyfile(folder) -> KeyFile:
 
 
 @asynccontextmanager
-async def running(folder, *, devices=None, world=None, bounds=None, authorities=None, images=None):
+async def running(folder, *, devices=None, world=None, bounds=None, authorities=None, images=None, hook=no_hooks):
     """A site whose pipeline runs; at the end nothing may be left."""
     store = FakeStore(world or catalogue())
     for one in (registered(),) if devices is None else devices:
         store.add(one)
-    site = Site(keyfile(folder), store, bounds or Bounds(), authorities, images)
+    site = Site(keyfile(folder), store, bounds or Bounds(), authorities, images, hook)
     task = asyncio.create_task(site.pipeline.run())
     await asyncio.sleep(0)
     try:
@@ -176,6 +182,7 @@ class Peer:
         self.boot_count, self.n, self.requests = 1, 0, 0
         self.credential_id = ""
         self.grant: dict = {}
+        self.at = "prod"  # whose brokers it speaks to
         self.claim = b""
 
     def unpack(self, payload: bytes) -> dict:
@@ -198,7 +205,7 @@ class Peer:
         return self.unpack(await self.ask_raw(space, verb, self.pack(body)))
 
     async def ask_raw(self, space: str, verb: str, payload: bytes) -> bytes:
-        link = self.site.boot if space == "b" else self.site.op
+        link = self.site.links[self.at, Role.BOOTSTRAP if space == "b" else Role.OPERATIONAL]
         owner = self.session if space == "b" else self.credential_id
         link.send(topics.up(space, owner, verb), payload)
         return await link.next(topics.down(space, owner, verb))

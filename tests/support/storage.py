@@ -27,7 +27,7 @@ DERIVED = Group("line-2", PRODUCT.product_id, KeyKind.DERIVED, Secret(b"G" * 32)
 
 
 def a_sealer(byte: int = 7) -> Sealer:
-    return Sealer("testkey1", {"testkey1": Secret(bytes([byte]) * 32)})
+    return Sealer("testkey1", {"testkey1": Secret(bytes([byte]) * 32)}, label_key=Secret(bytes([byte]) * 31 + b"L"))
 
 
 @cache

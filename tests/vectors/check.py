@@ -44,6 +44,7 @@ def check_activation(v):
     assert ids.credential_id(session, server_nonce, claim) == credential_id
     assert keys.activated_proof(key, session, server_nonce, claim, grant) == unhex(v["server_proof"])
     assert keys.api_key(key, nonce, server_nonce, thing_id, credential_id) == v["api_key"]
+    assert keys.rekey(key, nonce, server_nonce, thing_id, credential_id) == unhex(v["rekey"])
     assert keys.desired_mac(key, thing_id, credential_id, doc) == unhex(v["desired_mac"])
 
 

@@ -133,6 +133,7 @@ def keys_vectors() -> dict[str, Any]:
             "grant": grant.hex(),
             "server_proof": hmac(K, activated).hex(),
             "api_key": hkdf(K, NONCE + SERVER_NONCE, info, 32).hex(),
+            "rekey": hkdf(K, NONCE + SERVER_NONCE, canon("pv1 rekey", THING, credential_id), 32).hex(),
             "doc": doc.hex(),
             "desired_mac": hmac(K, canon("pv1 desired", THING, credential_id, doc)).hex(),
         },

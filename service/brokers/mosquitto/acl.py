@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from service.brokers.mosquitto.plan import SERVICE_USER
 from service.brokers.policy import SPACES
+from service.mqtt import account_topics
 from service.mqtt.port import Role
 
 _ACCESS = ("read", "write", "readwrite", "deny")
@@ -35,11 +36,16 @@ def render_acl(role: Role, root: str) -> str:
         "# `topic` lines after a `user` line belong to that user; `pattern` lines hold for every user.\n"
         f"user {SERVICE_USER}\n"
         f"topic read {space}/+/up/+\n"
-        f"topic write {space}/+/dn/+\n"
-        "\n"
+        f"topic write {space}/+/dn/+\n" + (_accounts(root) if role is Role.OPERATIONAL else "") + "\n"
         f"pattern write {space}/{owner}/up/+\n"
         f"pattern read {space}/{owner}/dn/+\n"
     )
+
+
+def _accounts(root: str) -> str:
+    """The service's side of operators and integrators; theirs stands in the plugin, a role for each of them."""
+    operators, events = f"{root}/{account_topics.OPERATORS}", f"{root}/{account_topics.EVENTS}"
+    return f"topic read {operators}/+/up/+\ntopic write {operators}/+/dn/+\ntopic write {events}/+/+\n"
 
 
 def parse_acl(text: str) -> list[Rule]:

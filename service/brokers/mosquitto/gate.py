@@ -14,8 +14,9 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service.brokers.gate import CANARY_PREFIX, GateError, Login
-from service.brokers.mosquitto import certificates
+from device_sdk.wire import ids, topics
+from service.brokers.gate import CANARY_PREFIX, AccountLogin, GateError, Login
+from service.brokers.mosquitto import accounts, certificates
 from service.brokers.mosquitto.control import Answer, Command, DynsecControl
 from service.brokers.mosquitto.files import write_whole
 from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER
@@ -58,10 +59,14 @@ class MosquittoGate:
         crl: RevocationList | None = None,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        root: str = topics.ROOT,
     ) -> None:
         self._control = control
         self._crl = crl
         self._now = now
+        self._root = root
+        self._accounts: dict[str, bytes] = {}  # name -> SHA-256 of the key, as granted over this connection
+        self._accounts_of = -1  # which connection that was
 
     async def grant(self, logins: Sequence[Login]) -> None:
         """Raises GateError. A certificate needs no grant: the CA's signature is it."""
@@ -80,8 +85,35 @@ class MosquittoGate:
         if certified:
             await self._revoke_certificates(certified)
 
+    async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
+        """Raises GateError. After a new connection every account is made anew, because its key cannot be asked for."""
+        if not self._control.connected.is_set():
+            raise GateError("not connected")
+        connects = self._control.connects
+        if connects != self._accounts_of:
+            self._accounts = dict.fromkeys((name for name in await self._clients() if not ids.is_hex_id(name)), b"")
+            self._accounts_of = connects
+        after = {login.name: login for login in wanted}
+        gone = [name for name, key in self._accounts.items() if name not in after or after[name].key_sha256 != key]
+        new = [login for name, login in after.items() if self._accounts.get(name) != login.key_sha256]
+        await self._delete(gone)
+        _check(await self._control.ask([accounts.delete_role(name) for name in gone]), but="Role not found")
+        for name in gone:
+            del self._accounts[name]
+        # Both are deleted first also where the login is new: an earlier try may have been cut off in between.
+        await self._delete([login.name for login in new])
+        for login in new:
+            _check(await self._control.ask([accounts.delete_role(login.name)]), but="Role not found")
+            _check(await self._control.ask(accounts.create(login, self._root)), but="Client already exists")
+            self._accounts[login.name] = login.key_sha256
+        return len(new), len(gone)
+
     async def snapshot(self) -> frozenset[str]:
-        """The API key logins that the broker has now, in pages. Raises GateError."""
+        """The API key logins that the broker has now. Raises GateError."""
+        return frozenset(name for name in await self._clients() if ids.is_hex_id(name))
+
+    async def _clients(self) -> frozenset[str]:
+        """Every login but the service's and the admin's, in pages."""
         found: set[str] = set()
         offset = 0
         while True:
@@ -178,6 +210,11 @@ class NoGate:
 
     async def revoke(self, logins: Sequence[Login]) -> None:
         """Nothing: the service itself ignores a dropped credential in any case."""
+
+    async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
+        """Nothing: whoever runs the broker makes its accounts."""
+        del wanted
+        return 0, 0
 
     async def snapshot(self) -> None:
         """It keeps no list."""

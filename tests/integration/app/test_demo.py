@@ -37,8 +37,11 @@ def test_the_demo_ends_with_every_device_confirmed_and_a_summary_in_its_last_lin
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["devices"], summary["confirmed"], summary["bytes"]) == (3, 3, 3 * 256 * 1024)
     assert set(summary) == {
-        *("devices", "confirmed", "seconds", "bytes", "activations_per_second", "megabytes_per_second")
+        *("devices", "confirmed", "seconds", "bytes", "activations_per_second", "megabytes_per_second", "lives")
     }
+    assert summary["lives"] == {"sent": 3, "moved": 3, "replaced": True}
+    assert done.stdout.count("group, key and thing are as before") == 3
+    assert "T-003-NEW is" in done.stdout
     assert summary["seconds"] > 0
     assert "T-003  confirmed" in done.stdout
     assert "\x1b" not in done.stdout

@@ -13,7 +13,7 @@ import pytest
 
 from service.mqtt.port import Role
 from tests.support.actor import Actor
-from tests.support.broker_site import Site, api_key_login
+from tests.support.broker_site import Site, account_login, api_key_login
 
 A, B = api_key_login(0xA), api_key_login(0xB)
 VICTIM_SESSION, OWN_SESSION = "1" * 32, "2" * 32
@@ -106,6 +106,90 @@ async def assert_receives_only_its_own(
         await service.say(f"pv1/{space}/{own}/dn/last", b"")
         await snoop.heard(f"pv1/{space}/{own}/dn/last")
         assert snoop.topics() == {f"pv1/{space}/{own}/dn/last"}
+
+
+ALICE, BOB = account_login("alice", "o"), account_login("bob", "o")
+ERP, CRM = account_login("erp", "e"), account_login("crm", "e")
+
+
+async def test_an_operator_reaches_nobody_but_the_service_and_only_as_himself(site: Site) -> None:
+    await site.gate.grant([B])
+    assert await site.gate.set_accounts([ALICE, BOB, ERP]) == (3, 0)
+    async with (
+        site.account(ALICE) as operator, site.account(BOB) as other, site.account(ERP) as integrator,
+        site.device(B) as device, site.service(Role.OPERATIONAL) as service,
+    ):  # fmt: skip
+        await service.subscribe("pv1/#", "#")
+        await other.subscribe("pv1/o/bob/dn/#")
+        await integrator.subscribe("pv1/e/erp/#")
+        await device.subscribe(f"pv1/c/{B.credential_id}/dn/#")
+        for topic in (
+            "pv1/o/bob/up/block", "pv1/o/bob/dn/block", "pv1/o/alice/dn/block", "pv1/o/alice/up/a/b",
+            "pv1/e/erp/blocked", "pv1/e/alice/blocked", "pv1/b/alice/up/hello", f"pv1/c/{B.credential_id}/up/report",
+            f"pv1/c/{B.credential_id}/dn/desired", "$CONTROL/dynamic-security/v1", "$share/x/pv1/o/bob/dn/block",
+        ):  # fmt: skip
+            await operator.say(topic, b"forged")
+        for topic in ("pv1/e/erp/blocked", "pv1/e/crm/blocked", "pv1/o/erp/up/block", "pv1/o/alice/up/block"):
+            await integrator.say(topic, b"forged")
+        for topic in ("pv1/o/alice/up/block", "pv1/e/erp/blocked", f"pv1/o/{B.credential_id}/up/block"):
+            await device.say(topic, b"forged")
+        await operator.say("pv1/o/alice/up/block", b"allowed")
+        await service.heard("pv1/o/alice/up/block", b"allowed")
+        await service.say("pv1/o/bob/dn/last")
+        await other.heard("pv1/o/bob/dn/last")
+        await service.say("pv1/e/erp/last")
+        await integrator.heard("pv1/e/erp/last")
+        await service.say(f"pv1/c/{B.credential_id}/dn/last")
+        await device.heard(f"pv1/c/{B.credential_id}/dn/last")
+        everything = service.received + other.received + integrator.received + device.received
+        assert [m for m in everything if m[1] == b"forged"] == []
+
+
+async def test_an_account_on_every_wildcard_receives_only_its_own(site: Site) -> None:
+    await site.gate.grant([B])
+    await site.gate.set_accounts([ALICE, BOB, ERP, CRM])
+    async with (
+        site.account(ALICE) as operator, site.account(ERP) as integrator, site.account(CRM) as other,
+        site.device(B) as device, site.service(Role.OPERATIONAL) as service,
+    ):  # fmt: skip
+        await service.subscribe("pv1/c/+/up/+")
+        await other.subscribe("pv1/e/crm/+")
+        for snoop in (operator, integrator, device):
+            for wide in (*WIDE, "pv1/o/#", "pv1/e/#", "pv1/o/+/dn/+", "pv1/e/+/+", "pv1/o/bob/dn/+", "pv1/e/crm/+"):
+                await snoop.subscribe(wide)
+        await operator.subscribe("pv1/o/alice/dn/#")
+        await integrator.subscribe("pv1/e/erp/#")
+        await device.subscribe(f"pv1/c/{B.credential_id}/dn/#")
+        await device.say(f"pv1/c/{B.credential_id}/up/online", b"secret")
+        await service.heard(f"pv1/c/{B.credential_id}/up/online")
+        await service.say("pv1/o/bob/dn/block", b"secret")
+        await service.say("pv1/e/crm/blocked", b"secret")
+        await other.heard("pv1/e/crm/blocked")
+        for topic, snoop in (
+            ("pv1/o/alice/dn/last", operator),
+            ("pv1/e/erp/last", integrator),
+            (f"pv1/c/{B.credential_id}/dn/last", device),
+        ):
+            await service.say(topic)
+            await snoop.heard(topic)
+            assert snoop.topics() == {topic}
+
+
+async def test_an_account_that_is_gone_or_has_a_new_key_is_out_at_once(site: Site) -> None:
+    await site.gate.grant([A])
+    await site.gate.set_accounts([ALICE, BOB])
+    assert await site.gate.set_accounts([ALICE, BOB]) == (0, 0)
+    async with site.account(ALICE) as gone, site.account(BOB) as other:
+        assert await site.gate.set_accounts([account_login("bob", "o", b"new")]) == (1, 2)
+        await gone.lost.wait()
+        await other.lost.wait()
+    for stranger in (site.account(ALICE), site.account(BOB)):
+        with pytest.raises(aiomqtt.MqttError):
+            await stranger.__aenter__()
+    async with site.account(account_login("bob", "o", b"new")):
+        pass
+    # Devices and accounts are looked after apart.
+    assert await site.gate.snapshot() == {A.credential_id}
 
 
 async def test_a_device_on_every_wildcard_receives_only_its_own(site: Site) -> None:

@@ -38,6 +38,18 @@ async def test_a_good_set_up_passes_and_no_canary_stays_behind(site: Site) -> No
     assert await site.gate.snapshot() == frozenset()
 
 
+async def test_a_short_check_proves_publish_subscribe_grant_and_drop_only(site: Site) -> None:
+    checks = [check async for check in examine(patient_of(site), brief=True)]
+    assert [(check.name, check.ok) for check in checks] == [
+        ("bootstrap: the service gets in", True),
+        ("bootstrap: a device reaches the service and gets its answer", True),
+        ("operational: the service gets in", True),
+        ("operational: a device reaches the service and gets its answer", True),
+        ("operational: a revoked device is out within 2 s", True),
+    ]
+    assert await site.gate.snapshot() == frozenset()
+
+
 def test_the_known_traps_of_a_broker_are_named_and_a_new_one_has_fewer() -> None:
     old, new = doctor.version_traps("mosquitto version 2.0.11"), doctor.version_traps("mosquitto version 2.1.2")
     assert old.ok

@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy import func, insert, select, text
 
 from service.domain.changes import Changes, Trace
+from service.domain.event import Event
 from service.errors import Secret, ServiceError
-from service.storage import tables
+from service.storage import rows, tables
 from service.storage.database import Database
 from service.storage.store import SqlStore
 from tests.support.storage import DERIVED, GROUP, NOW, a_credential, a_device, a_sealer, a_thing, new_database
@@ -214,7 +215,7 @@ import asyncio, json, os, resource, sys
 from pathlib import Path
 from sqlalchemy import text
 from service.errors import ServiceError
-from service.storage import tables
+from service.storage import rows, tables
 from service.storage.database import Database
 from tests.support.storage import a_sealer
 from tests.unit.storage.test_database import count, save_devices
@@ -310,13 +311,19 @@ async def test_no_byte_of_the_database_files_shows_a_secret(tmp_path):
             assert form not in dump
 
 
+_INSERT_GROUP = (
+    "INSERT INTO registration_group"
+    " (group_id, product_id, key_kind, secret_sealed, self_registration, pending_expiry_s, reactivation)"
+)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
         "UPDATE product SET target_version_id = 'nothing'",
         "DELETE FROM registration_group",
-        "INSERT INTO registration_group VALUES ('x', 'thermometer', 'group', x'00', 0, NULL, NULL, 60, 'open')",
-        "INSERT INTO registration_group VALUES ('x', 'thermometer', 'derived', NULL, 0, NULL, NULL, 60, 'open')",
+        _INSERT_GROUP + " VALUES ('x', 'thermometer', 'group', x'00', 0, 60, 'open')",
+        _INSERT_GROUP + " VALUES ('x', 'thermometer', 'derived', NULL, 0, 60, 'open')",
         "INSERT INTO image SELECT '0123456789abcdef' || printf('%048d', value), 1, 1 FROM json_each('[1, 2]')",
         "UPDATE credential SET state = 'lost'",
         "UPDATE credential SET state = 'dropped'",
@@ -328,3 +335,25 @@ async def test_the_schema_itself_refuses_a_broken_invariant(database, statement)
         connection.execute("PRAGMA foreign_keys = ON")
         with pytest.raises(sqlite3.IntegrityError):
             connection.execute(statement)
+
+
+async def test_events_are_numbered_in_the_order_of_their_commits_and_gone_with_an_error(database):
+    device = a_device()
+    told = [
+        Event(kind, device.group_id, device.serial, data={"cause": "ä"}, at=NOW) for kind in ("registered", "moved")
+    ]
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, device),), events=(told[0],)))
+
+    async def fails():
+        async with SqlStore(database, {}).batch() as batch:
+            await batch.save(Changes(events=(told[1],)))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await fails()
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(events=(told[1],)))
+    async with database.read() as connection:
+        found = [rows.event_of(tuple(row)) for row in await connection.execute(select(tables.event))]
+    assert found == [(1, told[0]), (2, told[1])]

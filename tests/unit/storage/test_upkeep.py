@@ -8,10 +8,15 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
+from service.domain import updates
 from service.domain.changes import Changes, Trace
-from service.domain.credential import CredentialState
+from service.domain.credential import CredentialKind, CredentialState
+from service.domain.device import Firmware, FirmwareState
+from service.domain.event import Event
+from service.domain.group import MoveMethod
+from service.domain.thing import Move
 from service.operations import stats, traces
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
@@ -157,7 +162,7 @@ async def test_what_the_ticker_asks_each_second_is_answered_from_an_index(databa
     asked = []
 
     def note(_connection, _cursor, statement, parameters, _context, _many):
-        if "credential" in statement or "trace" in statement:
+        if "registration_group" not in statement and ("credential" in statement or "trace" in statement):
             asked.append((statement, parameters))
 
     event.listen(database._engine.sync_engine, "before_cursor_execute", note)
@@ -184,3 +189,66 @@ async def test_what_the_ticker_asks_each_second_is_answered_from_an_index(databa
         assert index in plan
         for table in ("device", "thing", "credential"):
             assert f"SCAN {table}" not in plan
+
+
+async def test_whoever_is_silent_in_a_firmware_state_is_due_and_nobody_else(database, upkeep):
+    late = NOW - timedelta(days=2)
+    firmware = {
+        "confirmed": Firmware(FirmwareState.CONFIRMED, since=late),
+        "silent": Firmware(FirmwareState.DOWNLOADING, since=late),
+        "lively": Firmware(FirmwareState.DOWNLOADING, since=NOW),
+        "held-back": Firmware(FirmwareState.FAILED),
+        "not-now": Firmware(FirmwareState.DEFERRED, since=late, deferred_until=NOW),
+        "over": Firmware(FirmwareState.DEFERRED, since=late, deferred_until=late),
+        "none": Firmware(),
+    }
+    devices = [a_device(serial, firmware=one) for serial, one in firmware.items()]
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=tuple((None, one) for one in devices)))
+    assert set(await upkeep.due(NOW)) == {"dev-silent", "dev-over"}
+    assert {one.device_id for one in devices if updates.is_due(one.firmware, NOW)} == {"dev-silent", "dev-over"}
+    assert len(await upkeep.due(NOW, limit=1)) == 1
+
+
+async def test_moves_and_successors_are_due_at_their_deadlines_for_the_holder(database, upkeep):
+    moving, replaced, new = a_device("moving"), a_device("replaced"), a_device("new")
+    move = Move("acme/b", "prod", MoveMethod.MIGRATE, NOW, NOW + timedelta(hours=1))
+    moving = replace(moving, thing=a_thing(moving, move=move))
+    deadline = NOW + timedelta(hours=2)
+    thing = a_thing(replaced, successor_device_id=new.device_id, successor_deadline_at=deadline)
+    replaced = replace(replaced, thing=thing)
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, moving), (None, new), (None, replaced))))
+    assert await upkeep.due(NOW) == []
+    assert await upkeep.due(NOW + timedelta(hours=1)) == ["dev-moving"]
+    assert set(await upkeep.due(deadline)) == {"dev-moving", "dev-replaced"}
+
+
+async def test_changes_by_others_are_found_once(database, upkeep):
+    device = a_device()
+    kinds = ("registered", "move_started", "confirmed", "target_changed")
+    async with SqlStore(database, {}).batch() as batch:
+        events = tuple(Event(kind, device.group_id, device.serial) for kind in kinds)
+        await batch.save(Changes(devices=((None, device),), events=events))
+    assert await upkeep.touched(await upkeep.tended_to()) == [(2, device.device_id), (4, device.device_id)]
+    assert await upkeep.touched(0, limit=1) == [(2, device.device_id)]
+    await upkeep.set_tended_to(4)
+    assert await upkeep.touched(await upkeep.tended_to()) == []
+
+
+async def test_credentials_that_came_to_two_thirds_of_their_life_are_found_once(database, upkeep):
+    certificate = {"kind": CredentialKind.X509, "certificate_expires_at": NOW + timedelta(days=300)}
+    await save(
+        database,
+        a={**CONFIRMED, **certificate, "certificate_serial": "1"},
+        b={**CONFIRMED},
+        c={**certificate, "certificate_serial": "2"},
+    )
+    at = NOW + timedelta(days=200)
+    assert await upkeep.renewable(NOW, at - timedelta(seconds=1)) == []
+    assert await upkeep.renewable(NOW, at) == ["dev-sn-a"]
+    assert await upkeep.renewable(at, at + timedelta(days=999)) == []
+    async with database.write() as transaction:
+        await transaction.connection.execute(text("UPDATE registration_group SET credential_life_s = 86400"))
+    assert await upkeep.renewable(NOW, NOW + timedelta(hours=15)) == []
+    assert await upkeep.renewable(NOW, NOW + timedelta(hours=16)) == ["dev-sn-b"]

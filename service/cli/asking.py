@@ -1,0 +1,166 @@
+"""From the terminal to operations/commands.py: selection options, running a command, showing what came of it.
+
+Owns what every verb on the command line has in common; verbs.py has a function for each.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from service.cli import context
+from service.domain.device import DeviceState
+from service.fleet import replies
+from service.installation import domain_environments
+from service.operations.accounts import THIS_MACHINE
+from service.operations.command_rows import Command, CommandState, Status
+from service.operations.commands import Commands, Request, field_refused
+from service.operations.outcomes import Result
+from service.storage.database import Database
+
+Action = Callable[[Commands, Database], Any]
+_SELECTION: dict[str, tuple[Any, Any]] = {
+    "device": (Annotated[list[str] | None, typer.Argument(metavar="[GROUP/SERIAL]...")], None),
+    "thing": (Annotated[list[str] | None, typer.Option(help="Select this thing, by its id; may stand often.")], None),
+    "group": (Annotated[str | None, typer.Option(help="Select the devices of this group.")], None),
+    "product": (Annotated[str | None, typer.Option(help="Select the devices of this product.")], None),
+    "in_ou": (Annotated[str | None, typer.Option(help="Select what is in this OU or below it.")], None),
+    "in_environment": (Annotated[str | None, typer.Option(help="Select what is in this environment.")], None),
+    "batch": (Annotated[str | None, typer.Option(help="Select the devices with this batch tag.")], None),
+    "state": (Annotated[DeviceState | None, typer.Option(help="Select the devices in this state.")], None),
+}
+_MORE: dict[str, tuple[Any, Any]] = {
+    "dry_run": (
+        Annotated[bool, typer.Option("--dry-run", help="Only say what would happen, device by device.")],
+        False,
+    ),
+    "expected_rev": (Annotated[int | None, typer.Option(help="Only where the thing has this revision.")], None),
+    "rate": (Annotated[int | None, typer.Option(help="At most so many devices a second.")], None),
+    "request_id": (
+        Annotated[str | None, typer.Option("--id", help="Of this command; the same id again does nothing new.")],
+        None,
+    ),
+    "as_json": (context.JsonOption, False),
+}
+
+
+def selected_command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """A typer command from a function that makes a verb's arguments out of its own options.
+
+    Its name with hyphens is the verb. The options that select devices are added to its own.
+    """
+    verb = function.__name__.replace("_", "-")
+    own = inspect.signature(function, eval_str=True).parameters
+    added = {name: given for name, given in {**_SELECTION, **_MORE}.items() if name not in own}
+
+    def command(**given: Any) -> None:
+        arguments = function(**{name: given.pop(name) for name in own})
+        as_json = given.pop("as_json")
+        ask(verb, request_of(given, arguments), as_json=as_json)
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in added.items()
+    ]
+    everything = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own.values()), *parameters]
+    command.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in everything}
+    command.__doc__ = function.__doc__
+    command.__name__ = function.__name__
+    return command
+
+
+def request_of(given: dict[str, Any], arguments: dict[str, Any]) -> Request:
+    """From the common options. Ends the command where they are no request."""
+    names = {
+        "devices": given.get("device") or None,
+        "things": given.get("thing") or None,
+        "group": given.get("group"),
+        "product": given.get("product"),
+        "ou": given.get("in_ou"),
+        "environment": given.get("in_environment"),
+        "batch": given.get("batch"),
+        "state": given["state"].value if given.get("state") is not None else None,
+    }
+    selector = {name: value for name, value in names.items() if value is not None}
+    return request_from(
+        {
+            "id": given.get("request_id") or os.urandom(8).hex(),
+            **({"selector": selector} if selector else {}),
+            "arguments": arguments,
+            **{name: given[name] for name in ("dry_run", "expected_rev", "rate") if given.get(name)},
+        }
+    )
+
+
+def request_from(body: dict[str, Any]) -> Request:
+    try:
+        return Request.model_validate(body)
+    except ValidationError as error:
+        context.fail(field_refused(error, "field").public)
+
+
+def ask(verb: str, request: Request, *, as_json: bool) -> None:
+    """Run one command to its end and show what came of it; exit code 1 where a device was refused."""
+
+    async def action(commands: Commands, _: Database) -> Status:
+        status = await commands.submit(THIS_MACHINE, verb, request)
+        if status.command.state is CommandState.RUNNING:
+            await commands.run(status.command.command_id, show_progress)
+        if status.command.total > len(status.outcomes) or status.command.state is CommandState.RUNNING:
+            result = status.result
+            status = await commands.status(THIS_MACHINE, status.command.command_id)
+            return Status(status.command, status.outcomes, status.later, status.after, result)
+        return status
+
+    show(with_commands(action), as_json=as_json)
+
+
+def with_commands(action: Action) -> Any:
+    environments = domain_environments(context.settings())
+    return context.run(lambda database: action(Commands(database, environments, random_bytes=os.urandom), database))
+
+
+def show_progress(command: Command) -> None:
+    print(f"{command.done} of {command.total}", file=sys.stderr)
+
+
+def show(status: Status, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**replies.command_fields(status.command), **_plain(status)}, ensure_ascii=False))
+    else:
+        _print(status)
+    if status.command.refused or status.command.state in (CommandState.FAILED, CommandState.EXPIRED):
+        raise typer.Exit(1)
+
+
+def _plain(status: Status) -> dict[str, Any]:
+    outcomes = [replies.outcome_fields(one) for one in status.outcomes]
+    more = {"later": dict(status.later), "after": status.after, "result": dict(status.result)}
+    return {"outcomes": outcomes, **{name: value for name, value in more.items() if value}}
+
+
+def _print(status: Status) -> None:
+    of = status.command
+    would = "would be " if of.dry_run else ""
+    print(
+        f"{of.verb}: {of.changed} {would}changed, {of.unchanged} unchanged, {of.refused} {would}refused, "
+        f"{of.done} of {of.total}, {of.state.value} (command {of.command_id})"
+    )
+    for one in status.outcomes:
+        if one.result is Result.REFUSED or of.dry_run:
+            why = f": {one.reason} ({one.cause})" if one.cause else ""
+            print(f"  {one.group_id}/{one.serial} {would}{one.result.value}{why}")
+    if status.after is not None:
+        print(f"  more: firstlight command status {of.command_id} --after {status.after}")
+    for kind, count in status.later.items():
+        print(f"  {kind}: {count}")
+    for serial, key in dict(status.result.get("keys") or {}).items() if isinstance(status.result, dict) else ():
+        print(f"device key of {serial} (shown this once): {key}")

@@ -1,0 +1,195 @@
+"""The verbs of a fleet on the command line: each function makes one verb's arguments out of its options.
+
+Owns their words; asking.py adds the options that select devices and runs the command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from service.cli import context
+from service.cli.asking import ask, request_from, selected_command
+from service.domain.group import MoveMethod
+
+DeviceArgument = Annotated[str, typer.Argument(metavar="GROUP/SERIAL")]
+
+
+def reprovision(
+    ou: Annotated[str | None, typer.Option(help="The OU to go to.")] = None,
+    environment: Annotated[str | None, typer.Option(help="The environment to go to.")] = None,
+    method: Annotated[MoveMethod | None, typer.Option(help="Instead of the group's.")] = None,
+    deadline_s: Annotated[int | None, typer.Option(help="A device that has not arrived by then stays.")] = None,
+) -> dict[str, Any]:
+    """Send devices to another OU or environment; each ends there or stays where it was."""
+    found = {"ou": ou, "environment": environment, "method": method and method.value, "deadline_s": deadline_s}
+    return given(found)
+
+
+def allocate(
+    ou: Annotated[str | None, typer.Option(help="Where they will belong.")] = None,
+    environment: Annotated[str | None, typer.Option(help="The environment that they will activate in.")] = None,
+    tag: Annotated[str | None, typer.Option(help="The batch tag that they get.")] = None,
+) -> dict[str, Any]:
+    """Say where devices belong before their first activation."""
+    return given({"ou": ou, "environment": environment, "batch": tag})
+
+
+def block() -> dict[str, Any]:
+    """Refuse devices; their sessions end within 2 seconds while the service runs."""
+    return {}
+
+
+def unblock() -> dict[str, Any]:
+    """Let blocked devices activate again."""
+    return {}
+
+
+def retire(
+    reason: Annotated[str | None, typer.Option(help="What the trace and the event say.")] = None,
+) -> dict[str, Any]:
+    """Take devices out of use for good: they are told to wipe their credentials."""
+    return given({"reason": reason})
+
+
+def unfreeze() -> dict[str, Any]:
+    """Let serials go on that were frozen because two devices spoke under them."""
+    return {}
+
+
+def release_version(
+    version: Annotated[str | None, typer.Option(help="A name or id; without it, every one that is held back.")] = None,
+) -> dict[str, Any]:
+    """Offer a firmware again that failed too often on a device."""
+    return given({"version": version})
+
+
+def set_attributes(
+    values: Annotated[
+        list[str], typer.Option("--set", metavar="NAME=VALUE", help="A JSON value, else text; may stand often.")
+    ] = [],  # noqa: B006
+    unset: Annotated[list[str], typer.Option(metavar="NAME", help="Take this one away.")] = [],  # noqa: B006
+    replace: Annotated[bool, typer.Option("--replace", help="Instead of all that are there.")] = False,
+) -> dict[str, Any]:
+    """Set what is known of devices on their site, such as where they hang."""
+    return {"attributes": _pairs(values, unset), "replace": replace}
+
+
+def set_settings(
+    values: Annotated[
+        list[str], typer.Option("--set", metavar="NAME=VALUE", help="A JSON value, else text; may stand often.")
+    ] = [],  # noqa: B006
+    unset: Annotated[list[str], typer.Option(metavar="NAME", help="Take this one away.")] = [],  # noqa: B006
+    replace: Annotated[bool, typer.Option("--replace", help="Instead of all that are there.")] = False,
+) -> dict[str, Any]:
+    """Set what devices take over: features, payment, network."""
+    return {"settings": _pairs(values, unset), "replace": replace}
+
+
+def replace_(
+    old: DeviceArgument,
+    new: Annotated[str, typer.Argument(metavar="SERIAL", help="Of the same group; or GROUP/SERIAL.")],
+    device_key: Annotated[
+        str | None,
+        typer.Option(envvar="FIRSTLIGHT_DEVICE_KEY", help="Base64: registers the new device along."),
+    ] = None,
+    deadline_s: Annotated[
+        int | None, typer.Option(help="A new device that has not appeared by then is let go.")
+    ] = None,
+    expected_rev: Annotated[int | None, typer.Option(help="Only where the thing has this revision.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Let a new device become the thing of an old one: name, place, settings, target and history stay."""
+    group = old.rpartition("/")[0]
+    arguments = {
+        "new": new if "/" in new else f"{group}/{new}",
+        "device_key": device_key,
+        "deadline_s": deadline_s,
+    }
+    _ask_one("replace", old, arguments, as_json, expected_rev=expected_rev, dry_run=dry_run)
+
+
+def undo_replace(
+    device: DeviceArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Let a named successor go, for as long as it has not confirmed; either device may be named."""
+    _ask_one("undo-replace", device, {}, as_json, dry_run=dry_run)
+
+
+def rename(
+    device: DeviceArgument,
+    name: Annotated[str, typer.Argument(help="1 to 128 printable characters.")],
+    expected_rev: Annotated[int | None, typer.Option(help="Only where the thing has this revision.")] = None,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Give a thing another name."""
+    _ask_one("rename", device, {"name": name}, as_json, expected_rev=expected_rev)
+
+
+def set_target(
+    version: Annotated[str | None, typer.Option(help="A name or id of the product's.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="No target of their own any more.")] = False,
+) -> dict[str, Any]:
+    """Give things a firmware target of their own, before those of OU, group and product."""
+    if (version is None) == (not clear):
+        context.fail("say --version or --clear")
+    return {"version": None if clear else version}
+
+
+SELECTED: Sequence[Callable[..., dict[str, Any]]] = (
+    reprovision,
+    allocate,
+    block,
+    unblock,
+    retire,
+    unfreeze,
+    release_version,
+    set_attributes,
+    set_settings,
+    set_target,
+)
+
+
+def mount(app: typer.Typer) -> None:
+    """Add every verb."""
+    for function in SELECTED:
+        app.command(function.__name__.replace("_", "-"))(selected_command(function))
+    for name, command in (("replace", replace_), ("undo-replace", undo_replace), ("rename", rename)):
+        app.command(name)(command)
+
+
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Without what was left out."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _ask_one(verb: str, device: str, arguments: dict[str, Any], as_json: bool, **more: Any) -> None:
+    body = {
+        "id": os.urandom(8).hex(),
+        "selector": {"devices": [device]},
+        "arguments": given(arguments),
+        **{name: value for name, value in more.items() if value},
+    }
+    ask(verb, request_from(body), as_json=as_json)
+
+
+def _pairs(values: Sequence[str], unset: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(unset)
+    for text in values:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            context.fail(f"--set wants NAME=VALUE, not {text[:64]}")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    if not found:
+        context.fail("say --set or --unset")
+    return found

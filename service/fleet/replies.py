@@ -1,0 +1,104 @@
+"""What operators are answered: a status, a refusal, a push, each within what a message may hold. Pure.
+
+Owns the fields. Source: docs/operators.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from device_sdk.wire import limits
+from service.errors import ServiceError
+from service.operations.command_rows import Command, Status
+from service.operations.outcomes import ENOS_CODES, Outcome, Result
+from service.protocol import encode
+from service.protocol.decode import JSON
+from service.storage.rows import to_ms
+
+ROOM = limits.MAX_PAYLOAD_BYTES - 2048  # for the outcomes; the rest of a reply is small
+
+
+def command_fields(command: Command) -> dict[str, Any]:
+    found = {
+        "command": command.command_id,
+        "verb": command.verb,
+        "dry_run": command.dry_run or None,
+        "state": command.state.value,
+        "total": command.total,
+        "done": command.done,
+        "changed": command.changed,
+        "unchanged": command.unchanged,
+        "refused": command.refused,
+        "created_at": to_ms(command.created_at),
+        "finished_at": to_ms(command.finished_at),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def status_fields(status: Status) -> dict[str, Any]:
+    """A command with as many outcomes as fit; `after` says where the next page begins."""
+    shown: list[dict[str, Any]] = []
+    left, after = ROOM, status.after
+    for number, one in enumerate(status.outcomes):
+        fields = outcome_fields(one)
+        left -= len(json.dumps(fields, ensure_ascii=False).encode()) + 1
+        if left < 0:
+            after = status.outcomes[number - 1].device_id
+            break
+        shown.append(fields)
+    found = {
+        **command_fields(status.command),
+        "outcomes": shown,
+        "later": dict(status.later) or None,
+        "after": after,
+        "result": dict(status.result) or None,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def outcome_fields(one: Outcome) -> dict[str, Any]:
+    found = {
+        "device": f"{one.group_id}/{one.serial}",
+        "result": one.result.value,
+        "code": one.code,
+        "cause": one.cause,
+        "reason": one.reason,
+        "enos_code": one.enos_code,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def refusal_of(status: Status) -> ServiceError | None:
+    """The refusal of a command for one device, which is answered as such; None for every other command."""
+    command = status.command
+    if command.dry_run or command.total != 1 or len(status.outcomes) != 1:
+        return None
+    (one,) = status.outcomes
+    if one.result is not Result.REFUSED or one.code is None:
+        return None
+    return ServiceError(one.code, one.reason or "", cause=one.cause or "", enos_code=one.enos_code)
+
+
+def reply(request_id: str, fields: Mapping[str, Any], trace_id: str, encoding: str) -> bytes:
+    return encode.reply(request_id, fields, trace_id, encoding)
+
+
+def refused(
+    request_id: str, error: ServiceError, trace_id: str, encoding: str, more: Mapping[str, Any] | None = None
+) -> bytes:
+    """Operators are also told the cause; `more` are further fields, such as the command's id."""
+    body: dict[str, Any] = {"id": request_id, "ok": False, "code": error.code, "reason": error.public}
+    enos_code = error.enos_code or ENOS_CODES.get(error.cause)
+    body |= {"cause": error.cause, **({"enos_code": enos_code} if enos_code is not None else {})}
+    if error.retry_after_s is not None:
+        body["retry_after_s"] = error.retry_after_s
+    if error.state is not None:
+        body["state"] = error.state
+    return encode.pack({**body, **(more or {}), "trace": trace_id}, encoding)
+
+
+def push(fields: Mapping[str, Any]) -> bytes:
+    """Pushes to operators and integrators are JSON: nobody has asked for them in another encoding."""
+    return encode.pack(fields, JSON)

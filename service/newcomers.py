@@ -1,0 +1,84 @@
+"""Logins that another process of the same database has promised for an environment that this one serves.
+
+Owns the look at new pending credentials, once a second, for processes that serve only some environments. A device
+whose credential was made elsewhere is let in here within about a second; until then its login is refused, and it tries
+again. Grants of this process's own are not repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import literal_column, select
+
+from service.errors import ServiceError
+from service.logins import login_of
+from service.pipeline.granter import Granter
+from service.storage import queries
+from service.storage.database import Database
+from service.storage.rows import to_ms
+from service.storage.store import SqlStore
+from service.storage.tables import credential
+
+log = logging.getLogger("firstlight.newcomers")
+LOOK_EVERY_S = 1.0
+OVERLAP = timedelta(seconds=60)  # a commit may come later than the time in its row; clocks of two machines differ
+PAGE = 1000
+
+
+class Newcomers:
+    """Use: `run` in a task; `look` does one round."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: SqlStore,
+        granters: Mapping[str, Granter],
+        service_key: Ed25519PrivateKey,
+        *,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._granters = granters
+        self._service_key = service_key
+        self._clock = clock
+        self._since = clock() - OVERLAP
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except ServiceError as error:
+                log.warning("new logins of other processes put off: %s", error.detail or error.public)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> int:
+        """Grant what is new; returns how many. Raises ServiceError UNAVAILABLE."""
+        begun = self._clock()
+        of = credential.c
+        query = (
+            select(of.credential_id, of.environment)
+            .where(of.state == literal_column("'pending'"), of.environment.in_(list(self._granters)))
+            .where(of.created_at >= to_ms(self._since))
+            .order_by(of.created_at)
+            .limit(PAGE)
+        )
+        async with self._database.read() as connection:
+            rows = [(row[0], row[1]) for row in await connection.execute(query)]
+            wanted = [one for one, environment in rows if not self._granters[environment].has_seen(one)]
+            found = await queries.devices(connection, self._database.sealer, credential_ids=wanted) if wanted else []
+        catalogue = await self._store.catalogue()
+        asked = set(wanted)
+        for device in found:
+            for one in device.credentials:
+                login = login_of(catalogue, device, one, self._service_key) if one.credential_id in asked else None
+                if login is not None:
+                    self._granters[one.environment].submit(login, lambda _: None)
+        if len(rows) < PAGE:
+            self._since = begun - OVERLAP
+        return len(wanted)

@@ -1,0 +1,361 @@
+"""The one way in for operators' commands, whether by MQTT, on the command line or from a program.
+
+Owns a command's life: asked, worked off page by page, paused, resumed, cancelled, done. `Commands.submit` does the
+first page in the transaction that stores the command, so what fits one page is done or not done as a whole; `work`
+does the next page of a larger one, from whatever process. Rights are checked here and again at every page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from device_sdk.wire import codes, ids
+from device_sdk.wire.canon import canon
+from service.domain.changes import Changes
+from service.errors import ServiceError
+from service.operations import accounts, command_page, command_rows, selectors
+from service.operations.accounts import Operator
+from service.operations.command_page import PageDone, Setting
+from service.operations.command_rows import OPEN, Command, CommandState, Status, ended
+from service.operations.outcomes import Outcome, Result
+from service.operations.placing import placed
+from service.operations.requests import bad_request, conflict, not_found
+from service.operations.selectors import Selector
+from service.operations.verbs.making import Made, Making
+from service.operations.verbs.table import FLEET, MAKING
+from service.operations.verbs.verb import Arguments, Role, Verb, World
+from service.storage.database import Database, Transaction
+from service.storage.store import Environments, SqlStore
+
+WATCH_S = 0.5
+LEASE = timedelta(seconds=10)  # a page takes far less
+SHOWN = 100  # outcomes in one answer
+MAX_RATE = 100_000
+Clock = Callable[[], datetime]
+
+
+class Request(BaseModel):
+    """What an operator asks. Unknown fields are refused: a misspelt `dry_run` must not be a real run."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    id: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[ -~]+$")]
+    selector: Selector | None = None
+    arguments: dict[str, JsonValue] = {}
+    dry_run: bool = False
+    expected_rev: Annotated[int, Field(ge=0)] | None = None
+    expires_at: Annotated[int, Field(ge=0, le=253402300799)] | None = None  # unix seconds
+    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None  # devices a second
+
+
+class Commands:
+    """Commands on one database. `environments` are those that a device may be sent to."""
+
+    def __init__(
+        self,
+        database: Database,
+        environments: Environments,
+        *,
+        random_bytes: Callable[[int], bytes],
+        clock: Clock = lambda: datetime.now(UTC),
+    ) -> None:
+        self._database = database
+        self._store = SqlStore(database, environments)
+        self._random_bytes = random_bytes
+        self._clock = clock
+        self._worker = random_bytes(8).hex()
+
+    def now(self) -> datetime:
+        return self._clock()
+
+    async def submit(self, operator: Operator, verb: str, request: Request) -> Status:
+        """Store a command and do its first page. A repeated id is answered with what became of the first.
+
+        Raises ServiceError with a documented code; then nothing was changed.
+        """
+        digest = hashlib.sha256(_canonical(verb, request)).digest()
+        try:
+            return await self._submit(operator, verb, request, digest)
+        except ServiceError as error:
+            if error.code != codes.UNAVAILABLE and error.cause != "command_id_taken":
+                await self._note_refused(operator, verb, request, digest, error)
+            raise
+
+    async def _submit(self, operator: Operator, name: str, request: Request, digest: bytes) -> Status:
+        now = self._clock()
+        async with self._database.write() as transaction:
+            connection = transaction.connection
+            # 1. Asked before?
+            before = await command_rows.find(connection, account=operator.name, request_id=request.id)
+            if before is not None:
+                if before.digest != digest:
+                    raise conflict("command_id_taken", "another command of yours has this id")
+                transaction.abandon()
+                outcomes = await command_rows.outcomes_page(connection, before.command_id, after="", limit=SHOWN)
+                return Status(before, tuple(outcomes))
+            # 2. May this account do that at all, and is there still time?
+            verb = _verb(name)
+            _check_role(operator, verb)
+            expires_at = None if request.expires_at is None else datetime.fromtimestamp(request.expires_at, UTC)
+            if expires_at is not None and expires_at <= now:
+                raise ServiceError(codes.CONFLICT, "the command came after its time", cause="command_expired")
+            # 3. Form of the arguments.
+            arguments = _arguments(verb.arguments, request)
+            command = Command(
+                command_id=_command_id(operator.name, request.id),
+                account=operator.name,
+                request_id=request.id,
+                digest=digest,
+                verb=name,
+                selector=request.selector.document() if request.selector is not None else {},
+                arguments=arguments.document(),
+                dry_run=request.dry_run,
+                state=CommandState.RUNNING,
+                created_at=now,
+                expected_rev=request.expected_rev,
+                rate=request.rate,
+                expires_at=expires_at,
+            )
+            if isinstance(verb, Making):
+                return await self._make(transaction, verb, command, arguments, operator)
+            return await self._begin(transaction, verb, command, arguments, operator, request.selector)
+
+    async def _begin(
+        self,
+        transaction: Transaction,
+        verb: Verb,
+        command: Command,
+        arguments: Arguments,
+        operator: Operator,
+        selector: Selector | None,
+    ) -> Status:
+        connection = transaction.connection
+        if selector is None:
+            raise bad_request("selector_empty", "say which devices: nothing selects nothing")
+        total = await selectors.resolve(connection, command_page.selection_of(command, operator))
+        if verb.single and total > 1:
+            raise bad_request("one_device_only", f"{verb.name} is for one device, and {total} are selected")
+        command = replace(command, total=total)
+        await command_rows.add(connection, command)
+        await command_rows.add_audit(connection, command, command.created_at, "accepted")
+        batch = await self._store.within(transaction)
+        setting = Setting(verb, arguments, operator, command.created_at, self._random_bytes)
+        done = await command_page.work(transaction, batch, command, setting)
+        return Status(done.command, _shown(done.outcomes))
+
+    async def _make(
+        self, transaction: Transaction, verb: Making, command: Command, arguments: Arguments, operator: Operator
+    ) -> Status:
+        connection, now = transaction.connection, command.created_at
+        if command.selector or command.expected_rev is not None:
+            raise bad_request("selector_needless", f"{verb.name} names its devices in its arguments")
+        batch = await self._store.within(transaction)
+        world = World(now, batch.catalogue, operator.name, command.command_id, operator.scope, self._random_bytes)
+        made: Made = await verb.make(batch, connection, arguments, world)
+        counted = [one.result for one in made.outcomes]
+        command = replace(
+            ended(command, CommandState.DONE, now),
+            started_at=now,
+            total=len(counted),
+            done=len(counted),
+            changed=counted.count(Result.CHANGED),
+            unchanged=counted.count(Result.UNCHANGED),
+            refused=counted.count(Result.REFUSED),
+        )
+        await command_rows.add(connection, command)
+        await command_rows.add_audit(connection, command, now, "accepted")
+        if not command.dry_run:
+            counters = {f"command_{verb.name.replace('-', '_')}": command.changed}
+            await batch.save(
+                Changes(devices=made.devices, events=placed(made.events, batch.catalogue), counters=counters)
+            )
+            if made.write is not None:
+                await made.write(connection)
+            bad = [one for one in made.outcomes if one.result is Result.REFUSED]
+            await command_rows.add_audits(connection, command, now, made.devices, bad)
+        await command_rows.add_outcomes(connection, command, made.outcomes, now)
+        return Status(command, _shown(made.outcomes), result={} if command.dry_run else made.result)
+
+    async def work(self, command_id: str) -> PageDone | None:
+        """Do the next page of a command; None when it is not running. Raises ServiceError UNAVAILABLE."""
+        async with self._database.write() as transaction:
+            connection, now = transaction.connection, self._clock()
+            command = await command_rows.find(connection, command_id)
+            if command is None or command.state is not CommandState.RUNNING or self._is_taken(command, now):
+                transaction.abandon()
+                return None
+            command = await self._lease(connection, command, now)
+            try:
+                operator = await accounts.operator(connection, command.account)
+                verb = FLEET[command.verb]
+                _check_role(operator, verb)
+                arguments = command_page.arguments_of(verb, command.arguments)
+            except (ServiceError, KeyError, ValidationError):
+                failed = ended(command, CommandState.FAILED, now)
+                await command_rows.put(connection, command, failed)
+                await command_rows.add_audit(connection, failed, now, "stopped", "account_unknown")
+                return PageDone(failed, ())
+            batch = await self._store.within(transaction)
+            setting = Setting(verb, arguments, operator, now, self._random_bytes)
+            return await command_page.work(transaction, batch, command, setting)
+
+    async def run(self, command_id: str, progress: Callable[[Command], None] = lambda _: None) -> None:
+        """Work a command off to its end at its rate. Others may do the same: each page is done once."""
+        while True:
+            done = await self.work(command_id)
+            async with self._database.read() as connection:
+                command = done.command if done is not None else await command_rows.find(connection, command_id)
+            if command is None:
+                return
+            progress(command)
+            if command.state is not CommandState.RUNNING:
+                return
+            # Somebody else works on it, or the rate says when the next page may be done.
+            await asyncio.sleep(WATCH_S if done is None else command_page.pause_s(command, len(done.outcomes)))
+
+    async def running(self) -> list[str]:
+        """Ids of the commands that have pages left, the oldest first."""
+        async with self._database.read() as connection:
+            return [
+                one.command_id for one in await command_rows.listed(connection, account=None, limit=100, running=True)
+            ]
+
+    async def status(
+        self,
+        operator: Operator,
+        command_id: str,
+        *,
+        after: str = "",
+        limit: int = SHOWN,
+        result: Result | None = None,
+    ) -> Status:
+        """A command and a page of its outcomes. Raises ServiceError NOT_FOUND: none, or somebody else's.
+
+        `command_id`: its own id, or the id of the operator's request.
+        """
+        async with self._database.read() as connection:
+            command = await self._theirs(connection, operator, command_id)
+            outcomes = await command_rows.outcomes_page(
+                connection, command.command_id, after=after, limit=limit, result=result
+            )
+            later = await command_rows.later(connection, command.command_id)
+        more = outcomes[-1].device_id if len(outcomes) == limit else None
+        return Status(command, tuple(outcomes), later, more)
+
+    async def newest(self, operator: Operator, *, limit: int = 20) -> list[Command]:
+        """The newest commands of this operator; an admin without a scope sees everybody's."""
+        everybody = operator.role is Role.ADMIN and operator.scope is None
+        async with self._database.read() as connection:
+            return await command_rows.listed(connection, account=None if everybody else operator.name, limit=limit)
+
+    async def pause(self, operator: Operator, command_id: str) -> Command:
+        """Raises ServiceError NOT_FOUND, CONFLICT: it is not running."""
+        return await self._move(operator, command_id, (CommandState.RUNNING,), CommandState.PAUSED)
+
+    async def resume(self, operator: Operator, command_id: str) -> Command:
+        """Raises ServiceError NOT_FOUND, CONFLICT: it is not paused."""
+        return await self._move(operator, command_id, (CommandState.PAUSED,), CommandState.RUNNING)
+
+    async def cancel(self, operator: Operator, command_id: str) -> Command:
+        """What was done stays done. Raises ServiceError NOT_FOUND, CONFLICT: it has ended."""
+        return await self._move(operator, command_id, OPEN, CommandState.CANCELLED)
+
+    def _is_taken(self, command: Command, now: datetime) -> bool:
+        until = command.lease_expires_at
+        return command.lease_owner not in (None, self._worker) and until is not None and until > now
+
+    async def _lease(self, connection: AsyncConnection, command: Command, now: datetime) -> Command:
+        leased = replace(command, lease_owner=self._worker, lease_expires_at=now + LEASE)
+        await command_rows.put(connection, command, leased)
+        return leased
+
+    async def _move(
+        self, operator: Operator, command_id: str, from_: tuple[CommandState, ...], to: CommandState
+    ) -> Command:
+        now = self._clock()
+        async with self._database.write() as transaction:
+            connection = transaction.connection
+            before = await self._theirs(connection, operator, command_id)
+            if not operator.role.may(Role.OPERATOR):
+                raise ServiceError(codes.FORBIDDEN, "this needs the role operator", cause="role_too_low")
+            if before.state is to:
+                transaction.abandon()
+                return before
+            if before.state not in from_:
+                raise conflict(
+                    "command_state", f"the command is {before.state.value}", state_of_command=before.state.value
+                )
+            after = replace(before, state=to) if to in OPEN else ended(before, to, now)
+            await command_rows.put(connection, before, after)
+            await command_rows.add_audit(connection, after, now, to.value, f"by_{operator.name}")
+            return after
+
+    @staticmethod
+    async def _theirs(connection: AsyncConnection, operator: Operator, command_id: str) -> Command:
+        found = await command_rows.find(connection, account=operator.name, request_id=command_id)
+        if found is None and ids.is_hex_id(command_id):
+            found = await command_rows.find(connection, command_id)
+        everybody = operator.role is Role.ADMIN and operator.scope is None
+        if found is None or (found.account != operator.name and not everybody):
+            raise not_found("command_unknown", f"no command {command_id[:32]!r} of yours")
+        return found
+
+    async def _note_refused(
+        self, operator: Operator, verb: str, request: Request, digest: bytes, error: ServiceError
+    ) -> None:
+        """A command that was refused as a whole leaves its trace, without its arguments: they may be anything."""
+        command = Command(
+            _command_id(operator.name, request.id), operator.name, request.id, digest, verb[:32],
+            request.selector.document() if request.selector is not None else {}, {}, request.dry_run,
+            CommandState.FAILED, self._clock(),
+        )  # fmt: skip
+        async with self._database.write() as transaction:
+            await command_rows.add_audit(transaction.connection, command, command.created_at, "refused", error.cause)
+
+
+def _verb(name: str) -> Verb | Making:
+    found = FLEET.get(name) or MAKING.get(name)
+    if found is None:
+        raise ServiceError(codes.UNKNOWN_VERB, "unknown verb", cause="unknown_verb")
+    return found
+
+
+def _check_role(operator: Operator, verb: Verb | Making) -> None:
+    if not operator.role.may(verb.role):
+        raise ServiceError(codes.FORBIDDEN, f"{verb.name} needs the role {verb.role.value}", cause="role_too_low")
+
+
+def _arguments(model: type[Arguments], request: Request) -> Arguments:
+    try:
+        return model.model_validate(request.arguments)
+    except ValidationError as error:
+        raise field_refused(error) from None
+
+
+def field_refused(error: ValidationError, what: str = "argument") -> ServiceError:
+    """Where and by which rule; never the value."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part)[:32] for part in first["loc"]) or "message"
+    word = {"extra_forbidden": "is unknown", "missing": "is missing"}.get(first["type"], "is wrong")
+    return bad_request("bad_argument", f"{what} {where} {word}", first["type"])
+
+
+def _canonical(verb: str, request: Request) -> bytes:
+    return json.dumps([verb, request.model_dump(mode="json", exclude={"id"})], sort_keys=True).encode()
+
+
+def _command_id(account: str, request_id: str) -> str:
+    return ids.digest_id(canon("pv1 command", account, request_id))
+
+
+def _shown(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    return outcomes[:SHOWN]

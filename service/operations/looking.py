@@ -1,0 +1,100 @@
+"""What an operator may look at: one device, a list, its trace. Owns the operator's scope in each; changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from service.domain.device import Device
+from service.errors import ServiceError
+from service.operations import selectors, traces
+from service.operations.accounts import Operator
+from service.operations.picture import picture
+from service.operations.requests import bad_request, find_device, not_found, parse_device
+from service.operations.selectors import Selection, Selector, ou_of
+from service.storage import queries
+from service.storage.database import Database
+from service.storage.rows import to_ms
+from service.storage.store import SqlStore
+
+MAX_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One page of a list. `after`: give it to see the next; None at the end."""
+
+    devices: list[dict[str, Any]]
+    after: str | None
+
+
+async def get(database: Database, operator: Operator, name: str) -> dict[str, Any]:
+    """A device by GROUP/SERIAL. Raises ServiceError: none, or outside of the operator's OU."""
+    device = await _seen(database, operator, name)
+    return picture(device)
+
+
+async def list_page(
+    database: Database,
+    operator: Operator,
+    selector: Selector,
+    *,
+    now: datetime,
+    after: str | None = None,
+    limit: int = 50,
+) -> Seen:
+    """Devices by name; an empty selector is everything that the operator may see. Raises ServiceError BAD_REQUEST."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise bad_request("limit_illegal", f"a page has 1 to {MAX_PAGE} devices")
+    if not selector.is_empty:
+        selectors.check(selector)
+    last = None
+    if after is not None:
+        group_id, serial = parse_device(after)
+        if group_id is None:
+            raise bad_request("device_illegal", "the next page begins after a GROUP/SERIAL")
+        last = (group_id, serial)
+    async with database.read() as connection:
+        names = await selectors.names_page(
+            connection, Selection(selector, operator.scope, now), after=last, limit=limit + 1
+        )
+        found = await queries.devices(connection, database.sealer, serials=names[:limit])
+    of = {(device.group_id, device.serial): device for device in found}
+    shown = [_line(of[name]) for name in names[:limit]]
+    return Seen(shown, "/".join(names[limit - 1]) if len(names) > limit else None)
+
+
+async def trace(database: Database, operator: Operator, name: str, *, limit: int = 20) -> list[dict[str, Any]]:
+    """The newest steps of a device, oldest first. Raises ServiceError as `get`."""
+    await _seen(database, operator, name)
+    found = await traces.of_device(database, name)
+    return [
+        {
+            "at": to_ms(step.trace.at),
+            "verb": step.trace.verb,
+            "step": step.trace.step,
+            **({"code": step.trace.code} if step.trace.code else {}),
+            **({"cause": step.trace.cause, "hint": step.hint} if step.trace.cause else {}),
+            **({"detail": step.trace.detail} if step.trace.detail else {}),
+        }
+        for step in found.steps[-limit:]
+    ]
+
+
+async def _seen(database: Database, operator: Operator, name: str) -> Device:
+    async with database.read() as connection:
+        found = await find_device(connection, name)
+        devices = await queries.devices(connection, database.sealer, serials=[(found.group_id, found.serial)])
+    device = next((one for one in devices if one.serial == found.serial), None)
+    if device is None:
+        raise not_found("device_unknown", f"no device {name[:80]}")
+    group = (await SqlStore(database, {}).catalogue()).groups.get(device.group_id)
+    if not operator.may_see(ou_of(device, group)):
+        raise ServiceError("FORBIDDEN", "outside of your OU", cause="out_of_scope")
+    return device
+
+
+def _line(device: Device) -> dict[str, Any]:
+    kept = ("group", "serial", "state", "thing", "name", "ou", "environment", "batch", "rev", "firmware", "moving")
+    return {name: value for name, value in picture(device).items() if name in kept}

@@ -1,0 +1,51 @@
+"""What came of a command for one device. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from service.domain import replacement
+from service.errors import ServiceError
+
+
+class Result(StrEnum):
+    CHANGED = "changed"  # with a dry run: would be changed
+    UNCHANGED = "unchanged"
+    REFUSED = "refused"
+    MOVED = "moved"  # later: it has arrived
+    FAILED = "failed"  # later: it stayed where it was, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    device_id: str
+    group_id: str
+    serial: str
+    result: Result
+    code: str | None = None
+    cause: str | None = None
+    reason: str | None = None
+
+    @property
+    def enos_code(self) -> int | None:
+        """What EnOS calls it, for a refused replacement."""
+        return ENOS_CODES.get(self.cause or "")
+
+
+# The cause of a refusal of `replace` and `undo-replace` -> EnOS's error code.
+ENOS_CODES = {
+    "device_unknown": replacement.NOT_FOUND,
+    "replace_not_found": replacement.NOT_FOUND,
+    "replace_same_serial": replacement.DUPLICATE_SERIAL,
+    "replace_other_group": replacement.SAME_GROUP,
+    "replace_already": replacement.ALREADY_ALLOCATED,
+    "replace_replaced": replacement.ALREADY_ALLOCATED,
+    "replace_successor": replacement.ALREADY_ALLOCATED,
+    "replace_new_has_thing": replacement.ALREADY_ALLOCATED,
+    "undo_too_late": replacement.ALREADY_ALLOCATED,
+}
+
+
+def refused(device_id: str, group_id: str, serial: str, error: ServiceError) -> Outcome:
+    return Outcome(device_id, group_id, serial, Result.REFUSED, error.code, error.cause, error.public)

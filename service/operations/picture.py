@@ -1,0 +1,61 @@
+"""What an operator sees of a device: for CONFLICT, for the audit's before and after, for `get`. Pure; holds no secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.domain.device import Device
+from service.storage.rows import to_ms
+
+
+def picture(device: Device) -> dict[str, Any]:
+    """One flat map of JSON values; what is not known or not set is left out."""
+    thing = device.thing
+    found: dict[str, Any] = {
+        "group": device.group_id,
+        "serial": device.serial,
+        "state": device.state.value,
+        "batch": device.batch,
+        "frozen": device.frozen or None,
+        "replaced_by": device.replaced_by,
+        "boot_count": device.boot_count,
+        "model": device.model,
+        "firmware": device.firmware.state.value if device.firmware.state else None,
+        "tries": dict(device.tries),
+        "ou": device.ou,
+        "environment": device.environment,
+        "attributes": dict(device.attributes),
+    }
+    if thing is not None:
+        found |= {
+            "rev": thing.rev,
+            "thing": thing.thing_id,
+            "name": thing.name,
+            "ou": thing.ou,
+            "environment": thing.environment,
+            "is_holder": thing.holder_device_id == device.device_id,
+            "attributes": dict(thing.attributes),
+            "settings": dict(thing.settings),
+            "settings_rev": thing.settings_rev,
+            "settings_state": thing.settings_state,
+            "target": thing.target_version_id,
+            "installed": thing.installed_version_id,
+            "successor": thing.successor_device_id,
+        }
+        if thing.move is not None:
+            found["moving"] = {
+                "ou": thing.move.ou,
+                "environment": thing.move.environment,
+                "method": thing.move.method.value,
+                "deadline_at": to_ms(thing.move.deadline_at),
+            }
+    found["credentials"] = sorted(one.state.value for one in device.credentials if one.dropped_at is None)
+    return {name: value for name, value in found.items() if value not in (None, {}, [])}
+
+
+def difference(before: Device | None, after: Device) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts of both pictures in which they differ."""
+    was = picture(before) if before is not None else {}
+    now = picture(after)
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    return {n: was[n] for n in names if n in was}, {n: now[n] for n in names if n in now}

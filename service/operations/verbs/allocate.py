@@ -1,0 +1,51 @@
+"""`allocate`: say where a device belongs before its first activation; afterwards it is moved by `reprovision`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from service.domain.device import Device
+from service.errors import ServiceError
+from service.operations.requests import bad_request, check_placement, conflict, not_found
+from service.operations.selectors import is_within
+from service.operations.verbs.verb import Applied, Role, Told, World
+from service.operations.verbs.verb import Arguments as Arguments_
+
+NAME = "allocate"
+ROLE = Role.OPERATOR
+
+
+class Arguments(Arguments_):
+    """At least one; what is left out stays as it is."""
+
+    ou: str | None = None
+    environment: str | None = None
+    batch: str | None = None
+
+
+def apply(device: Device, arguments: Arguments, world: World) -> Applied:
+    if arguments.ou is None and arguments.environment is None and arguments.batch is None:
+        raise bad_request("place_missing", "say an OU, an environment or a batch")
+    check_place(arguments.ou, arguments.environment, world)
+    placed = arguments.ou is not None or arguments.environment is not None
+    if placed and device.thing is not None:
+        raise conflict("already_activated", "the device has a thing: `reprovision` moves it")
+    changed = replace(
+        device,
+        ou=arguments.ou or device.ou,
+        environment=arguments.environment or device.environment,
+        batch=arguments.batch or device.batch,
+    )
+    if changed == device:
+        return Applied(device)
+    data = {"ou": changed.ou, "environment": changed.environment, "batch": changed.batch}
+    return Applied(changed, (Told("allocated", data),))
+
+
+def check_place(ou: str | None, environment: str | None, world: World) -> None:
+    """A legal place that exists and that this account may give. Raises ServiceError."""
+    check_placement(ou, environment)
+    if ou is not None and not is_within(ou, world.scope):
+        raise ServiceError("FORBIDDEN", f"{ou} is outside of {world.scope}", cause="out_of_scope")
+    if environment is not None and environment not in world.catalogue.environments:
+        raise not_found("environment_unknown", f"no environment {environment}")

@@ -1,0 +1,62 @@
+"""`set-settings`: features, payment, network: a document that the device takes over, on trial where it could cut it off.
+
+The revision rises with each change; the device reports which it has applied. null takes one away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field, JsonValue
+
+from device_sdk.wire import limits
+from service.domain.device import Device
+from service.operations.requests import bad_request
+from service.operations.verbs.verb import Applied, Role, Told, World, thing_of
+from service.operations.verbs.verb import Arguments as Arguments_
+
+NAME = "set-settings"
+ROLE = Role.OPERATOR
+MAX_BYTES = 4096  # of all settings as JSON: they travel in the desired document with everything else
+MAX_LEVELS = 4
+Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
+
+
+class Arguments(Arguments_):
+    """`settings` are set beside those that are there; with `replace` they take the place of all."""
+
+    settings: dict[Key, JsonValue]
+    replace: bool = False
+
+
+def apply(device: Device, arguments: Arguments, _world: World) -> Applied:
+    thing = thing_of(device)
+    check(arguments.settings)
+    before: Mapping[str, object] = {} if arguments.replace else thing.settings
+    after = {name: value for name, value in {**before, **arguments.settings}.items() if value is not None}
+    if len(json.dumps(after)) > MAX_BYTES:
+        raise bad_request("settings_illegal", f"settings have at most {MAX_BYTES} bytes as JSON")
+    if after == dict(thing.settings):
+        return Applied(device)
+    rev = thing.settings_rev + 1
+    changed = replace(device, thing=replace(thing, settings=after, settings_rev=rev, settings_state=None))
+    return Applied(changed, (Told("settings_changed", {"settings_rev": rev}),))
+
+
+def check(value: Any, level: int = 1) -> None:
+    """What the wire can carry: no floats, integers from 0 to 2^53-1, a few levels. Raises ServiceError BAD_REQUEST."""
+    if level > MAX_LEVELS:
+        raise bad_request("settings_illegal", f"settings have at most {MAX_LEVELS} levels")
+    if isinstance(value, float):
+        raise bad_request("settings_illegal", "a setting is no fraction: use another unit, or text")
+    if isinstance(value, int) and not 0 <= value <= limits.MAX_INT:
+        raise bad_request("settings_illegal", "a number in the settings is 0 to 2^53-1")
+    if isinstance(value, dict):
+        for item in value.values():
+            check(item, level + 1)
+    elif isinstance(value, list):
+        for item in value:
+            check(item, level + 1)

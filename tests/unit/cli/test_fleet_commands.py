@@ -1,0 +1,114 @@
+"""Accounts, verbs, commands, events and batches on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli.main import app
+from tests.unit.cli.test_nouns import installed  # noqa: F401 - a fixture
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def run(installed):  # noqa: F811
+    config = installed.parent / "firstlight.toml"
+
+    def call(*words, code=0, stdin=None):
+        result = runner.invoke(app, ["--config", str(config), *(str(word) for word in words)], input=stdin)
+        assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+        assert "Traceback" not in result.stderr
+        return result.stdout if code == 0 or result.stdout else result.stderr
+
+    call("product", "create", "thermometer", "--name", "Thermometer", "--hardware", "rev-a")
+    call("group", "create", "g", "--product", "thermometer", "--ou", "acme", "--environment", "local")
+    for serial in ("a", "b", "c"):
+        arguments = {"group": "g", "devices": [{"serial": serial}]}
+        call("command", "submit", "register", json.dumps({"arguments": arguments}))
+    return call
+
+
+def test_a_verb_selects_changes_and_says_what_came_of_it(run):
+    said = json.loads(run("allocate", "g/a", "g/b", "--tag", "B42", "--json"))
+    assert (said["changed"], said["state"], len(said["outcomes"])) == (2, "done", 2)
+    assert "1 changed" in run("allocate", "g/a", "--batch", "B42", "--ou", "acme/x")
+    text = run("block", "--batch", "B42", "--dry-run")
+    assert "2 would be changed" in text
+    assert "g/a would be changed" in text
+    assert "2 changed" in run("block", "--batch", "B42", "--id", "once")
+    assert "2 changed" in run("block", "--batch", "B42", "--id", "once")
+    refused = run("unblock", "--group", "g", code=1)
+    assert "2 changed, 0 unchanged, 1 refused" in refused
+    assert "g/c refused: the device is not blocked but registered (not_blocked)" in refused
+    events = [json.loads(line) for line in run("events", "--json").splitlines()]
+    assert [one["event"] for one in events][-4:] == ["blocked", "blocked", "unblocked", "unblocked"]
+    last = events[-2]["seq"]
+    assert len(run("events", "--after", last, "--kind", "unblocked").splitlines()) == 1
+    assert len(run("events", "--device", "g/a", "--kind", "blocked", "--limit", "1").splitlines()) == 1
+
+
+def test_a_command_is_looked_at_and_ended(run):
+    said = json.loads(run("command", "submit", "block", '{"id": "x", "selector": {"group": "g"}}', "--json"))
+    assert said["changed"] == 3
+    assert json.loads(run("command", "status", "x", "--json"))["later"] == {"blocked": 3}
+    listed = json.loads(run("command", "list", "--json"))
+    assert (listed[0]["command"], listed[0]["verb"]) == (said["command"], "block")
+    assert "the command is done" in run("command", "cancel", "x", code=1)
+    assert "no command" in run("command", "status", "nothing", code=1)
+    assert run("command", "run", "x")
+    run("command", "submit", "unblock", "-", stdin='{"selector": {"group": "g"}}')
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("block",), "say which devices"),
+        (("block", "a"), "GROUP/SERIAL"),
+        (("block", "g/nobody"), "not registered: g/nobody"),
+        (("reprovision", "--group", "nothing", "--ou", "x"), "no group nothing"),
+        (("reprovision", "--in-ou", "a//b", "--ou", "x"), "an OU is a path"),
+        (("set-attributes", "g/a"), "say --set or --unset"),
+        (("set-settings", "g/a", "--set", "x"), "NAME=VALUE"),
+        (("set-target", "g/a"), "--version or --clear"),
+        (("command", "submit", "block", "{"), "not JSON"),
+        (("command", "submit", "block", "[]"), "not a JSON object"),
+        (("command", "submit", "block", '{"dryrun": true}'), "field dryrun is unknown"),
+        (("command", "submit", "explode", "{}"), "unknown verb"),
+        (("events", "--kind", "nothing"), "no events are called nothing"),
+        (("batch", "show", "B9"), "batch B9"),
+        (("batch", "show", "%"), "a batch is"),
+        (("account", "create", "Bad Name"), "account's name"),
+        (("account", "rotate", "nobody"), "no account nobody"),
+    ],
+)
+def test_a_wrong_command_ends_with_one_line(run, words, said):
+    assert said in run(*words, code=1)
+
+
+def test_accounts_are_made_listed_and_locked(run):
+    made = json.loads(run("account", "create", "alice", "--role", "operator", "--ou", "acme", "--json"))
+    assert len(made["key"]) == 64
+    assert "there is an account alice" in run("account", "create", "alice", code=1)
+    assert json.loads(run("account", "rotate", "alice", "--json"))["key"] != made["key"]
+    run("account", "create", "erp", "--kind", "integrator")
+    run("account", "disable", "alice")
+    listed = json.loads(run("account", "list", "--json"))
+    assert [(one["name"], one["kind"], one["disabled_at"] is None) for one in listed] == [
+        ("alice", "operator", False),
+        ("erp", "integrator", True),
+    ]
+    run("account", "enable", "alice")
+    run("account", "remove", "erp")
+    assert "alice" in run("account", "list")
+
+
+def test_a_batch_says_what_is_missing(run):
+    run("allocate", "g/a", "g/b", "--tag", "B42")
+    run("block", "g/b")
+    shown = json.loads(run("batch", "show", "B42", "--json"))
+    assert (shown["devices"], shown["states"]) == (2, {"blocked": 1, "registered": 1})
+    assert shown["missing"] == ["g/a"]
+    assert "missing:\n  g/a" in run("batch", "show", "B42")

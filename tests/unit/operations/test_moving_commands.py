@@ -1,0 +1,181 @@
+"""Reprovision and replacement as commands: what is refused, what is saved, and what an operator is told."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import replace
+
+import pytest
+
+from service.domain.catalogue import Endpoint, Environment
+from service.domain.credential import CredentialKind
+from service.domain.device import DeviceState, Firmware, FirmwareState
+from service.errors import ServiceError
+from service.operations import devices
+from service.operations.accounts import THIS_MACHINE, Operator
+from service.operations.commands import Commands
+from service.operations.outcomes import Result
+from service.operations.verbs.verb import Role
+from service.storage.store import SqlStore
+from service.storage.tables import event
+from tests.support.storage import DERIVED, GROUP, NOW, a_device, new_database
+from tests.unit.operations.test_commands import Clock, _Row, ask, named, rows_of, seed
+
+END = {CredentialKind.API_KEY: Endpoint("localhost", 8883, tls=True)}
+ENVIRONMENTS = {name: Environment(name, END) for name in ("prod", "test")}
+KEY = base64.b64encode(bytes(range(32))).decode()
+ALICE = Operator("alice", Role.OPERATOR, "acme/eu")
+
+
+@pytest.fixture
+async def database(tmp_path):
+    opened = await new_database(tmp_path / "firstlight.db")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def commands(database):
+    return Commands(database, ENVIRONMENTS, random_bytes=os.urandom, clock=Clock())
+
+
+async def add(database, *made):
+    async with SqlStore(database, {}).batch() as batch:
+        from service.domain.changes import Changes
+
+        await batch.save(Changes(devices=tuple((None, one) for one in made)))
+
+
+async def kinds(database):
+    return [_Row(row).kind for row in await rows_of(database, event)]
+
+
+async def test_a_reprovision_starts_a_move_and_another_ou_is_reached_at_once(database, commands):
+    await seed(database, "sn-1", "sn-2")
+    status = await commands.submit(
+        THIS_MACHINE, "reprovision", ask(selector=named("sn-1"), arguments={"ou": "acme/us", "environment": "test"})
+    )
+    assert status.command.changed == 1
+    thing = (await devices.show(database, "sn-1")).thing
+    assert (thing.ou, thing.environment, thing.rev) == ("acme/eu", "prod", 1)
+    assert (thing.move.ou, thing.move.environment, thing.move.command_id) == (
+        "acme/us",
+        "test",
+        status.command.command_id,
+    )
+    await commands.submit(THIS_MACHINE, "reprovision", ask("2", selector=named("sn-2"), arguments={"ou": "acme/us"}))
+    thing = (await devices.show(database, "sn-2")).thing
+    assert (thing.ou, thing.move, thing.rev) == ("acme/us", None, 1)
+    assert await kinds(database) == ["move_started", "moved"]
+
+
+REFUSED = {
+    "nowhere": (THIS_MACHINE, {}, ("BAD_REQUEST", "place_missing")),
+    "an illegal OU": (THIS_MACHINE, {"ou": "a b"}, ("BAD_REQUEST", "ou_illegal")),
+    "an illegal environment": (THIS_MACHINE, {"environment": "a/b"}, ("BAD_REQUEST", "environment_illegal")),
+    "an unknown environment": (THIS_MACHINE, {"environment": "mars"}, ("NOT_FOUND", "environment_unknown")),
+    "out of the operator's OU": (ALICE, {"ou": "acme/us"}, ("FORBIDDEN", "out_of_scope")),
+    "a method that forbids it": (THIS_MACHINE, {"environment": "test", "method": "never"}, ("FORBIDDEN", "move_never")),
+    "a deadline of a second": (THIS_MACHINE, {"ou": "x", "deadline_s": 1}, ("BAD_REQUEST", "deadline_illegal")),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+async def test_a_reprovision_is_refused_and_nothing_moves(database, commands, case):
+    operator, arguments, expected = REFUSED[case]
+    (before,) = await seed(database, "sn-1")
+    status = await commands.submit(operator, "reprovision", ask(selector=named("sn-1"), arguments=arguments))
+    assert [(one.result, one.code, one.cause) for one in status.outcomes] == [(Result.REFUSED, *expected)]
+    assert await devices.show(database, "sn-1") == before
+
+
+async def outcome_of(commands, verb, id_, selector, **arguments):
+    (one,) = (await commands.submit(THIS_MACHINE, verb, ask(id_, selector=selector, arguments=arguments))).outcomes
+    return one.result.value, one.cause
+
+
+async def test_a_replacement_names_a_successor_and_is_undone(database, commands):
+    (old,) = await seed(database, "old")
+    await add(database, a_device("new"))
+    assert await outcome_of(commands, "replace", "1", named("old"), new="line-1/new") == ("changed", None)
+    new = await devices.show(database, "new")
+    assert (new.thing.successor_device_id, new.thing.holder_device_id) == (new.device_id, old.device_id)
+    assert (await devices.show(database, "old")).thing == new.thing
+    assert new.thing.rev == 1
+    assert await outcome_of(commands, "replace", "2", named("old"), new="line-1/new") == ("unchanged", None)
+    assert await outcome_of(commands, "undo-replace", "3", named("old")) == ("changed", None)
+    new = await devices.show(database, "new")
+    assert (new.thing, new.state) == (None, DeviceState.REGISTERED)
+    assert (await devices.show(database, "old")).thing == replace(old.thing, rev=2)
+    assert await kinds(database) == ["replacement_started", "replacement_undone"]
+    assert await outcome_of(commands, "undo-replace", "4", named("old")) == ("refused", "nothing_to_undo")
+
+
+async def test_a_replacement_by_a_key_registers_the_new_device(database, commands):
+    await seed(database, "old")
+    assert await outcome_of(commands, "replace", "1", named("old"), new="line-1/new", device_key=KEY) == (
+        "changed",
+        None,
+    )
+    new = await devices.show(database, "new")
+    assert new.key.reveal() == bytes(range(32))
+    assert await kinds(database) == ["registered", "replacement_started"]
+    async with database.read() as connection:
+        stored = (await connection.exec_driver_sql("SELECT arguments FROM command")).scalar_one()
+    assert KEY not in stored
+
+
+async def test_contradictory_replacements_are_refused_with_enos_codes(database, commands):
+    await seed(database, "old", "other")
+    await add(database, a_device("new"), a_device("else", group_id=DERIVED.group_id, key=None), a_device("n2"))
+    wrong = {
+        "line-1/old": "replace_same_serial",
+        "line-1/nobody": "replace_not_found",
+        "line-2/else": "replace_other_group",
+        "line-1/other": "replace_new_has_thing",
+    }
+    for number, (new, cause) in enumerate(wrong.items()):
+        assert await outcome_of(commands, "replace", f"w{number}", named("old"), new=new) == ("refused", cause)
+    status = await commands.submit(
+        THIS_MACHINE, "replace", ask("e", selector=named("old"), arguments={"new": "line-1/other"})
+    )
+    assert status.outcomes[0].enos_code == 35603
+    await commands.submit(THIS_MACHINE, "replace", ask("1", selector=named("old"), arguments={"new": "line-1/new"}))
+    assert await outcome_of(commands, "replace", "2", named("old"), new="line-1/n2") == ("refused", "replace_already")
+    moved = await outcome_of(commands, "reprovision", "3", named("old"), environment="test")
+    assert moved == ("refused", "move_during_replacement")
+    await commands.submit(
+        THIS_MACHINE, "reprovision", ask("4", selector=named("other"), arguments={"environment": "test"})
+    )
+    assert await outcome_of(commands, "replace", "5", named("other"), new="line-1/n2") == (
+        "refused",
+        "replace_during_move",
+    )
+    assert await outcome_of(commands, "retire", "6", named("old")) == ("refused", "replacement_under_way")
+
+
+async def test_a_version_that_was_held_back_is_released(database, commands):
+    firmware = Firmware(FirmwareState.FAILED, "e" * 32, cause="boot", reported_at=NOW, confirmed_seq=3)
+    await seed(database, "sn-1", tries={"e" * 32: 2}, firmware=firmware)
+    assert await outcome_of(commands, "release-version", "1", named("sn-1")) == ("changed", None)
+    device = await devices.show(database, "sn-1")
+    assert (device.tries, device.firmware) == ({}, Firmware(confirmed_seq=3))
+    assert await outcome_of(commands, "release-version", "2", named("sn-1")) == ("refused", "nothing_to_release")
+
+
+async def test_a_replaced_device_is_neither_moved_nor_replaced_again(database, commands):
+    await add(database, a_device("gone", state=DeviceState.REPLACED, replaced_by="dev-x"), a_device("new"))
+    assert await outcome_of(commands, "reprovision", "1", named("gone"), ou="acme/us") == ("refused", "move_replaced")
+    assert await outcome_of(commands, "replace", "2", named("gone"), new="line-1/new") == (
+        "refused",
+        "replace_replaced",
+    )
+    assert await outcome_of(commands, "undo-replace", "3", named("gone")) == ("refused", "undo_too_late")
+
+
+async def test_an_unknown_old_device_refuses_the_replacement(database, commands):
+    with pytest.raises(ServiceError) as caught:
+        await commands.submit(THIS_MACHINE, "replace", ask(selector=named("x"), arguments={"new": "line-1/new"}))
+    assert (caught.value.code, caught.value.cause) == ("NOT_FOUND", "device_unknown")
+    assert GROUP.group_id == "line-1"

@@ -1,0 +1,135 @@
+"""A credential is renewed in good time, and a device that changed hands speaks with a new key only."""
+
+from dataclasses import replace
+
+import pytest
+
+from device_sdk.wire import codes, keys
+from service import logins
+from service.domain import transfer
+from service.domain.changes import Changes
+from service.domain.credential import CredentialState
+from service.domain.group import KeyKind, Reactivation
+from service.errors import Secret, ServiceError
+from tests.support.pipeline_site import Peer, catalogue, group, registered, running
+
+LIFE_S = 30 * 24 * 3600
+
+
+def device_of(site):
+    return site.store.device("line-1", "sn-1")
+
+
+async def in_service(site, **fields):
+    peer = Peer(site, **fields)
+    assert (await peer.activate())["ok"]
+    assert (await peer.online())["ok"]
+    return peer
+
+
+async def renewed(peer):
+    peer.nonce = bytes(16)
+    assert (await peer.activate("c"))["ok"]
+    peer.n = 0
+    return await peer.online()
+
+
+async def test_an_api_key_is_renewed_after_two_thirds_of_its_life(tmp_path):
+    world = catalogue(group(credential_life_s=LIFE_S, reactivation=Reactivation.OPERATOR), target=None)
+    async with running(tmp_path, world=world) as site:
+        peer = await in_service(site)
+        old = peer.credential_id
+        site.clock.advance(LIFE_S * 2 / 3 - 1)
+        assert "desired" not in await peer.online()
+        site.clock.advance(1)
+        wanted = peer.document((await peer.online())["desired"])["credential"]["renew"]
+        assert wanted > 0
+        reply = await renewed(peer)
+        assert "desired" not in reply
+        assert peer.credential_id != old
+        assert [one.state for one in device_of(site).credentials] == [
+            CredentialState.DROPPED,
+            CredentialState.CONFIRMED,
+        ]
+        assert [one.kind for one in site.store.events] == ["activated", "confirmed", "renewed"]
+
+
+async def test_a_device_that_never_asks_is_told_by_push_that_its_credential_grows_old(tmp_path):
+    world = catalogue(group(credential_life_s=LIFE_S), target=None)
+    async with running(tmp_path, world=world) as site:
+        peer = await in_service(site)
+        await site.pipeline.ticker.tick()
+        site.clock.advance(LIFE_S)
+        for _ in range(2):
+            await site.pipeline.ticker.tick()
+            await site.settle()
+        (pushed,) = [payload for topic, payload in site.op.published if topic.endswith("/dn/desired")]
+        assert "renew" in peer.document(peer.unpack(pushed)["desired"])["credential"]
+
+
+async def opened(site):
+    async with site.store.batch() as batch:
+        before = device_of(site)
+        after, events = transfer.begin(before, site.store.catalogue.groups["line-1"], site.clock.now)
+        await batch.save(Changes(devices=((before, after),), events=events))
+
+
+def new_key(peer, server_nonce):
+    thing_id = peer.grant["thing_id"]
+    return keys.rekey(peer.key, peer.nonce, server_nonce, thing_id, peer.credential_id)
+
+
+KINDS = {
+    "individual": (group(reactivation=Reactivation.OPERATOR), registered(), None),
+    "derived": (
+        group(key_kind=KeyKind.DERIVED, secret=Secret(b"G" * 32)),
+        replace(registered(), key=None),
+        keys.derive_key(b"G" * 32, "sn-1"),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_after_a_transfer_only_the_new_key_counts(tmp_path, kind):
+    of_kind, device, burned = KINDS[kind]
+    async with running(tmp_path, world=catalogue(of_kind), devices=[device]) as site:
+        first = await in_service(site, key=burned)
+        await opened(site)
+        again = Peer(site, key=burned)
+        again.session, again.nonce, again.boot_count = "5" * 32, b"n" * 16, 2
+        server_nonce = await again.hello()
+        assert (await again.activate())["ok"]
+        assert again.grant["rekey"] is True
+        key = new_key(again, server_nonce)
+        password = keys.api_key(key, again.nonce, server_nonce, again.grant["thing_id"], again.credential_id)
+        assert site.gate.logins[again.credential_id].api_key.reveal() == password.encode()
+        assert (await first.online())["ok"]  # the old key counts until the new one is in use
+        stored = device_of(site)
+        waiting = stored.credentials[-1]
+        login = logins.login_of(site.store.catalogue, stored, waiting, site.keys.service_private_key())
+        assert login.api_key.reveal() == password.encode()
+        again.key = key
+        reply = await again.online()
+        assert again.document(reply["desired"])
+        stored = device_of(site)
+        assert (stored.rekey, stored.credentials[-1].rekey) == (False, False)
+        login = logins.login_of(site.store.catalogue, stored, stored.credentials[-1], site.keys.service_private_key())
+        assert login.api_key.reveal() == password.encode()
+        assert [one.kind for one in site.store.events][-2:] == ["rekeyed", "confirmed"]
+        thief = Peer(site, key=first.key)
+        thief.session, thief.nonce = "6" * 32, b"t" * 16
+        assert (await thief.activate())["code"] == codes.REFUSED
+        again.session, again.nonce = "7" * 32, b"m" * 16
+        assert (await again.activate())["ok"]
+        assert "rekey" not in again.grant
+
+
+async def test_a_transfer_is_opened_once_and_not_for_public_keys():
+    device = registered()
+    open_, events = transfer.begin(device, group(), device.registered_at)
+    assert [one.kind for one in events] == ["transfer_opened"]
+    assert transfer.begin(open_, group(), device.registered_at) == (open_, ())
+    assert transfer.end(open_) == device
+    with pytest.raises(ServiceError) as refused:
+        transfer.begin(device, group(key_kind=KeyKind.PUBLIC_KEY), device.registered_at)
+    assert refused.value.cause == "transfer_public_key"
