@@ -132,9 +132,7 @@ def _acl(plan: BrokerPlan, role: Role) -> Check:
 
 
 def _logins(plan: BrokerPlan, role: Role) -> Check:
-    name = (
-        f"{role.value}: no login of the plugin has a role but the admin's, and all defaults are shut"
-    )
+    name = f"{role.value}: no login of the plugin has a role but the admin's, and all defaults are shut"
     text, problem = _read(plan.dynsec(role))
     try:
         document = json.loads(text or "{}")
