@@ -22,6 +22,7 @@ import aiomqtt
 from device_sdk.core import actions
 from device_sdk.core.client import Client
 from device_sdk.drivers import connection
+from device_sdk.drivers.mended import close_socket, mend
 
 # aiomqtt logs a trace when an answer comes after its connection was given up, and a line for each dropped message;
 # the core notices both by itself and says what matters in its notes.
@@ -83,20 +84,10 @@ class AiomqttTransport:
                 super().__init__(maxsize)
                 inbox.append(self)
 
-        loop = asyncio.get_running_loop()
-        lost: asyncio.Future[str] = loop.create_future()
-
-        def end_early(reason: str) -> None:
-            if not lost.done():
-                lost.set_result(reason)
-
-        def ended_early(reason: str) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(end_early, reason)
-
+        why: list[str] = []  # told by the TLS socket, before paho ends the connection
         try:
             # ssl reads files and parses certificates here: a few milliseconds, once per connection.
-            context = connection.tls_context(connect, ended_early) if connect.tls else None
+            context = connection.tls_context(connect, why.append) if connect.tls else None
         except (OSError, ValueError) as error:
             raise ConnectError(connection.TLS, type(error).__name__) from error
         mqtt = aiomqtt.Client(
@@ -113,16 +104,17 @@ class AiomqttTransport:
             max_inflight_messages=self._max_outgoing,
             tls_context=context,
         )
+        mend(mqtt)
         mqtt.pending_calls_threshold = self._max_outgoing
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(connection.CONNECT_TIMEOUT_S):
-                    await stack.enter_async_context(_closing(mqtt, lost))
+                    await stack.enter_async_context(_closing(mqtt))
                     await mqtt.subscribe([(topic, 1) for topic in connect.subscribe])
             except aiomqtt.exceptions.MqttConnectError as error:
                 raise ConnectError(connection.refusal(_number(error.rc)), str(error)) from error
             except (aiomqtt.MqttError, TimeoutError, OSError) as error:
-                raise ConnectError(connection.failure(error), str(error)) from error
+                raise ConnectError(why[0] if why else connection.failure(error), str(error)) from error
             link = _AiomqttLink(mqtt, inbox[0], self._max_outgoing)
             try:
                 yield link
@@ -131,30 +123,22 @@ class AiomqttTransport:
 
 
 @asynccontextmanager
-async def _closing(mqtt: aiomqtt.Client, lost: asyncio.Future[str]) -> AsyncIterator[None]:
-    """The client's own context, without the errors of leaving it: what it ends is over either way.
-
-    aiomqtt does not notice a connection that ends before the CONNACK; `lost` is set then. Raises ConnectError.
-    """
+async def _closing(mqtt: aiomqtt.Client) -> AsyncIterator[None]:
+    """The client's own context, without the errors of leaving it: what it ends is over either way."""
     entering = asyncio.ensure_future(mqtt.__aenter__())
     entering.add_done_callback(_looked_at)
     try:
-        first: set[asyncio.Future[Any]] = {entering, lost}
-        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-        if not entering.done():
-            await ended(entering)
-            raise ConnectError(lost.result(), "the connection ended before the CONNACK")
-        await entering
-    except asyncio.CancelledError:
-        # aiomqtt connects in a thread, which goes on when its waiter is cancelled: only its end can be closed.
-        await asyncio.wait({entering}, timeout=connection.CONNECT_TIMEOUT_S)
-        if entering.done() and not entering.cancelled() and entering.exception() is None:
-            await _leave(mqtt)
-        raise
-    try:
+        try:
+            await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            # aiomqtt connects in a thread, which goes on when its waiter is cancelled: only its end can be closed.
+            await asyncio.wait({entering}, timeout=connection.CONNECT_TIMEOUT_S)
+            raise
         yield
     finally:
-        await _leave(mqtt)
+        if entering.done() and not entering.cancelled() and entering.exception() is None:
+            await _leave(mqtt)
+        close_socket(mqtt)
 
 
 def _looked_at(task: asyncio.Future[Any]) -> None:

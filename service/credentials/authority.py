@@ -1,4 +1,4 @@
-"""One environment's certificate authority: device certificates for CSRs, server certificates, revocation lists.
+"""One environment's certificate authority: device certificates for CSRs. Brokers' own certificates and lists: brokers/mosquitto.
 
 Owns the CA's key and what a certificate of ours looks like. Must not decide who gets one: handlers have checked the
 proof before. Files: `<directory>/ca.key` (mode 0600) and `ca.pem`. Source: RFC 5280, RFC 2986; docs/protocol.md 4.2.
@@ -7,10 +7,8 @@ proof before. Files: `<directory>/ca.key` (mode 0600) and `ca.pem`. Source: RFC 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,8 +23,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 BACKDATE = timedelta(minutes=5)  # a device's clock may be behind
 DEVICE_LIFE = timedelta(days=365)
 CA_LIFE = timedelta(days=365 * 20)
-SERVER_LIFE = timedelta(days=365 * 2)
-CRL_LIFE = timedelta(days=365 * 10)  # Mosquitto refuses everyone once a list has lapsed
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192  # a larger one costs the verifier too much
 SERIAL_BYTES = 20
@@ -175,49 +171,6 @@ class Authority:
         )
         return Issued(_pem(certificate), f"{number:x}", csr.spki_sha256, certificate.not_valid_after_utc)
 
-    def server_certificate(
-        self, names: Sequence[str], now: datetime, *, serial: bytes | None = None, life: timedelta = SERVER_LIFE
-    ) -> tuple[str, str]:
-        """(certificate PEM, private key PEM) for a broker known by these host names or addresses, the first as CN."""
-        if not names:
-            raise ValueError("a server certificate needs a name")
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
-        certificate = (
-            _builder(
-                subject,
-                self._certificate.subject,
-                key.public_key(),
-                _serial(serial or os.urandom(SERIAL_BYTES)),
-                now,
-                life,
-            )
-            .add_extension(_NOT_A_CA, critical=True)
-            .add_extension(_DIGITAL_SIGNATURE, critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
-            .add_extension(self._key_id, critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
-        return _pem(certificate), _key_pem(key).decode("ascii")
-
-    def render_crl(self, serials: Sequence[tuple[str, datetime]], now: datetime) -> str:
-        """The revocation list (PEM) of (certificate serial in hex, when it was revoked)."""
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self._certificate.subject)
-            .last_update(now - BACKDATE)
-            .next_update(now + CRL_LIFE)
-            .add_extension(self._key_id, critical=False)
-            .add_extension(x509.CRLNumber(int(now.timestamp() * 1000)), critical=False)
-        )
-        for serial, at in serials:
-            builder = builder.add_revoked_certificate(
-                x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(at).build()
-            )
-        crl = builder.sign(self._key, hashes.SHA256())
-        return crl.public_bytes(serialization.Encoding.PEM).decode("ascii")
-
 
 def _is_good_key(public: object) -> bool:
     if isinstance(public, ec.EllipticCurvePublicKey):
@@ -256,13 +209,6 @@ def _spki_sha256(public: object) -> bytes:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha256(spki).digest()
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
 
 
 def _pem(certificate: x509.Certificate) -> str:

@@ -176,10 +176,6 @@ class Streamer:
                     if window.permit.credential_id in gone:
                         window.cancelled = True
 
-    def forget_permits(self) -> None:
-        """The catalogue has changed: ask the rules again."""
-        self._permits.clear()
-
     def request(self, link: Link, permit: Permit, asked: Range, topic: str) -> None:
         """Queue exactly the chunks asked for. Raises ServiceError IMAGE_UNKNOWN, RANGE or THROTTLED."""
         # 1. The image of the desired document, and no other.

@@ -152,22 +152,3 @@ def test_a_faulty_authority_is_refused(tmp_path, fault):
         key.write_bytes(b"x")
     with pytest.raises(AuthorityError):
         Authority.load(tmp_path / "a")
-
-
-def test_the_revocation_list_names_what_was_revoked(authority):
-    issued = authority.sign_csr(read(), ID, START, SERIAL)
-    crl = x509.load_pem_x509_crl(authority.render_crl([(issued.serial, START)], START).encode())
-    ca = x509.load_pem_x509_certificate(authority.ca_pem.encode())
-    assert crl.is_signature_valid(ca.public_key())
-    assert crl.get_revoked_certificate_by_serial_number(int(issued.serial, 16)) is not None
-    assert len(x509.load_pem_x509_crl(authority.render_crl([], START).encode())) == 0
-
-
-def test_a_server_certificate_names_hosts_and_addresses(authority):
-    pem, key = authority.server_certificate(["broker.example", "127.0.0.1"], START)
-    certificate = x509.load_pem_x509_certificate(pem.encode())
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["broker.example"]
-    assert [str(one) for one in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
-    assert b"PRIVATE KEY" in key.encode()
-    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.ca_pem.encode()))
