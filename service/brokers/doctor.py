@@ -132,9 +132,7 @@ def _acl(plan: BrokerPlan, role: Role) -> Check:
 
 
 def _logins(plan: BrokerPlan, role: Role) -> Check:
-    name = (
-        f"{role.value}: no login of the plugin has a role but the admin's, and all defaults are shut"
-    )
+    name = f"{role.value}: no login of the plugin has a role but the admin's, and all defaults are shut"
     text, problem = _read(plan.dynsec(role))
     try:
         document = json.loads(text or "{}")
@@ -163,7 +161,7 @@ def _read(path: Path) -> tuple[str, str]:
 # --- connections ------------------------------------------------------------------------------------------------
 
 
-async def _broker(patient: Patient, role: Role, *, brief: bool) -> AsyncIterator[Check]:
+async def _broker(patient: Patient, role: Role, *, brief: bool = False) -> AsyncIterator[Check]:
     username, password = patient.service_login[role]
     async with Canary(patient.service_doors[role], patient.token(), username, password) as service:
         yield Check(f"{role.value}: the service gets in", ok=True)
