@@ -13,6 +13,7 @@ import typer
 
 from service.cli import (
     account,
+    audit,
     backup,
     batch,
     broker,
@@ -71,6 +72,7 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("trace")(trace.trace)
+app.command("audit")(audit.audit)
 app.command("events")(events.events)
 app.command("stats")(stats.stats)
 app.command("labels")(labels.labels)
