@@ -115,6 +115,8 @@ def main() -> None:
         revisions = connection.execute("SELECT min(rev), max(rev) FROM thing").fetchone()
         connection.close()
         print(f"{verdict(given.devices, changed, events, outcomes, audits - 1, revisions)} ({states})")
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(f"{used.ru_utime + used.ru_stime:.1f} s of processor time in both")
         print(f"{given.devices / (first_s + second_s):.0f} devices/s; the database has {path.stat().st_size >> 20} MiB")
 
 
