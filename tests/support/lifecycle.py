@@ -21,7 +21,7 @@ from device_sdk.core import actions
 from device_sdk.core.client import Client
 from device_sdk.core.identity import Endpoint as DeviceEndpoint
 from device_sdk.core.identity import Identity, Policy
-from device_sdk.core.ports import Product
+from device_sdk.core.ports import Product, SettingsError
 from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller, SharedChunks
 from device_sdk.simulator.power import Power, PowerLostError
@@ -82,12 +82,14 @@ class WireLink:
 
 
 class Gadget(Product):
-    """Takes any settings; those named `network` it tries on a new connection."""
+    """Takes any settings but `refuse`; those named `network` it tries on a new connection."""
 
     def __init__(self) -> None:
         self.values: dict[str, object] = {}
 
     def apply_settings(self, values: dict[str, object]) -> None:
+        if "refuse" in values:
+            raise SettingsError("out_of_range")
         self.values = values
 
     def needs_trial(self, before: dict[str, object], values: dict[str, object]) -> bool:

@@ -172,3 +172,13 @@ async def test_a_device_that_changes_hands_speaks_with_a_new_key_from_its_renewa
         await world.exchange()
         assert unit.product.values == {"interval": 30}
         assert not unit.client.counters.get("mac")
+
+
+async def test_settings_that_the_product_refuses_are_told_with_the_cause(tmp_path):
+    async with in_service(tmp_path, "sn-1") as world:
+        (unit,) = world.units
+        await world.operate("set-settings", unit, settings={"refuse": True})
+        await world.exchange()
+        ((data,),) = world.rows("SELECT data FROM event WHERE kind = 'settings_failed'")
+        assert json.loads(data)["cause"] == "out_of_range"
+        assert unit.product.values == {}
