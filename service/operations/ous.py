@@ -7,6 +7,7 @@ below it that has nothing nearer. Moves no device: things stay where they are un
 from __future__ import annotations
 
 from collections.abc import Collection
+
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.sqlite import insert
 
