@@ -17,8 +17,8 @@ from sqlalchemy import Column, String, Table, bindparam, cast, func, select, upd
 from service.credentials.keyfile import KeyFile
 from service.operations.backups import take_over
 from service.storage.database import Database
-from service.storage.sealing import KID_BYTES, Sealer, account_key_aad, device_key_aad, group_secret_aad
-from service.storage.tables import account, device, registration_group
+from service.storage.sealing import KID_BYTES, Sealer, account_key_aad, device_key_aad, group_secret_aad, label_key_aad
+from service.storage.tables import account, device, label, registration_group
 
 PAGE = 1000
 
@@ -28,6 +28,7 @@ SEALED: tuple[tuple[Table, Column[Any], Column[Any], Aad], ...] = (
     (registration_group, registration_group.c.group_id, registration_group.c.secret_sealed, group_secret_aad),
     (device, device.c.device_id, device.c.key_sealed, device_key_aad),
     (account, account.c.name, account.c.key_sealed, account_key_aad),
+    (label, label.c.label_id, label.c.key_sealed, label_key_aad),
 )
 
 
