@@ -202,6 +202,8 @@ class Application:
                 now = (link.state.connects, link.connected.is_set())
                 before = seen.get(id(link), (0, True))
                 seen[id(link)] = now
+                if link.role is Role.OPERATIONAL:
+                    self.pipeline.link_state(link.environment, connected=now[1])
                 name = f"{link.environment} {link.role.value}"
                 if now[0] != before[0]:
                     log.info("link %s is connected", name)

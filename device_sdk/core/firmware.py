@@ -98,6 +98,8 @@ class Firmware:
         except RefusedReleaseError as refusal:
             self._refuse(offer, refusal.cause)
             return
+        if isinstance(offer, dict):
+            job.release(offer.get("release"))
         if self.update.leaving or self.on_trial:
             if not job.is_for(version):
                 job.queue(version)

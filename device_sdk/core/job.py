@@ -38,6 +38,7 @@ class Job:
         self._context = context
         self._bad: dict[str, int] = {}
         self._queued: dict[str, Any] | None = None
+        self._release = 0
         self.seq = context.identity.factory_seq
         self.wanted: dict[str, Any] | None = None
         self.pending: list[dict[str, Any]] = []
@@ -50,6 +51,7 @@ class Job:
             self._bad = stored["bad"]
             self.wanted = stored["job"]
             self._queued = stored["queued"]
+            self._release = stored.get("release", 0)
 
     @property
     def state(self) -> "str | None":
@@ -84,6 +86,16 @@ class Job:
             job["cause"] = "quarantined"
         self.take(job)
         self.tell(job["state"], job["cause"])
+
+    def release(self, number: object) -> None:
+        """An operator wants versions tried again that failed too often; `number` rises each time."""
+        if not isinstance(number, int) or number is True or number <= self._release:
+            return
+        self._release = number
+        self._bad = {}
+        if self.state in (FAILED, ROLLED_BACK):
+            self.wanted = None
+        self._save()
 
     def queue(self, version: "dict[str, Any]") -> None:
         """Wanted once the restart that is under way has come to its end."""
@@ -153,5 +165,11 @@ class Job:
         return told
 
     def _save(self) -> None:
-        record = {"seq": self.seq, "bad": self._bad, "job": self.wanted, "queued": self._queued}
+        record = {
+            "seq": self.seq,
+            "bad": self._bad,
+            "job": self.wanted,
+            "queued": self._queued,
+            "release": self._release,
+        }
         self._context.records.save("firmware", record)

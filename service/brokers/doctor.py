@@ -161,7 +161,7 @@ def _read(path: Path) -> tuple[str, str]:
 # --- connections ------------------------------------------------------------------------------------------------
 
 
-async def _broker(patient: Patient, role: Role, *, brief: bool) -> AsyncIterator[Check]:
+async def _broker(patient: Patient, role: Role, *, brief: bool = False) -> AsyncIterator[Check]:
     username, password = patient.service_login[role]
     async with Canary(patient.service_doors[role], patient.token(), username, password) as service:
         yield Check(f"{role.value}: the service gets in", ok=True)

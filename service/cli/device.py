@@ -125,8 +125,13 @@ async def _import(database: Database, file: Path, group: str | None, *, as_json:
 @app.command()
 def show(device: DeviceArgument, as_json: context.JsonOption = False) -> None:
     """A device with its thing and credentials."""
-    found = context.run(lambda database: devices.show(database, device))
-    context.emit(_device(found), as_json=as_json, text=lambda: _print_device(found))
+
+    async def look(database: Database) -> tuple[Device, list[str]]:
+        one = await devices.show(database, device)
+        return one, await devices.chain(database, one)
+
+    found, chain = context.run(look)
+    context.emit({**_device(found), "chain": chain}, as_json=as_json, text=lambda: _print_device(found, chain))
 
 
 @app.command("list")
@@ -239,7 +244,7 @@ def _device(device: Device) -> dict[str, Any]:
     return shown
 
 
-def _print_device(device: Device) -> None:
+def _print_device(device: Device, chain: list[str]) -> None:
     firmware = device.firmware
     lines = {
         "device": f"{device.group_id}/{device.serial}",
@@ -250,6 +255,13 @@ def _print_device(device: Device) -> None:
         "thing": device.thing and f"{device.thing.name} ({device.thing.thing_id})",
         "place": device.thing and f"{device.thing.ou} in {device.thing.environment}",
         "firmware": firmware.state and f"{firmware.state.value} {firmware.cause or ''}".strip(),
+        "batch": device.batch,
+        "frozen": "yes: two devices speak under this serial" if device.frozen else None,
+        "replacements": " -> ".join(chain) if len(chain) > 1 else None,
+        "moving to": device.thing
+        and device.thing.move
+        and f"{device.thing.move.ou} in {device.thing.move.environment} until {device.thing.move.deadline_at.isoformat(timespec='seconds')}",
+        "revision": device.thing and device.thing.rev,
         "installed": device.thing and device.thing.installed_version_id,
     }
     context.table("Device", ["", ""], [[name, "-" if value is None else str(value)] for name, value in lines.items()])

@@ -13,6 +13,7 @@ import typer
 
 from service.cli import (
     account,
+    audit,
     backup,
     batch,
     broker,
@@ -28,6 +29,7 @@ from service.cli import (
     keys,
     labels,
     onboard,
+    ou,
     product,
     release,
     serve,
@@ -71,6 +73,7 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("trace")(trace.trace)
+app.command("audit")(audit.audit)
 app.command("events")(events.events)
 app.command("stats")(stats.stats)
 app.command("labels")(labels.labels)
@@ -85,6 +88,7 @@ for _noun, _commands in {
     "product": product.app,
     "environment": environment.app,
     "group": group.app,
+    "ou": ou.app,
     "device": device.app,
     "version": version_noun.app,
     "release": release.app,

@@ -56,6 +56,11 @@ def retire(
     return given({"reason": reason})
 
 
+def transfer() -> dict[str, Any]:
+    """Open the next activation of devices for a new key: they change hands, and the old key is refused after it."""
+    return {}
+
+
 def unfreeze() -> dict[str, Any]:
     """Let serials go on that were frozen because two devices spoke under them."""
     return {}
@@ -149,6 +154,7 @@ SELECTED: Sequence[Callable[..., dict[str, Any]]] = (
     block,
     unblock,
     retire,
+    transfer,
     unfreeze,
     release_version,
     set_attributes,

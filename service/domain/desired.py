@@ -7,6 +7,7 @@ Source: docs/protocol.md, section 5.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from service.domain.catalogue import Catalogue, Endpoint
@@ -16,6 +17,7 @@ from service.domain.placement import ous_above
 from service.domain.product import Version
 from service.domain.thing import Move
 
+MAX_TRUSTED = 8  # of each kind; a device keeps no more
 MAX_TRIES = 2  # how often a version may fail or be rolled back on a device before it is held back
 
 
@@ -66,6 +68,9 @@ def content(device: Device, credential: Credential, catalogue: Catalogue, now: d
     if is_renewal_due(credential, now, group.credential_life_s if group is not None else None):
         # Above the number of any earlier certificate, and the same however often it is computed.
         wanted["credential"] = {"renew": int(credential.created_at.timestamp())}
+    trust = _trust(credential, catalogue)
+    if trust:
+        wanted["trust"] = trust
     return wanted
 
 
@@ -75,6 +80,26 @@ def is_renewal_due(credential: Credential, now: datetime, api_key_life_s: int | 
     if expires_at is None and api_key_life_s is not None and credential.kind is CredentialKind.API_KEY:
         expires_at = credential.created_at + timedelta(seconds=api_key_life_s)
     return expires_at is not None and now >= credential.created_at + (expires_at - credential.created_at) * 2 / 3
+
+
+def _trust(credential: Credential, catalogue: Catalogue) -> dict[str, object]:
+    """What is to be trusted besides the factory's, while keys or authorities are rolled over: where there are several."""
+    trust: dict[str, object] = {}
+    environment = catalogue.environments.get(credential.environment)
+    authorities = certificates_of(environment.ca_pem) if environment is not None and environment.ca_pem else ()
+    if len(authorities) > 1:
+        trust["cas"] = list(authorities[:MAX_TRUSTED])
+    if len(catalogue.release_keys) > 1:
+        known = sorted(catalogue.release_keys.values(), key=lambda one: one.key_id)
+        trust["release_keys"] = [one.public_key for one in known[:MAX_TRUSTED]]
+    return trust
+
+
+@lru_cache(maxsize=64)
+def certificates_of(pem: str) -> tuple[str, ...]:
+    """The certificates of a bundle, each as it stands there."""
+    end = "-----END CERTIFICATE-----"
+    return tuple(one.strip() + "\n" + end + "\n" for one in pem.split(end)[:-1])
 
 
 def _placement(move: Move, kind: CredentialKind, catalogue: Catalogue) -> dict[str, object]:

@@ -16,7 +16,7 @@ from device_sdk.wire import codes, ids, keys
 from service.brokers.gate import Login
 from service.credentials import proofs
 from service.credentials.authority import SERIAL_BYTES, CsrError, Issued
-from service.domain import activation, clone, event, hook, identity, moves, placement, self_registration
+from service.domain import activation, clone, event, failover, hook, identity, moves, placement, self_registration
 from service.domain.activation import Place
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState
@@ -79,6 +79,11 @@ def _decide(device: Device | None, ask: _Ask, context: Context) -> Decision:
         if context.answer is None:
             return Decision(effects=(AskHook(_question(device, ask, context)),), credential_id=ask.credential_id)
         device = hook.overridden(device, context.answer, context.world.catalogue)
+    if not context.operational:
+        device, moved = failover.judge(
+            device, ask.group, context.asked_in, context.world.catalogue, context.now, context.world.down_since
+        )
+        told += moved
     place = activation.place_of(device, ask.group, context.world.catalogue, operational=context.operational)
     kind = activation.kind_of(ask.group, place, has_csr=ask.claim.csr is not None)
     # 11. CSR.

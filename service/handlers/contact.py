@@ -14,7 +14,7 @@ from device_sdk.wire import codes
 from service.credentials import proofs
 from service.domain import clone, event, moves, placement, reactivation, replacement, updates
 from service.domain.credential import Credential, CredentialState
-from service.domain.device import Device, Firmware
+from service.domain.device import Device, DeviceState, Firmware
 from service.domain.event import Event
 from service.domain.reactivation import Verdict
 from service.errors import ServiceError
@@ -135,6 +135,9 @@ def close_contact(
         changed["credentials"] = moves.with_row(device, credential)
     if changed:
         device = replace(device, **changed)
+    if device.state is DeviceState.RETIRED and desired_rev is not None and desired_rev == credential.desired_rev:
+        # It has read that it is to wipe its credentials: nobody needs this one any more.
+        device = moves.put(device, moves.drop(credential, context.now, "retired"))
     return Decision(
         device=device,
         reply=reply,

@@ -70,7 +70,7 @@ def _take_settings(contact: Contact, said: SettingsReport, context: Context) -> 
     )
     contact.note(f"settings_{said.state}" if said.state in _SETTINGS_STATES else "settings_reported", f"rev {said.rev}")
     if said.state == "failed":
-        contact.tell("settings_failed", context.now, rev=said.rev)
+        contact.tell("settings_failed", context.now, rev=said.rev, cause=said.cause or "")
 
 
 def _announce(contact: Contact, credential_id: str) -> None:

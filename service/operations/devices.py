@@ -29,6 +29,7 @@ from service.storage.tables import thing as thing_table
 from service.storage.tables import version as version_table
 
 MAX_PAGE = 1000
+MAX_CHAIN = 100  # devices that are looked for, one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +200,29 @@ def _enter(device: Device, state: DeviceState) -> Device:
         raise ServiceError(
             codes.CONFLICT, f"a device that is {device.state.value} cannot become {state.value}", cause="illegal_move"
         ) from error
+
+
+async def chain(database: Database, device: Device) -> list[str]:
+    """GROUP/SERIAL of every device that has held this device's thing, oldest first; itself alone where there is one.
+
+    A successor that has not taken over yet is not in it.
+    """
+    of = device_table.c
+    columns = (of.device_id, of.group_id, of.serial, of.replaced_by)
+    names = [f"{device.group_id}/{device.serial}"]
+    async with database.read() as connection:
+        after = device.replaced_by
+        while after is not None and len(names) < MAX_CHAIN:
+            row = (await connection.execute(select(*columns).where(of.device_id == after))).first()
+            if row is None:
+                break
+            names.append(f"{row.group_id}/{row.serial}")
+            after = row.replaced_by
+        before = device.device_id
+        while len(names) < MAX_CHAIN:
+            row = (await connection.execute(select(*columns).where(of.replaced_by == before))).first()
+            if row is None:
+                break
+            names.insert(0, f"{row.group_id}/{row.serial}")
+            before = row.device_id
+    return names

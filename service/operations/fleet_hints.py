@@ -59,5 +59,7 @@ FLEET_HINTS: dict[str, str] = {
     "replace_same_serial": "Name the new device's serial.",
     "replace_successor": "Undo that replacement first.",
     "replacement_undone": "The old device holds its thing as before; name another successor.",
+    "transfer_public_key": "Register new public keys for the device instead.",
+    "transfer_state": _STATE,
     "undo_too_late": "The new device holds the thing: replace it in turn.",
 }

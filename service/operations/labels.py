@@ -1,4 +1,4 @@
-"""Labels of a batch: made for printing, looked up when one is scanned, counted by batch.
+"""Labels of a batch: made for printing, looked up when one is scanned.
 
 Owns the rows of the table `label` and who gets one. What stands on a label is credentials/labels.py's, what a scan
 does domain/onboarding.py's, how a sheet looks sheets.py's.
@@ -233,32 +233,4 @@ async def mark_used(
     statement = update(tables.label).where(of.label_id == label.label_id, of.used_at.is_(None))
     await connection.execute(
         statement.values(used_at=to_ms(now), used_by=account, used_command_id=command_id, key_sealed=None)
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class BatchLabels:
-    """The labels of one batch that were not replaced by newer ones."""
-
-    labels: int = 0
-    used: int = 0
-    expired: int = 0  # and not used
-    missing: tuple[str, ...] = ()  # GROUP/SERIAL whose label nobody has scanned, by name
-
-
-async def of_batch(database: Database, batch: str, *, now: datetime, limit: int = 1000) -> BatchLabels:
-    """How many labels of a batch were scanned, and which were not (at most `limit` of them)."""
-    live = select(of.group_id, of.serial, of.used_at, of.expires_at).where(
-        of.batch == batch, of.cancelled_at.is_(None) | of.used_at.is_not(None)
-    )
-    async with database.read() as connection:
-        rows = list(await connection.execute(live.order_by(of.group_id, of.serial)))
-    unused = [row for row in rows if row.used_at is None]
-    moment = to_ms(now)
-    assert moment is not None
-    return BatchLabels(
-        labels=len(rows),
-        used=len(rows) - len(unused),
-        expired=sum(row.expires_at <= moment for row in unused),
-        missing=tuple(f"{row.group_id}/{row.serial}" for row in unused[:limit]),
     )

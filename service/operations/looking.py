@@ -83,6 +83,8 @@ async def trace(database: Database, operator: Operator, name: str, *, limit: int
 
 
 async def _seen(database: Database, operator: Operator, name: str) -> Device:
+    if parse_device(name)[0] is None:  # who else has this serial is not for everybody to know
+        raise bad_request("device_illegal", "name a device as GROUP/SERIAL", name[:80])
     async with database.read() as connection:
         found = await find_device(connection, name)
         devices = await queries.devices(connection, database.sealer, serials=[(found.group_id, found.serial)])

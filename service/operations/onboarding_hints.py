@@ -35,6 +35,7 @@ ONBOARDING_HINTS: dict[str, str] = {
     "onboard_frozen": "Find out which of the two devices is the true one, then `firstlight unfreeze`.",
     "onboard_replaced": "Another device has taken its place; scan the label of that one.",
     "onboard_retired": "A retired device is registered anew before it is onboarded.",
+    "ou_change_illegal": "Give --environment or --target.",
     "seal_broken": "Use the keys.json that belongs to this database.",
     "self_quota_illegal": "Give --self-quota from 0 to 10000000.",
     "self_quota_used": "Raise it with `firstlight group change --self-quota`, or register the device.",

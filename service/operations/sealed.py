@@ -16,8 +16,8 @@ from sqlalchemy import Column, Table
 
 from service.operations.requests import conflict
 from service.storage.errors import unavailable_on_error
-from service.storage.sealing import KID_BYTES, account_key_aad, device_key_aad, group_secret_aad
-from service.storage.tables import account, device, registration_group
+from service.storage.sealing import KID_BYTES, account_key_aad, device_key_aad, group_secret_aad, label_key_aad
+from service.storage.tables import account, device, label, registration_group
 
 Aad = Callable[[str], bytes]
 # Every sealed column: (table, its key, the column, what a value is bound to).
@@ -25,6 +25,7 @@ SEALED: tuple[tuple[Table, Column[Any], Column[Any], Aad], ...] = (
     (registration_group, registration_group.c.group_id, registration_group.c.secret_sealed, group_secret_aad),
     (device, device.c.device_id, device.c.key_sealed, device_key_aad),
     (account, account.c.name, account.c.key_sealed, account_key_aad),
+    (label, label.c.label_id, label.c.key_sealed, label_key_aad),
 )
 
 

@@ -88,6 +88,7 @@ class Executor:
         self._random_bytes = random_bytes
         self._admit = admit
         self.listening_since = clock()
+        self.down_since: dict[str, datetime] = {}
 
     async def execute(self, jobs: Sequence[Job]) -> Settled:
         """Commit what these messages ask for and say what to answer. Raises nothing of its own."""
@@ -133,6 +134,7 @@ class Executor:
             random_bytes=self._random_bytes,
             admit=self._admit,
             listening_since=self.listening_since,
+            down_since=self.down_since,
         )
 
     async def _load(self, batch: Batch, jobs: Sequence[Job]) -> Working:

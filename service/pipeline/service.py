@@ -110,6 +110,13 @@ class Pipeline:
         """Take one message; never blocks. Given to each link as its `deliver`."""
         self.admission.deliver(message)
 
+    def link_state(self, environment: str, *, connected: bool) -> None:
+        """Whether an environment's operational broker can be reached: what the failover policy goes by."""
+        if connected:
+            self.executor.down_since.pop(environment, None)
+        else:
+            self.executor.down_since.setdefault(environment, self._clock())
+
     def missed_messages(self) -> None:
         """A link was down: what was silent meanwhile may have spoken. Silence counts anew from now."""
         self.executor.listening_since = self._clock()

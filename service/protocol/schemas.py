@@ -93,6 +93,7 @@ class FirmwareReport(Model):
 class SettingsReport(Model):
     rev: Int
     state: Word
+    cause: Cause | None = None
 
 
 class PlacementReport(Model):

@@ -186,7 +186,11 @@ async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: M
         select(product.c.product_id, product.c.name, product.c.hardware, product.c.target_version_id)
     ):
         products[of_product[0]] = rows.product_of(of_product, versions.get(target))
-    keys = await connection.execute(select(release_key.c.key_id, release_key.c.public_key, release_key.c.name))
+    keys = await connection.execute(
+        select(release_key.c.key_id, release_key.c.public_key, release_key.c.name).where(
+            release_key.c.retired_at.is_(None)
+        )
+    )
     return Catalogue(
         rev=rev,
         groups={group.group_id: group for group in groups},

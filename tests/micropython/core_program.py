@@ -1,6 +1,7 @@
 """On MicroPython: a device activates, fetches an image in windows, installs, restarts and is confirmed."""
 
 from device_sdk.core import job
+from device_sdk.core.ports import Product
 from tests.support.peer import Peer, Rig, firmware
 
 IMAGE = bytes([(k * 7 + k // 256) % 256 for k in range(40 * 256 + 1)])
@@ -45,8 +46,39 @@ def move(rig):
     rig.run(lambda: rig.client.status.state == "online")
 
 
+class Gadget(Product):
+    def __init__(self):
+        self.values = {}
+
+    def apply_settings(self, values):
+        self.values = values
+
+    def needs_trial(self, before, values):
+        return True
+
+
+def change():
+    """New settings on trial, then a renewal that gives a new device key."""
+    rig = Rig(product=Gadget())
+    rig.run(lambda: rig.client.status.state == "online")
+    rig.peer.want(settings={"rev": 1, "values": {"network": "b"}})
+    rig.push()
+    rig.run(lambda: {"rev": 1, "state": "applied"} in [r.get("settings") for r in rig.peer.said("report")])
+    assert rig.product.values == {"network": "b"}
+    old = rig.owner
+    rig.peer.grants = {"rekey": True}
+    rig.peer.want(credential={"renew": 1}, trust={"release_keys": [bytes(32)]})
+    rig.push()
+    rig.run(lambda: rig.connection is not None and rig.owner != old and rig.client.status.state == "online")
+    rig.peer.want(settings={"rev": 2, "values": {}})
+    rig.push()
+    rig.run(lambda: rig.product.values == {})
+    assert rig.client.counters == {}
+
+
 quiet = run(0)
 assert quiet.client.counters == {}
 damaged = run(7)
 move(quiet)
+change()
 print("confirmed", len(quiet.peer.requests), len(damaged.peer.requests))

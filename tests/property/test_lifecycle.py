@@ -136,6 +136,10 @@ class Lifecycle(RuleBasedStateMachine):
     def a_device_is_blocked_or_let_in_again(self, data, verb) -> None:
         self.run(self.world.operate(verb, self.unit(data)))
 
+    @rule(data=st.data())
+    def a_device_changes_hands(self, data) -> None:
+        self.run(self.world.operate("transfer", self.unit(data)))
+
     @rule(environment=st.sampled_from(["prod", "east"]))
     def an_environment_goes_dark(self, environment) -> None:
         self.world.go_dark(environment)

@@ -21,7 +21,7 @@ from device_sdk.core import actions
 from device_sdk.core.client import Client
 from device_sdk.core.identity import Endpoint as DeviceEndpoint
 from device_sdk.core.identity import Identity, Policy
-from device_sdk.core.ports import Product
+from device_sdk.core.ports import Product, SettingsError
 from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller, SharedChunks
 from device_sdk.simulator.power import Power, PowerLostError
@@ -66,6 +66,7 @@ ENVIRONMENTS = {"prod": _environment("prod", "boot", "op"), "east": _environment
 _RELEASE_KEY = Ed25519PrivateKey.from_private_bytes(b"R" * 32)
 _PUBLIC_KEY = _RELEASE_KEY.public_key().public_bytes_raw()
 _KEY_ID = ids.release_key_id(_PUBLIC_KEY)
+_REKEYED = "SELECT device_id FROM device JOIN event USING (group_id, serial) WHERE kind = 'rekeyed'"
 _MADE: dict[str, KeyFile] = {}  # made once for all worlds, in the first one's folder
 
 
@@ -81,12 +82,14 @@ class WireLink:
 
 
 class Gadget(Product):
-    """Takes any settings; those named `network` it tries on a new connection."""
+    """Takes any settings but `refuse`; those named `network` it tries on a new connection."""
 
     def __init__(self) -> None:
         self.values: dict[str, object] = {}
 
     def apply_settings(self, values: dict[str, object]) -> None:
+        if "refuse" in values:
+            raise SettingsError("out_of_range")
         self.values = values
 
     def needs_trial(self, before: dict[str, object], values: dict[str, object]) -> bool:
@@ -396,7 +399,10 @@ class World:
     def audit(self, *, settled: bool = False) -> list[str]:
         logins = {one for gate in self.gates.values() for one in gate.logins} if settled else None
         found = audit(self.path, self.told, logins=logins, settled=settled)
-        return found if self.burned.items() <= self.factory_data().items() else [*found, "group data changed"]
+        handed_over = {device_id for (device_id,) in self.rows(_REKEYED)}
+        now = self.factory_data()
+        changed = [one for one, held in self.burned.items() if now.get(one) != held and one not in handed_over]
+        return [*found, *(f"what the factory gave {one} has changed" for one in changed)]
 
     def factory_data(self) -> dict[object, object]:
         """What no command may change: groups and their secrets; serials and their keys, as they are stored."""

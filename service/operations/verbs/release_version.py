@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from service.domain.device import Device, Firmware, FirmwareState
+from service.domain import updates
+from service.domain.device import Device, FirmwareState
 from service.operations.requests import conflict
 from service.operations.verbs.set_target import version_of
 from service.operations.verbs.verb import Applied, Role, Told, World, thing_of
@@ -30,9 +29,6 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     over = firmware.state in _OVER and (arguments.version is None or firmware.version_id in released)
     if not released and not over:
         raise conflict("nothing_to_release", "no version has failed on this device")
-    tries = {version_id: count for version_id, count in device.tries.items() if version_id not in released}
-    if over:
-        firmware = Firmware(confirmed_seq=firmware.confirmed_seq)
-    return Applied(
-        replace(device, tries=tries, firmware=firmware), (Told("version_released", {"versions": sorted(released)}),)
-    )
+    only = released.pop() if arguments.version is not None and released else None
+    versions = sorted(device.tries) if only is None else [only]
+    return Applied(updates.release(device, only), (Told("version_released", {"versions": versions}),))

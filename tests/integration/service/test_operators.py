@@ -89,7 +89,8 @@ BAD = {
     "too large": ("block", b'{"id":"1","x":"' + b"x" * 20_000 + b'"}', "TOO_LARGE"),
     "an expired command": ("block", b'{"id":"x1","expires_at":1,"selector":{"group":"line-1"}}', "CONFLICT"),
     "nobody's command": ("cancel", b'{"id":"1","command":"x"}', "NOT_FOUND"),
-    "another's OU": ("list", b'{"id":"1","limit":0}', "BAD_REQUEST"),
+    "a page of none": ("list", b'{"id":"1","limit":0}', "BAD_REQUEST"),
+    "a bare serial": ("get", b'{"id":"1","device":"sn-1"}', "BAD_REQUEST"),
     "a device that is not there": ("get", b'{"id":"1","device":"line-1/nobody"}', "NOT_FOUND"),
 }
 

@@ -105,6 +105,20 @@ def test_accounts_are_made_listed_and_locked(run):
     assert "alice" in run("account", "list")
 
 
+def test_the_audit_says_who_changed_what(run):
+    run("block", "g/a", "--id", "x")
+    run("block", "g/nobody", code=1)
+    lines = json.loads(run("audit", "--json"))[-3:]
+    assert [(one["account"], one["device"], one["outcome"], one["cause"]) for one in lines] == [
+        ("local", None, "accepted", None),
+        ("local", "g/a", "changed", None),
+        ("local", None, "refused", "device_unknown"),
+    ]
+    assert (lines[1]["before"], lines[1]["after"]) == ({"state": "registered"}, {"state": "blocked"})
+    assert len(run("audit", "--device", "g/a").splitlines()) == 2
+    assert "GROUP/SERIAL" in run("audit", "--device", "a", code=1)
+
+
 def test_a_batch_says_what_is_missing(run):
     run("allocate", "g/a", "g/b", "--tag", "B42")
     run("block", "g/b")

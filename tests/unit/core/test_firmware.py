@@ -176,6 +176,32 @@ def test_an_unhealthy_image_is_rolled_back_reported_and_quarantined_after_two_tr
     assert rig.reboots == 4
 
 
+def test_a_quarantined_version_is_tried_again_once_an_operator_releases_it():
+    rig = wanting(signed(IMAGE))
+    rig.machine.healthy_answer = False
+    rig.run_for(24 * 3600)
+    rig.peer.want()  # held back by the service too
+    rig.push()
+    rig.run_for(60)
+    rig.machine.healthy_answer = True
+    released = {**signed(IMAGE), "release": 1}
+    rig.peer.want(released)
+    rig.push()
+    rig.run(confirmed(rig))
+    assert rig.machine.running["name"] == "2.0"
+
+
+def test_a_release_that_is_known_already_releases_nothing_again():
+    rig = wanting({**signed(IMAGE), "release": 1})
+    rig.machine.healthy_answer = False
+    rig.run_for(24 * 3600)
+    assert rig.reboots == 4
+    rig.peer.want({**signed(IMAGE), "release": 1}, settings={"rev": 1})
+    rig.push()
+    rig.run_for(3600)
+    assert rig.reboots == 4
+
+
 def test_an_image_that_crashes_at_start_is_rolled_back_by_the_boot_loader():
     rig = wanting(signed(IMAGE))
     rig.machine.bad_images = (signed(IMAGE)["version_id"],)

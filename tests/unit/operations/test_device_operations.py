@@ -377,3 +377,16 @@ async def test_an_ambiguous_serial_names_its_candidates(database):
     with pytest.raises(ServiceError) as caught:
         await traces.of_device(database, "sn-1")
     assert caught.value.state == {"candidates": ["line-1/sn-1", "line-2/sn-1"]}
+
+
+async def test_a_chain_of_replacements_is_shown_from_any_of_its_devices(database):
+    made = [
+        a_device("first", state=DeviceState.REPLACED, replaced_by="dev-second"),
+        a_device("second", state=DeviceState.REPLACED, replaced_by="dev-third"),
+        a_device("third"),
+        a_device("alone"),
+    ]
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=tuple((None, one) for one in made)))
+    whole = ["line-1/first", "line-1/second", "line-1/third"]
+    assert [await devices.chain(database, one) for one in made] == [whole, whole, whole, ["line-1/alone"]]

@@ -18,7 +18,7 @@ from service.domain.credential import CredentialKind
 from service.domain.device import DeviceState
 from service.domain.group import Group, KeyKind
 from service.errors import Secret, ServiceError
-from service.operations import devices, groups, labels
+from service.operations import batches, devices, groups, labels
 from service.operations.labels import Order
 from service.operations.outcomes import Result
 from service.operations.verbs import onboard
@@ -101,9 +101,8 @@ async def test_labels_are_made_without_registering_the_devices(database):
         ("line-2", "TH-2", "B42", None),
     ]
     assert (await devices.list_page(database)).devices == []
-    assert await labels.of_batch(database, "B42", now=NOW) == labels.BatchLabels(
-        2, 0, 0, ("line-2/TH-1", "line-2/TH-2")
-    )
+    shown = await batches.show(database, "B42")
+    assert (shown.labels["unused"], shown.missing) == (2, ["line-2/TH-1", "line-2/TH-2"])
 
 
 async def test_the_code_of_a_label_is_not_in_the_database(database, tmp_path):

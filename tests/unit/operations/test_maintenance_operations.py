@@ -15,6 +15,7 @@ from service.errors import Secret, ServiceError
 from service.images.files import ImageFiles
 from service.operations import backups, groups, rekeying
 from service.operations.hints import HINTS, hint_of
+from service.storage import tables
 from service.storage.database import Database
 from service.storage.store import SqlStore
 from tests.support.causes import causes_in_source
@@ -198,6 +199,18 @@ async def test_a_backup_from_before_a_rotation_is_not_restored_without_its_keys(
     assert sorted(one.name for one in (tmp_path / "backup").iterdir()) == ["firstlight.db", "manifest.json"]
     await check_readable(key_file, path)
     backups.restore(tmp_path / "backup", path, images, replace=True, kids=old)
+
+
+def test_rotation_knows_every_sealed_column():
+    sealed_columns = {
+        column
+        for table in tables.metadata.tables.values()
+        for column in table.columns
+        if column.name.endswith("_sealed")
+    }
+    # A command's secrets are used in the transaction that stores it, so nothing is ever written there.
+    unused = {tables.command.c.secrets_sealed}
+    assert sealed_columns - unused == {column for _, _, column, _ in rekeying.SEALED}
 
 
 async def test_a_rotation_that_was_cut_short_goes_on_with_its_key(sealed, monkeypatch):

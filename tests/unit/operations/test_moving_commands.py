@@ -174,6 +174,14 @@ async def test_a_replaced_device_is_neither_moved_nor_replaced_again(database, c
     assert await outcome_of(commands, "undo-replace", "3", named("gone")) == ("refused", "undo_too_late")
 
 
+async def test_a_transfer_is_opened_once(database, commands):
+    await seed(database, "sn-1")
+    assert await outcome_of(commands, "transfer", "1", named("sn-1")) == ("changed", None)
+    assert (await devices.show(database, "sn-1")).rekey
+    assert await outcome_of(commands, "transfer", "2", named("sn-1")) == ("unchanged", None)
+    assert await kinds(database) == ["transfer_opened"]
+
+
 async def test_an_unknown_old_device_refuses_the_replacement(database, commands):
     with pytest.raises(ServiceError) as caught:
         await commands.submit(THIS_MACHINE, "replace", ask(selector=named("x"), arguments={"new": "line-1/new"}))

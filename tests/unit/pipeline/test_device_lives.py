@@ -156,3 +156,29 @@ async def test_settings_reach_the_device_and_it_says_what_became_of_them(tmp_pat
         await world.exchange()
         assert unit.product.values == {"interval": 30}
         assert world.rows("SELECT settings_state FROM thing") == [("applied",)]
+
+
+async def test_a_device_that_changes_hands_speaks_with_a_new_key_from_its_renewal_on(tmp_path):
+    async with in_service(tmp_path, "sn-1", credential_life_s=9000) as world:
+        (unit,) = world.units
+        before = world.rows("SELECT key_sealed FROM device")
+        assert await world.operate("transfer", unit) == (Result.CHANGED, None)
+        for _ in range(8):
+            await world.advance(1500)
+            await world.exchange()
+        assert "rekeyed" in events(world)
+        assert world.rows("SELECT key_sealed FROM device") != before
+        await world.operate("set-settings", unit, settings={"interval": 30})
+        await world.exchange()
+        assert unit.product.values == {"interval": 30}
+        assert not unit.client.counters.get("mac")
+
+
+async def test_settings_that_the_product_refuses_are_told_with_the_cause(tmp_path):
+    async with in_service(tmp_path, "sn-1") as world:
+        (unit,) = world.units
+        await world.operate("set-settings", unit, settings={"refuse": True})
+        await world.exchange()
+        ((data,),) = world.rows("SELECT data FROM event WHERE kind = 'settings_failed'")
+        assert json.loads(data)["cause"] == "out_of_range"
+        assert unit.product.values == {}
