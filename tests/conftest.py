@@ -12,6 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How quick a machine is says nothing about the code under test.
+settings.register_profile("firstlight", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("firstlight")
 
 HERE = Path(__file__).parent
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
