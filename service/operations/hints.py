@@ -185,6 +185,7 @@ HINTS: dict[str, str] = {
     "signature_wrong": "Sign the image again with the registered release key.",
     "text_illegal": "Use a shorter text of printable characters.",
     "version_exists": "Give the version a new name and a higher seq, and sign it again.",
+    "target_seq_lower": "A device refuses a lower seq than it has confirmed: sign the same image again with a higher seq.",
     "version_unknown": "`firstlight version list` shows the versions.",
 }
 _REFUSED = "The device could not prove who it is: compare group, serial and key with what the factory burned."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.product import Version
@@ -16,7 +16,7 @@ from service.operations.releases import Signature, verify
 from service.operations.requests import bad_request, check_text, conflict, not_found, raise_catalogue_rev
 from service.storage.database import Database
 from service.storage.rows import from_ms, release_key_of, to_ms, version_of, version_row
-from service.storage.tables import image, product, release_key, version
+from service.storage.tables import device, image, product, registration_group, release_key, version
 
 _COLUMNS = tuple(one for one in version.columns if one.name != "added_at")
 
@@ -73,7 +73,7 @@ async def add(
             await _add_image(connection, new, now)
             await connection.execute(insert(version), [version_row(new, now)])
         if target:
-            await _point(connection, product_id, new.version_id)
+            await _point(connection, product_id, new)
         await raise_catalogue_rev(connection)
     (added,) = [one for one in await list_all(database, product_id) if one.version.version_id == new.version_id]
     return added
@@ -91,7 +91,7 @@ async def list_all(database: Database, product_id: str) -> list[VersionView]:
 async def set_target(database: Database, product_id: str, name: str | None) -> Version | None:
     """Make a version the target of its product; None for no target. Devices hear of it within a second.
 
-    Raises ServiceError NOT_FOUND.
+    Raises ServiceError NOT_FOUND; CONFLICT for a version below one that a device has confirmed: it would refuse it.
     """
     async with database.write() as transaction:
         connection = transaction.connection
@@ -103,7 +103,7 @@ async def set_target(database: Database, product_id: str, name: str | None) -> V
             if row is None:
                 raise not_found("version_unknown", f"{product_id} has no version {name}")
             found = version_of(tuple(row))
-        await _point(connection, product_id, None if found is None else found.version_id)
+        await _point(connection, product_id, found)
         await raise_catalogue_rev(connection)
     return found
 
@@ -165,6 +165,21 @@ async def _target_of(connection: AsyncConnection, product_id: str) -> str | None
     return None if row[0] is None else str(row[0])
 
 
-async def _point(connection: AsyncConnection, product_id: str, version_id: str | None) -> None:
+async def _point(connection: AsyncConnection, product_id: str, target: Version | None) -> None:
+    if target is not None:
+        of_product = registration_group.c.product_id == product_id
+        highest = select(func.max(device.c.fw_confirmed_seq)).join(registration_group).where(of_product)
+        check_not_below(target, (await connection.execute(highest)).scalar() or 0)
+    version_id = None if target is None else target.version_id
     statement = update(product).where(product.c.product_id == product_id).values(target_version_id=version_id)
     await connection.execute(statement)
+
+
+def check_not_below(target: Version, confirmed_seq: int) -> None:
+    """Raise ServiceError CONFLICT for a version that a device with this confirmed seq refuses."""
+    if target.seq < confirmed_seq:
+        raise conflict(
+            "target_seq_lower",
+            f"{target.name} has seq {target.seq}, and seq {confirmed_seq} was confirmed: devices refuse to go back. "
+            "Sign the same image again with a higher seq",
+        )

@@ -10,6 +10,7 @@ from service.domain.product import Version
 from service.operations.requests import not_found
 from service.operations.verbs.verb import Applied, Role, Told, World, thing_of
 from service.operations.verbs.verb import Arguments as Arguments_
+from service.operations.versions import check_not_below
 
 NAME = "set-target"
 ROLE = Role.OPERATOR
@@ -25,7 +26,9 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     thing = thing_of(device)
     wanted = None
     if arguments.version is not None:
-        wanted = version_of(world.catalogue, thing.product_id, arguments.version).version_id
+        version = version_of(world.catalogue, thing.product_id, arguments.version)
+        check_not_below(version, device.firmware.confirmed_seq)
+        wanted = version.version_id
     if thing.target_version_id == wanted:
         return Applied(device)
     changed = replace(device, thing=replace(thing, target_version_id=wanted))

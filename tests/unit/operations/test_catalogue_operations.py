@@ -10,13 +10,15 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from device_sdk.wire import ids
+from service.domain.changes import Changes
+from service.domain.device import Firmware
 from service.domain.group import Group, KeyKind, Reactivation
 from service.errors import Secret, ServiceError
 from service.images.files import ImageFiles
 from service.operations import groups, products, releases, versions
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
-from tests.support.storage import NOW, PRODUCT, new_database
+from tests.support.storage import NOW, PRODUCT, a_device, new_database
 
 
 @pytest.fixture
@@ -304,3 +306,19 @@ def test_an_empty_or_missing_image_is_not_signed(tmp_path, image, key):
     assert refused_now(sign, image, key) == "image_empty"
     assert refused_now(sign, tmp_path / "none", key) == "image_unreadable"
     assert refused_now(sign, image, key, seq=-1) == "seq_illegal"
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_a_target_below_what_a_device_has_confirmed_is_refused(database, images, image, key):
+    await add(database, images, image, sign(image, key))
+    confirmed = a_device(firmware=Firmware(confirmed_seq=3))
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, confirmed),)))
+    assert await refused(versions.set_target(database, PRODUCT.product_id, "2.0")) == ("CONFLICT", "target_seq_lower")
+    assert await refused(add(database, images, image, sign(image, key), target=True)) == (
+        "CONFLICT",
+        "target_seq_lower",
+    )
+    assert (await products.show(database, PRODUCT.product_id)).target is None
+    again = sign(image, key, name="2.0 again", seq=4)
+    assert (await add(database, images, image, again, name="2.0 again", target=True)).is_target
