@@ -20,8 +20,15 @@ class Running:
     site: Site
     service: Application
 
+    async def settled(self, name: str) -> int:
+        """How often so far, while nothing comes in: what is on its way to the database is waited for."""
+        await self.service.pipeline.ticker.flush()
+        async with self.service.database.write() as transaction:
+            transaction.abandon()
+        return self.counted(name)
+
     def counted(self, name: str) -> int:
-        """How often so far, flushed to the database or not."""
+        """How often at least: what is just being written is in neither place."""
         stored = dict(self.site.query("SELECT name, value FROM counter"))
         return stored.get(name, 0) + self.service.pipeline.record._counters[name]
 

@@ -25,11 +25,11 @@ async def nothing_comes_of_it(
 ) -> AsyncIterator[None]:
     """The cause is counted once, no row changes (steps of a proven device may be traced), nothing is logged as a fault."""
     but = {"counter", "meta", "trace"} if proven else {"counter", "meta"}
-    before, rows = running.counted(cause), running.site.rows(but=but)
+    before, rows = await running.settled(cause), running.site.rows(but=but)
     with caplog.at_level(logging.INFO):
         yield
         await until(lambda: running.counted(cause) >= before + times)
-    assert running.counted(cause) == before + times
+    assert await running.settled(cause) == before + times
     assert running.site.rows(but=but) == rows
     assert [r for r in caplog.records if r.exc_info or r.levelno >= logging.WARNING] == []
 
