@@ -51,7 +51,7 @@ class StreamBounds:
     permits: int = 65536
     permit_s: float = 1.0
     page_bytes: int = 256 * 1024
-    page_cache_bytes: int = 32 * 1024 * 1024
+    page_cache_bytes: int = 16 * 1024 * 1024
     turn_bytes: int = 64 * 1024
     open_images: int = 16
 

@@ -54,7 +54,7 @@ class Bounds:
     permits: int = 65536
     permit_s: float = 1.0  # how long an authorisation to fetch is believed; a drop ends it at once
     page_bytes: int = 256 * 1024
-    page_cache_bytes: int = 32 * 1024 * 1024
+    page_cache_bytes: int = 16 * 1024 * 1024
     turn_bytes: int = 64 * 1024  # to one thing before the next has its turn
     open_images: int = 16
     # Clock
