@@ -65,7 +65,7 @@ UNTRUE = {
     "the broker lets in": "UPDATE credential SET state = 'dropped', dropped_at = 1, revoked_at = 1 WHERE state = 'confirmed'",
     "whose row is live": (
         "CREATE TEMP TABLE copy AS SELECT * FROM credential WHERE state = 'confirmed';"
-        "UPDATE copy SET credential_id = 'f' || substr(credential_id, 2), state = 'pending', confirmed_at = NULL;"
+        "UPDATE copy SET credential_id = lower(hex(randomblob(16))), state = 'pending', confirmed_at = NULL;"
         "INSERT INTO credential SELECT * FROM copy"),
 }  # fmt: skip
 
