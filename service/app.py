@@ -109,7 +109,7 @@ class Application:
     ) -> None:
         self.database = database
         self.store = SqlStore(database, environments)
-        self.upkeep = Upkeep(database)
+        self.upkeep = Upkeep(database, settings.served)
         self.health = HealthServer(
             settings.http.host,
             settings.http.port,

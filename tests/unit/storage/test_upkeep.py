@@ -236,6 +236,32 @@ async def test_changes_by_others_are_found_once(database, upkeep):
     assert await upkeep.touched(await upkeep.tended_to()) == []
 
 
+async def test_each_process_asks_for_the_devices_that_it_can_reach_and_remembers_its_own_progress(database):
+    east, west = Upkeep(database, ["east"]), Upkeep(database, ["west"])
+    both = Upkeep(database, ["east", "west"])
+    aged = {**CONFIRMED, "kind": CredentialKind.X509, "certificate_expires_at": NOW + timedelta(days=300)}
+    await save(
+        database,
+        a={**aged, "environment": "east", "certificate_serial": "1"},
+        b={**aged, "environment": "west", "certificate_serial": "2"},
+        c={"environment": "west"},
+    )
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(events=tuple(Event("target_changed", GROUP.group_id, f"sn-{one}") for one in "abc")))
+    year = NOW + timedelta(days=365)
+    assert [await one.confirmed() for one in (east, west)] == [["a" * 32], ["b" * 32]]
+    assert [await one.renewable(NOW, year) for one in (east, west)] == [["dev-sn-a"], ["dev-sn-b"]]
+    # Nobody need reach a device that has no confirmed credential.
+    assert [of for _, of in await east.touched(0)] == ["dev-sn-a", "dev-sn-c"]
+    assert [of for _, of in await west.touched(0)] == ["dev-sn-b", "dev-sn-c"]
+    assert [of for _, of in await both.touched(0)] == ["dev-sn-a", "dev-sn-b", "dev-sn-c"]
+    await east.set_refreshed_rev(7)
+    await east.set_tended_to(3)
+    assert (await east.refreshed_rev(), await east.tended_to()) == (7, 3)
+    assert (await west.refreshed_rev(), await west.tended_to()) == (0, 0)
+    assert (await both.refreshed_rev(), await both.tended_to()) == (0, 0)  # as far as the one that is behind
+
+
 async def test_credentials_that_came_to_two_thirds_of_their_life_are_found_once(database, upkeep):
     certificate = {"kind": CredentialKind.X509, "certificate_expires_at": NOW + timedelta(days=300)}
     await save(
