@@ -84,11 +84,26 @@ def key_add(
 
 @key_app.command("list")
 def key_list(as_json: context.JsonOption = False) -> None:
-    """The release keys that are trusted."""
-    found = context.run(releases.list_keys)
-    rows = [[one.name, one.key_id, one.public_key.hex()] for one in found]
-    columns = ["name", "key id", "public key"]
+    """Every release key, and whether it is trusted or was retired."""
+    found = context.run(releases.all_keys)
+    rows = [[one.name, one.key_id, one.public_key.hex(), _state(one)] for one in found]
+    columns = ["name", "key id", "public key", "state"]
     context.emit(found, as_json=as_json, text=lambda: context.table("Release keys", columns, rows))
+
+
+@key_app.command("retire")
+def key_retire(
+    name: Annotated[str, typer.Argument(help="What people call it.")],
+    as_json: context.JsonOption = False,
+) -> None:
+    """Trust a release key no more, for good. Set other targets first where versions signed by it are targets."""
+    found = context.run(lambda database: releases.retire_key(database, name, now=datetime.now(UTC)))
+    said = f"release key {found.key_id} ({found.name}) is {_state(found)}"
+    context.emit(found, as_json=as_json, text=lambda: print(said))
+
+
+def _state(one: releases.KeyView) -> str:
+    return "trusted" if one.retired_at is None else f"retired {one.retired_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _passphrase(*, wanted: bool, confirm: bool) -> Secret | None:

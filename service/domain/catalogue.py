@@ -42,7 +42,8 @@ class Catalogue:
     rev: int  # rises with every change of groups, products, versions, targets or release keys
     groups: Mapping[str, Group] = field(default_factory=dict)
     products: Mapping[str, Product] = field(default_factory=dict)  # by product_id
-    release_keys: Mapping[str, ReleaseKey] = field(default_factory=dict)  # by key_id
+    release_keys: Mapping[str, ReleaseKey] = field(default_factory=dict)  # by key_id; those that are trusted
+    retired_keys: frozenset[str] = frozenset()  # key ids that are trusted no more
     environments: Mapping[str, Environment] = field(default_factory=dict)
     versions: Mapping[str, Version] = field(default_factory=dict)  # by version_id; every one, not only targets
     ous: Mapping[str, Ou] = field(default_factory=dict)  # by path

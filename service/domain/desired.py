@@ -83,13 +83,17 @@ def is_renewal_due(credential: Credential, now: datetime, api_key_life_s: int | 
 
 
 def _trust(credential: Credential, catalogue: Catalogue) -> dict[str, object]:
-    """What is to be trusted besides the factory's, while keys or authorities are rolled over: where there are several."""
+    """What is to be trusted besides the factory's, while keys or authorities are rolled over: where there are several.
+
+    Once a release key was retired its list is always sent, even with nothing in it: a list that is absent leaves the
+    device with the one it has, and that may hold the retired key.
+    """
     trust: dict[str, object] = {}
     environment = catalogue.environments.get(credential.environment)
     authorities = certificates_of(environment.ca_pem) if environment is not None and environment.ca_pem else ()
     if len(authorities) > 1:
         trust["cas"] = list(authorities[:MAX_TRUSTED])
-    if len(catalogue.release_keys) > 1:
+    if len(catalogue.release_keys) > 1 or catalogue.retired_keys:
         known = sorted(catalogue.release_keys.values(), key=lambda one: one.key_id)
         trust["release_keys"] = [one.public_key for one in known[:MAX_TRUSTED]]
     return trust

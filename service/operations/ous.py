@@ -13,6 +13,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from service.domain.catalogue import Ou
 from service.operations.requests import bad_request, check_placement, not_found, raise_catalogue_rev
+from service.operations.versions import check_trusted, retired_keys
 from service.storage.database import Database
 from service.storage.tables import ou, version
 
@@ -22,7 +23,8 @@ FIELDS = frozenset({"environment", "target_version_id"})
 async def change(database: Database, path: str, changes: dict[str, str | None], *, environments: Collection[str]) -> Ou:
     """Give an OU an environment or a target version, or (None) take it away. An OU without either has no row.
 
-    Raises ServiceError BAD_REQUEST, NOT_FOUND: an environment that is not in `environments`, an unknown version.
+    Raises ServiceError BAD_REQUEST; NOT_FOUND: an environment that is not in `environments`, an unknown version;
+    CONFLICT: a version of a retired release key.
     """
     check_placement(path, changes.get("environment"))
     if not changes or not FIELDS.issuperset(changes):
@@ -33,9 +35,11 @@ async def change(database: Database, path: str, changes: dict[str, str | None], 
     async with database.write() as transaction:
         connection = transaction.connection
         if wanted is not None:
-            known = select(version.c.version_id).where(version.c.version_id == wanted)
-            if (await connection.execute(known)).first() is None:
+            query = select(version.c.name, version.c.key_id).where(version.c.version_id == wanted)
+            known = (await connection.execute(query)).first()
+            if known is None:
                 raise not_found("version_unknown", f"no version {wanted[:64]!r}")
+            check_trusted(known.name, known.key_id, await retired_keys(connection))
         row = (await connection.execute(select(ou).where(ou.c.path == path))).first()
         before = Ou(path) if row is None else Ou(*row)
         environment = changes.get("environment", before.environment)

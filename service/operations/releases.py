@@ -26,19 +26,28 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, insert, literal, select, true, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from device_sdk.wire import ids, limits
 from service.domain.product import ReleaseKey
 from service.errors import Secret, ServiceError
 from service.images.files import measure
-from service.operations.requests import bad_request, check_text, conflict, raise_catalogue_rev
+from service.operations.requests import (
+    MAX_TEXT_CHARS,
+    bad_request,
+    check_text,
+    conflict,
+    not_found,
+    raise_catalogue_rev,
+)
 from service.storage.database import Database
-from service.storage.rows import release_key_of, to_ms
-from service.storage.tables import release_key
+from service.storage.rows import from_ms, to_ms
+from service.storage.tables import ou, product, registration_group, release_key, thing, version
 
 FORMAT = "firstlight release signature 1"
 MAX_FILE_BYTES = 64 * 1024
+MAX_TARGETS_TOLD = 20  # of each kind of owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,17 @@ class PublicReleaseKey:
     key_id: str
     public_key: bytes  # 32 raw bytes
     pem: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyView:
+    """A registered release key; trusted as long as `retired_at` is None."""
+
+    key_id: str
+    public_key: bytes  # 32 raw bytes
+    name: str
+    added_at: datetime | None
+    retired_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,30 +203,96 @@ def read_public_key(path: Path) -> PublicReleaseKey:
 
 
 async def add_key(database: Database, public: PublicReleaseKey, name: str, *, now: datetime) -> ReleaseKey:
-    """Trust a release key; the same key under the same name again changes nothing. Raises ServiceError CONFLICT."""
+    """Trust a release key; the same key under the same name again changes nothing.
+
+    Raises ServiceError CONFLICT: the key or the name is registered otherwise, or the key was retired.
+    """
     check_text("a release key's name", name)
     async with database.write() as transaction:
         connection = transaction.connection
         of = release_key.c
-        taken = select(of.key_id, of.public_key, of.name).where((of.key_id == public.key_id) | (of.name == name))
-        found = [release_key_of(tuple(row)) for row in await connection.execute(taken)]
+        found = await _views(connection, (of.key_id == public.key_id) | (of.name == name))
+        for known in found:
+            if known.key_id == public.key_id and known.retired_at is not None:
+                raise conflict("release_key_retired", f"release key {known.name} was retired; make a new one")
+            if (known.key_id, known.public_key, known.name) != (public.key_id, public.public_key, name):
+                raise conflict("release_key_exists", f"there is a release key {known.key_id} named {known.name}")
         added = ReleaseKey(public.key_id, public.public_key, name)
-        if found == [added]:
+        if found:
             transaction.abandon()
             return added
-        if found:
-            raise conflict("release_key_exists", f"there is a release key {found[0].key_id} named {found[0].name}")
         row = {"key_id": added.key_id, "public_key": added.public_key, "name": name, "added_at": to_ms(now)}
         await connection.execute(insert(release_key), [row])
         await raise_catalogue_rev(connection)
     return added
 
 
+async def retire_key(database: Database, name: str, *, now: datetime) -> KeyView:
+    """Trust a release key no more, for good; a key that is retired already stays as it is.
+
+    1. No version that it signed may be a target of a product, group, OU or thing. 2. From this commit on no version by
+    it is added or made a target, and desired documents list it no more. Raises ServiceError NOT_FOUND, CONFLICT (with
+    the versions and whose targets they are in `state`).
+    """
+    async with database.write() as transaction:
+        connection = transaction.connection
+        found = await _views(connection, release_key.c.name == name)
+        if not found:
+            raise not_found("release_key_name_unknown", f"no release key is named {name[:MAX_TEXT_CHARS]!r}")
+        if found[0].retired_at is not None:
+            transaction.abandon()
+            return found[0]
+        targets = await _targets(connection, found[0].key_id)
+        if targets:
+            raise conflict(
+                "release_key_in_use",
+                f"set other targets first; signed by {name} are {_told(targets)}",
+                targets=[f"{version}: {of}" for version, of in targets],
+            )
+        statement = update(release_key).where(release_key.c.key_id == found[0].key_id)
+        await connection.execute(statement.values(retired_at=to_ms(now)))
+        await raise_catalogue_rev(connection)
+        (retired,) = await _views(connection, release_key.c.name == name)
+    return retired
+
+
 async def list_keys(database: Database) -> list[ReleaseKey]:
-    of = release_key.c
+    """The release keys that are trusted, by name."""
+    return [ReleaseKey(one.key_id, one.public_key, one.name) for one in await all_keys(database) if not one.retired_at]
+
+
+async def all_keys(database: Database) -> list[KeyView]:
+    """Every release key by name, the retired ones too."""
     async with database.read() as connection:
-        found = await connection.execute(select(of.key_id, of.public_key, of.name).order_by(of.name))
-        return [release_key_of(tuple(row)) for row in found]
+        return await _views(connection, true())
+
+
+async def _views(connection: AsyncConnection, which: ColumnElement[bool]) -> list[KeyView]:
+    of = release_key.c
+    query = select(of.key_id, of.public_key, of.name, of.added_at, of.retired_at).where(which).order_by(of.name)
+    found = (await connection.execute(query)).all()
+    return [KeyView(row[0], row[1], row[2], from_ms(row[3]), from_ms(row[4])) for row in found]
+
+
+async def _targets(connection: AsyncConnection, key_id: str) -> list[tuple[str, str]]:
+    """(version, whose target it is) of everything whose target this key has signed."""
+    label = version.c.product + literal(" ") + version.c.name
+    owners = (
+        (product.c.target_version_id, literal("product ") + product.c.product_id),
+        (registration_group.c.target_version_id, literal("group ") + registration_group.c.group_id),
+        (ou.c.target_version_id, literal("OU ") + ou.c.path),
+        (thing.c.target_version_id, literal("thing ") + thing.c.thing_id),
+    )
+    found: list[tuple[str, str]] = []
+    for target, of in owners:
+        query = select(label, of).where(version.c.key_id == key_id, target == version.c.version_id).order_by(of)
+        found += [(row[0], row[1]) for row in await connection.execute(query.limit(MAX_TARGETS_TOLD))]
+    return found
+
+
+def _told(targets: list[tuple[str, str]]) -> str:
+    shown = ", ".join(f"{version} (target of {of})" for version, of in targets[:5])
+    return shown if len(targets) <= 5 else f"{shown} and more"
 
 
 def _public(key: Ed25519PublicKey) -> PublicReleaseKey:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,7 +42,7 @@ async def add(
 ) -> VersionView:
     """Add a signed version and, with `target`, make it the product's target in the same commit.
 
-    1. What is signed is this product, hardware and name, by a registered release key. 2. The image's bytes are what
+    1. What is signed is this product, hardware and name, by a registered release key that was not retired. 2. The image's bytes are what
     was signed; they are stored and flushed before any row names them. 3. Name and seq are new. The same version again
     changes nothing. Raises ServiceError BAD_REQUEST, NOT_FOUND, CONFLICT, UNAVAILABLE.
     """
@@ -91,7 +91,8 @@ async def list_all(database: Database, product_id: str) -> list[VersionView]:
 async def set_target(database: Database, product_id: str, name: str | None) -> Version | None:
     """Make a version the target of its product; None for no target. Devices hear of it within a second.
 
-    Raises ServiceError NOT_FOUND; CONFLICT for a version below one that a device has confirmed: it would refuse it.
+    Raises ServiceError NOT_FOUND; CONFLICT for a version of a retired release key, and for one below what a device has
+    confirmed: it would refuse it.
     """
     async with database.write() as transaction:
         connection = transaction.connection
@@ -127,11 +128,12 @@ async def _check_signed(connection: AsyncConnection, product_id: str, name: str,
             f"signed is {signature.product} {signature.name} for {signature.hardware}, not {row[0]} {name} for {row[1]}",
         )
     of = release_key.c
-    query = select(of.key_id, of.public_key, of.name).where(of.key_id == signature.key_id)
+    query = select(of.key_id, of.public_key, of.name, of.retired_at).where(of.key_id == signature.key_id)
     key = (await connection.execute(query)).first()
     if key is None:
         raise bad_request("release_key_unknown", f"no release key {signature.key_id[:32]} is registered")
-    verify(signature, release_key_of(tuple(key)))
+    check_trusted(signature.name, signature.key_id, {key.key_id} if key.retired_at is not None else ())
+    verify(signature, release_key_of(tuple(key)[:3]))
 
 
 async def _same_name_or_seq(connection: AsyncConnection, new: Version) -> Version | None:
@@ -167,12 +169,28 @@ async def _target_of(connection: AsyncConnection, product_id: str) -> str | None
 
 async def _point(connection: AsyncConnection, product_id: str, target: Version | None) -> None:
     if target is not None:
+        check_trusted(target.name, target.key_id, await retired_keys(connection))
         of_product = registration_group.c.product_id == product_id
         highest = select(func.max(device.c.fw_confirmed_seq)).join(registration_group).where(of_product)
         check_not_below(target, (await connection.execute(highest)).scalar() or 0)
     version_id = None if target is None else target.version_id
     statement = update(product).where(product.c.product_id == product_id).values(target_version_id=version_id)
     await connection.execute(statement)
+
+
+async def retired_keys(connection: AsyncConnection) -> frozenset[str]:
+    """The ids of the release keys that are trusted no more."""
+    found = await connection.execute(select(release_key.c.key_id).where(release_key.c.retired_at.is_not(None)))
+    return frozenset(found.scalars())
+
+
+def check_trusted(name: str, key_id: str, retired: Collection[str]) -> None:
+    """Raise ServiceError CONFLICT for the version of that name if the release key that signed it was retired."""
+    if key_id in retired:
+        raise conflict(
+            "release_key_retired",
+            f"{name} is signed by release key {key_id[:32]}, which was retired; sign it by another",
+        )
 
 
 def check_not_below(target: Version, confirmed_seq: int) -> None:

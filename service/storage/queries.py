@@ -186,16 +186,14 @@ async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: M
         select(product.c.product_id, product.c.name, product.c.hardware, product.c.target_version_id)
     ):
         products[of_product[0]] = rows.product_of(of_product, versions.get(target))
-    keys = await connection.execute(
-        select(release_key.c.key_id, release_key.c.public_key, release_key.c.name).where(
-            release_key.c.retired_at.is_(None)
-        )
-    )
+    of = release_key.c
+    keys = (await connection.execute(select(of.key_id, of.public_key, of.name, of.retired_at))).all()
     return Catalogue(
         rev=rev,
         groups={group.group_id: group for group in groups},
         products=products,
-        release_keys={key.key_id: key for key in (rows.release_key_of(tuple(row)) for row in keys)},
+        release_keys={row.key_id: rows.release_key_of(tuple(row)[:3]) for row in keys if row.retired_at is None},
+        retired_keys=frozenset(row.key_id for row in keys if row.retired_at is not None),
         environments=environments,
         versions=versions,
         ous=await ous(connection),

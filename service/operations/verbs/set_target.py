@@ -10,7 +10,7 @@ from service.domain.product import Version
 from service.operations.requests import not_found
 from service.operations.verbs.verb import Applied, Role, Told, World, thing_of
 from service.operations.verbs.verb import Arguments as Arguments_
-from service.operations.versions import check_not_below
+from service.operations.versions import check_not_below, check_trusted
 
 NAME = "set-target"
 ROLE = Role.OPERATOR
@@ -27,6 +27,7 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     wanted = None
     if arguments.version is not None:
         version = version_of(world.catalogue, thing.product_id, arguments.version)
+        check_trusted(version.name, version.key_id, world.catalogue.retired_keys)
         check_not_below(version, device.firmware.confirmed_seq)
         wanted = version.version_id
     if thing.target_version_id == wanted:

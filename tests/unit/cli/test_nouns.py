@@ -176,6 +176,30 @@ def test_a_version_goes_from_an_offline_key_to_the_target(run, run_json, tmp_pat
     run("version", "target", "thermometer", code=2)
 
 
+@pytest.mark.usefixtures("with_group")
+def test_a_leaked_release_key_is_retired_and_its_versions_are_refused(run, run_json, tmp_path):
+    image, key = tmp_path / "image.bin", tmp_path / "release.pem"
+    image.write_bytes(b"firmware" * 1000)
+    run("release", "keygen", key)
+    run("release", "sign", image, "--key", key, "--product", "Thermometer", "--hardware", "rev-a", "--name", "2.0",
+        "--seq", "2")  # fmt: skip
+    run("release", "key", "add", f"{key}.pub", "--name", "main")
+    adding = ["version", "add", "thermometer", "2.0", image, "--signature", f"{image}.sig"]
+    run(*adding, "--target")
+    assert "Thermometer 2.0 (target of product thermometer)" in run("release", "key", "retire", "main", code=1).stderr
+    run("version", "target", "thermometer", "--none")
+    (listed,) = run_json("release", "key", "list")
+    assert listed["retired_at"] is None
+    retired = run_json("release", "key", "retire", "main")
+    assert retired["retired_at"]
+    assert "is retired 2" in run("release", "key", "retire", "main").stdout
+    assert run_json("release", "key", "list") == [retired]
+    assert "retired" in run("release", "key", "list").stdout
+    assert "was retired" in run(*adding, code=1).stderr
+    assert "was retired" in run("version", "target", "thermometer", "2.0", code=1).stderr
+    assert "no release key is named 'x'" in run("release", "key", "retire", "x", code=1).stderr
+
+
 def test_making_a_key_and_signing_need_no_installation(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(release.PASSPHRASE_VARIABLE, "correct horse")

@@ -269,3 +269,30 @@ def test_trust_outlives_a_restart():
     assert rig.client._context.more_release_keys == [bytes(32)]
     assert rig.client._context.prover.more_service_keys == [b"s" * 32]
     assert unpackb(rig.peer.said("activate")[0]["claim"])["serial"] == "T-0001"
+
+
+def test_a_release_key_that_is_listed_no_more_counts_until_an_online_on_a_new_connection():
+    leaked, good = b"l" * 32, b"g" * 32
+    rig = started()
+    trust(rig, release_keys=[leaked, good])
+    trust(rig, release_keys=[good])
+    rig.drop()
+    rig.run(lambda: rig.client.status.state == "online")
+    rig.run_for(5)
+    assert rig.client._context.more_release_keys == [good]
+    trust(rig, release_keys=[])
+    assert rig.client._context.more_release_keys == [good]
+    rig.drop()
+    rig.run(lambda: rig.client.status.state == "online")
+    rig.run_for(5)
+    assert rig.client._context.more_release_keys == []
+
+
+def test_an_absent_list_takes_no_release_key_away():
+    rig = started()
+    trust(rig, release_keys=[b"l" * 32])
+    want(rig)
+    rig.drop()
+    rig.run(lambda: rig.client.status.state == "online")
+    rig.run_for(5)
+    assert rig.client._context.more_release_keys == [b"l" * 32]

@@ -9,11 +9,13 @@ from datetime import timedelta
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import insert
 
 from service.domain.catalogue import Environment
 from service.domain.changes import Changes
 from service.domain.credential import CredentialState
 from service.domain.device import DeviceState
+from service.domain.product import Version
 from service.errors import ServiceError
 from service.operations import accounts, command_page, devices
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
@@ -22,9 +24,9 @@ from service.operations.commands import Commands, Request
 from service.operations.outcomes import Result
 from service.operations.selectors import Selector
 from service.operations.verbs.verb import Role
-from service.storage.rows import to_ms
+from service.storage.rows import to_ms, version_row
 from service.storage.store import SqlStore
-from service.storage.tables import audit, event
+from service.storage.tables import audit, event, image, release_key, version
 from tests.support.storage import GROUP, NOW, PRODUCT, a_credential, a_device, a_thing, new_database
 
 ENVIRONMENTS = {"prod": Environment("prod", {}), "test": Environment("test", {})}
@@ -331,6 +333,20 @@ async def test_what_a_verb_refuses_is_an_outcome_and_changes_nothing(database, c
     (before,) = await seed(database, "sn-1")
     status = await commands.submit(THIS_MACHINE, verb, ask(selector=named("sn-1"), arguments=arguments))
     assert [(one.result, one.code, one.cause) for one in status.outcomes] == [(Result.REFUSED, *expected)]
+    assert await devices.show(database, "sn-1") == before
+
+
+async def test_a_version_of_a_retired_release_key_is_refused_as_a_thing_s_target(database, commands):
+    (before,) = await seed(database, "sn-1")
+    found = Version("v" * 32, PRODUCT.product_id, "2.0", "", PRODUCT.name, "rev-a", 2, "0" * 64, 9, bytes(64), "k" * 32)
+    async with database.write() as transaction:
+        key = {"key_id": found.key_id, "public_key": bytes(32), "name": "main", "added_at": 0, "retired_at": 1}
+        await transaction.connection.execute(insert(release_key), [key])
+        await transaction.connection.execute(insert(image), [{"image_id": "0" * 64, "size": 9, "added_at": 0}])
+        await transaction.connection.execute(insert(version), [version_row(found, NOW)])
+    request = ask(selector=named("sn-1"), arguments={"version": "2.0"})
+    (outcome,) = (await commands.submit(THIS_MACHINE, "set-target", request)).outcomes
+    assert (outcome.code, outcome.cause) == ("CONFLICT", "release_key_retired")
     assert await devices.show(database, "sn-1") == before
 
 
