@@ -39,6 +39,7 @@ from service.newcomers import Newcomers
 from service.operations import stats
 from service.operations.commands import Commands
 from service.operations.sealed import check_openable
+from service.pipeline.bounds import Bounds
 from service.pipeline.service import Pipeline, utc_now
 from service.settings import Settings, SettingsError
 from service.storage.database import Database
@@ -123,6 +124,7 @@ class Application:
             images=ImageFiles(settings.images_dir),
             keys=keys,
             authorities=authorities,
+            bounds=_bounds(settings),
             root=settings.topic_root,
             ask_hook=Hooks().ask,
             elsewhere=settings.environments.keys() - settings.served,
@@ -270,6 +272,15 @@ class Application:
         except TimeoutError:
             return "no answer in time"
         return None
+
+
+def _bounds(settings: Settings) -> Bounds:
+    day_s = 86400
+    return Bounds(
+        events_kept_s=settings.history.events_days * day_s,
+        commands_kept_s=settings.history.commands_days * day_s,
+        audit_kept_s=settings.history.audit_days * day_s,
+    )
 
 
 def _authorities(settings: Settings, environments: Mapping[str, Environment]) -> dict[str, Authority]:

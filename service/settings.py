@@ -122,6 +122,17 @@ class HttpSettings(_Part):
     port: int = Field(default=8787, ge=0, le=65535)  # 0: any free port (it is logged)
 
 
+Days = Annotated[int, Field(ge=1, le=36500)]
+
+
+class HistorySettings(_Part):
+    """How long what has happened is kept; older rows are deleted bit by bit."""
+
+    events_days: Days = 90
+    commands_days: Days = 90  # since they finished
+    audit_days: Days = 400
+
+
 class LogSettings(_Part):
     format: Literal["json", "text"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -139,6 +150,7 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
+    history: HistorySettings = HistorySettings()
     environments: dict[str, EnvironmentSettings] = Field(min_length=1)
     serve: tuple[str, ...] = ()  # the environments that this process serves; none named: all
 

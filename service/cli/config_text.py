@@ -37,6 +37,11 @@ port = 8787
 format = "text"             # or "json": one object per line
 level = "info"              # debug, info, warning, error
 
+[history]                  # how long what has happened is kept, in days
+events_days = 90
+commands_days = 90         # since they finished
+audit_days = 400
+
 # One section per environment: a deployment with its own MQTT endpoints. Groups and devices name it.
 """
 

@@ -60,3 +60,7 @@ class Bounds:
     # Clock
     tick_s: float = 1.0
     dropped_kept_s: int = 900  # rows of dropped credentials; at least limits.DROPPED_KEPT_S
+    # History; an installation sets its own
+    events_kept_s: int = 90 * 86400
+    commands_kept_s: int = 90 * 86400  # since they finished
+    audit_kept_s: int = 400 * 86400

@@ -17,7 +17,7 @@ from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device
 from service.domain.event import TOUCHING
 from service.domain.updates import PATIENCE
-from service.storage import queries, rows
+from service.storage import history, queries, rows
 from service.storage.database import Database
 from service.storage.store import add_counters
 from service.storage.tables import credential, device, event, meta, registration_group, thing, trace
@@ -232,6 +232,18 @@ class Upkeep:
             )
             await _set_fact(connection, _PRUNED_TO, found[-1][0])
             return pruned.rowcount
+
+    async def prune_history(
+        self, *, events_before: datetime, commands_before: datetime, audit_before: datetime, limit: int = 2000
+    ) -> int:
+        """Delete events, finished commands and audit rows older than that; at most `limit` rows of each table."""
+        return await history.prune(
+            self._database,
+            events_before=events_before,
+            commands_before=commands_before,
+            audit_before=audit_before,
+            limit=limit,
+        )
 
     def _here(self) -> list[ColumnElement[bool]]:
         """The condition that a credential belongs to an environment served here."""

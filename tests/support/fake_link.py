@@ -185,6 +185,10 @@ class FakeUpkeep:
         for name, value in increments.items():
             self.counters[name] = self.counters.get(name, 0) + value
 
+    async def prune_history(self, *, events_before, commands_before, audit_before) -> int:
+        self.history_kept_from = (events_before, commands_before, audit_before)
+        return 0
+
     async def prune_traces(self) -> int:
         return 0
 

@@ -93,3 +93,8 @@ def test_a_misspelt_section_in_a_variable_is_refused(write, monkeypatch: pytest.
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="firstlight init"):
         load_settings(tmp_path / "firstlight.toml")
+
+
+def test_history_is_kept_as_long_as_the_configuration_says(write) -> None:
+    settings = load_settings(write(EMBEDDED.replace("events_days = 90", "events_days = 7")))
+    assert (settings.history.events_days, settings.history.commands_days, settings.history.audit_days) == (7, 90, 400)
