@@ -5,7 +5,8 @@ goes on after a power loss. Judges no image and reads nothing back. Source: docs
 Runs on MicroPython.
 
 Record "progress": image_id, chunk_size, low (every chunk below is there) and bits (bitmap of those above, from low).
-It is saved once per window, after installer.sync(), so power lost costs at most one window.
+It is saved once per window, after installer.sync(), and as soon as one window of chunks is not in it, counted over all
+windows outstanding: so of the chunks received, power lost costs at most one window. Those on their way come again.
 """
 
 import binascii
