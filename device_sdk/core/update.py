@@ -1,8 +1,8 @@
 """The work on one firmware job: fetch, check, install, restart, with retries.
 
 Owns the steps of this boot; the job's record is its neighbour's. What happens in which order, so that power may go
-between any two: job "accepted" saved | fetched | checked | "installing" saved | installer.install | "rebooting" saved |
-restart. Decides neither what is wanted nor whether a new image stays. Runs on MicroPython.
+between any two: job "accepted" saved | fetched | checked | "installing" saved | checked again | installer.install | "rebooting"
+saved | restart. The second check is there because days may lie between the first and the installation. Decides neither what is wanted nor whether a new image stays. Runs on MicroPython.
 """
 
 from device_sdk.core import job as states
@@ -29,6 +29,7 @@ _IDLE = "idle"
 _FETCHING = "fetching"
 _CHECKING = "checking"
 _ANNOUNCING = "announcing"  # "installing" is being told
+_RECHECKING = "rechecking"  # the last thing before it is made the one to boot
 _LEAVING = "leaving"  # "rebooting" is being told
 _RETRYING = "retrying"
 _HOLDING = "holding"  # fetched and checked, and the product says not now
@@ -38,6 +39,7 @@ _STATUS = {
     _FETCHING: status.DOWNLOADING,
     _CHECKING: status.VERIFYING,
     _ANNOUNCING: status.INSTALLING,
+    _RECHECKING: status.INSTALLING,
     _LEAVING: status.REBOOTING,
     _GONE: status.REBOOTING,
 }
@@ -81,7 +83,7 @@ class Update:
             return self._download.wake_at if self._download is not None else None
         if self._step in (_ANNOUNCING, _LEAVING) and not self._job.pending:
             return 0.0
-        return self._until if self._step in (_CHECKING, _ANNOUNCING, _LEAVING, _RETRYING, _HOLDING) else None
+        return self._until if self._step not in (_IDLE, _GONE) else None
 
     def reset(self) -> None:
         """Another job, or none."""
@@ -155,10 +157,10 @@ class Update:
         """False when no chunk comes any more and it is time to reconnect."""
         if self._step == _FETCHING and self._download is not None:
             return self._download.tick(now)
-        if self._step == _CHECKING and self._check is not None:
+        if self._step in (_CHECKING, _RECHECKING) and self._check is not None:
             self._check_on(self._check, now)
         elif self._step == _ANNOUNCING and (not self._job.pending or now >= self._until):
-            self._install(now)
+            self._begin_check(_RECHECKING, now)
         elif self._step == _LEAVING and (not self._job.pending or now >= self._until):
             self.reboot()
         elif self._step == _RETRYING and now >= self._until:
@@ -180,17 +182,21 @@ class Update:
         self._context.act(Reboot())
 
     def _after_fetching(self, now: float) -> None:
-        download, wanted = self._download, self._job.wanted
+        download = self._download
         assert download is not None
-        assert wanted is not None
         if download.complete:
             self._job.tell(states.DOWNLOADED)
-            self._check = ImageCheck(self._context, wanted["image_id"], wanted["size"])
-            self._step = _CHECKING
-            self._until = now
+            self._begin_check(_CHECKING, now)
         elif download.percent >= self._job.percent + _PROGRESS_STEP:
             self._job.percent = download.percent
             self._job.tell(states.DOWNLOADING)
+
+    def _begin_check(self, step: str, now: float) -> None:
+        wanted = self._job.wanted
+        assert wanted is not None
+        self._check = ImageCheck(self._context, wanted["image_id"], wanted["size"])
+        self._step = step
+        self._until = now
 
     def _check_on(self, check: ImageCheck, now: float) -> None:
         try:
@@ -205,6 +211,9 @@ class Update:
             self.forget_download()
             self._job.failed_try(states.FAILED, "wrong_hash")
             self.retry_later(now)
+            return
+        if self._step == _RECHECKING:
+            self._install(now)
             return
         self._job.tell(states.VERIFIED)
         self._make_ready(now)

@@ -1,8 +1,10 @@
 """An A/B slot installer on files: two slots, of which one runs while the other is filled.
 
 Owns the slot files and the part a boot loader plays (boot(): which slot runs, is a trial over). It must never write
-into the slot that runs, and it judges no image: the core reads back and verifies before install(). Sits below
-device_sdk.core as its `installer`.
+into the slot that runs. Sits below device_sdk.core as its `installer`.
+
+The core reads an image back and verifies it before install(). Here it is read again before each start on trial and
+before it is confirmed: one that has changed since is not started, or is not healthy.
 
 A new image runs on trial until confirm(); if it was started `max_trials` times without that, or after revert(), the
 next boot() goes back to the slot before it. `current` is a symbolic link to the slot that runs.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +60,9 @@ class FileSlots(Installer):
         if state.trial is not None:
             if state.tries >= self._max_trials:
                 self._record.change(running=state.good, trial=None, tries=0)
+            elif not self._whole(state.trial):
+                versions = {**state.versions, state.trial: None}
+                self._record.change(running=state.good, trial=None, tries=0, versions=versions)
             else:
                 self._record.change(running=state.trial, tries=state.tries + 1)
         self._point_current()
@@ -161,7 +167,8 @@ class FileSlots(Installer):
         passing("slots.reverted")
 
     def healthy(self) -> bool:
-        return self._health_check()
+        """Whether the slot still holds what was installed and the product's own check is content."""
+        return self._whole(self._record.state.running) and self._health_check()
 
     def close(self) -> None:
         self._close()
@@ -175,6 +182,17 @@ class FileSlots(Installer):
             self._open(other(state.running))
         assert self._handle is not None
         return self._handle, state.download[1]
+
+    def _whole(self, slot: str) -> bool:
+        """Whether the slot holds the image of its version, by SHA-256; True where its version names no image."""
+        image_id = (self._record.state.versions[slot] or {}).get("image_id")
+        if image_id is None:
+            return True
+        try:
+            with self._path(slot).open("rb") as file:
+                return bool(hashlib.file_digest(file, "sha256").hexdigest() == image_id)
+        except OSError:
+            return False
 
     def _open(self, slot: str) -> None:
         if self._handle is None:

@@ -1,5 +1,6 @@
 """What the core may rely on, held against the installer on files and the one in memory, and both flashes."""
 
+import hashlib
 import random
 
 import pytest
@@ -11,7 +12,7 @@ from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller, SharedChun
 from device_sdk.simulator.power import Power
 
 CHUNK = 256
-IMAGE, OTHER = "ab" * 32, "cd" * 32
+IMAGE, OTHER = [hashlib.sha256(random.Random(size).randbytes(size)).hexdigest() for size in (600, 300)]
 V2 = {"version_id": "2" * 32, "name": "2.0", "seq": 2, "image_id": IMAGE, "size": 600}
 V3 = {"version_id": "3" * 32, "name": "3.0", "seq": 3, "image_id": OTHER, "size": 300}
 
