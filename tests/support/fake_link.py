@@ -60,7 +60,7 @@ class FakeLink:
 
     async def next(self, topic: str) -> bytes:
         """The next message published on this topic; others stay."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 for item in self.published:
                     if item[0] == topic:

@@ -137,7 +137,7 @@ class Site:
         """Until nothing waits and nothing is under way."""
         for _ in range(3):
             await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not (self.pipeline.idle and self.pipeline.streamer.idle):
                 await asyncio.sleep(0.001)
 
