@@ -88,7 +88,7 @@ async def test_a_bad_acl_file_is_found(real_site: Site, fault: str) -> None:
 
 @pytest.mark.mosquitto
 async def test_a_broker_that_is_shut_is_found_without_waiting_for_every_check(real_site: Site, monkeypatch) -> None:
-    monkeypatch.setattr("service.brokers.canary.WAIT_S", 1.0)
+    monkeypatch.setattr("service.brokers.canary.WAIT_S", 3.0)
     real = real_site.real
     assert real is not None
     real.plan.acl(Role.OPERATIONAL).write_text("nonsense\n")

@@ -140,11 +140,11 @@ async def test_a_killed_broker_comes_back_and_the_drift_is_mended(real_site: Sit
 
 @pytest.mark.mosquitto
 async def test_a_broker_that_is_gone_is_a_gate_error(real_site: Site, monkeypatch) -> None:
-    monkeypatch.setattr("service.brokers.mosquitto.control.ANSWER_TIMEOUT_S", 0.3)
     real = real_site.real
     assert real is not None
     await real_site.gate.grant([A])
     real.stop(Role.OPERATIONAL)
+    monkeypatch.setattr("service.brokers.mosquitto.control.ANSWER_TIMEOUT_S", 0.3)
     with pytest.raises(GateError):
         await real_site.gate.revoke([A])
 
