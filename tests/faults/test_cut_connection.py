@@ -26,7 +26,7 @@ QUICK = Policy(
 Case = tuple[str, Cut] | None
 
 
-async def _activates(site: Site, serial: str, case: Case) -> dict[str, CutProxy]:
+async def _activates(site: Site, serial: str, case: Case, policy: Policy = QUICK) -> dict[str, CutProxy]:
     """One device powers up behind proxies of its own, of which one cuts; it must get online all the same."""
     async with AsyncExitStack() as stack:
         proxies = {}
@@ -34,7 +34,7 @@ async def _activates(site: Site, serial: str, case: Case) -> dict[str, CutProxy]
             cut = case[1] if case is not None and case[0] == broker else None
             proxies[broker] = await stack.enter_async_context(CutProxy(site.ports[broker], cut))
         by_port = {site.ports[broker]: proxy for broker, proxy in proxies.items()}
-        fleet = Fleet([site.identity(serial)], seed=1, jitter_s=0, policy=QUICK, transport=ProxiedTransport(by_port))
+        fleet = Fleet([site.identity(serial)], seed=1, jitter_s=0, policy=policy, transport=ProxiedTransport(by_port))
         stop = asyncio.Event()
         task = asyncio.create_task(fleet.run(stop))
         try:
@@ -48,7 +48,8 @@ async def _activates(site: Site, serial: str, case: Case) -> dict[str, CutProxy]
 async def _measured(site: Site) -> dict[tuple[str, str], int]:
     """Bytes of an activation that nothing disturbs, up to the answered `online`."""
     await site.register(["measured"])
-    proxies = await _activates(site, "measured", None)
+    patient = Policy(request_timeout_s=30.0)  # a repeated request would count twice
+    proxies = await _activates(site, "measured", None, patient)
     return {(broker, way): proxy.passed[way] for broker, proxy in proxies.items() for way in (UP, DOWN)}
 
 

@@ -103,7 +103,7 @@ def test_a_broker_of_another_authority_gets_not_one_message(tmp_path):
         (tmp_path / "ca.pem").write_text(Authority().pem)
         endpoint = {"host": "127.0.0.1", "port": server.port, "ca": "ca.pem"}
         config = write_config(tmp_path, 1, bootstrap=[endpoint])
-        done = run_agent(config, "--once", "--timeout", "1.5", "--verbose")
+        done = run_agent(config, "--once", "--timeout", "5", "--verbose")
         assert done.returncode == 5
         assert "connect_tls" in done.stdout
         assert server.connects == []
@@ -114,7 +114,7 @@ def test_a_grant_without_tls_is_not_followed_unless_the_option_allows_it(tmp_pat
     with scripted_site(tls=server_context(authority, "127.0.0.1")) as (service, server):
         (tmp_path / "ca.pem").write_text(authority.pem)
         endpoint = {"host": "127.0.0.1", "port": server.port, "ca": "ca.pem"}
-        done = run_agent(write_config(tmp_path, 1, bootstrap=[endpoint]), "--once", "--timeout", "1.5")
+        done = run_agent(write_config(tmp_path, 1, bootstrap=[endpoint]), "--once", "--timeout", "5")
         assert done.returncode == 5
         assert service.activations[SERIAL] >= 1
         assert not service.confirmed
