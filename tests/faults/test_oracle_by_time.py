@@ -1,8 +1,9 @@
-"""Whether the time to REFUSED tells which serials exist: wrong proofs against the real database, without a broker.
+"""How far the time to REFUSED tells which serials exist: wrong proofs against the real database, without a broker.
 
 Known and unknown serials take turns in random order, so that whatever slows the machine down slows both down; medians
 are compared, which a few interrupted attempts do not move. The measure proves itself: with a delay of a fifth planted
 for known serials it must show.
+A difference of a few hundredths does not show here.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, prober: Prober) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("planted", [False, True], ids=["as it is", "planted"])
-async def test_the_time_to_refused_does_not_tell_whether_a_serial_is_known(prober, monkeypatch, planted):
+async def test_the_time_to_refused_of_known_and_unknown_serials_is_within_a_tenth(prober, monkeypatch, planted):
     if planted:
         plant(monkeypatch, prober)
     known, unknown = await prober.medians(ATTEMPTS)
