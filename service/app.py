@@ -32,7 +32,7 @@ from service.fleet.publisher import Publisher
 from service.http.health import HealthServer
 from service.http.hooks import Hooks
 from service.images.files import ImageFiles
-from service.installation import domain_environments
+from service.installation import domain_environments, mass_guard
 from service.logins import expected_logins
 from service.mqtt.port import Inbound, Link, Role
 from service.newcomers import Newcomers
@@ -133,7 +133,7 @@ class Application:
         for link in self.links:
             self.pipeline.attach(link)
             link.on_connect = self.pipeline.missed_messages
-        self._build_fleet(environments)
+        self._build_fleet(settings, environments)
         self._shared = bool(settings.environments.keys() - settings.served)
         self.newcomers = Newcomers(
             database, self.store, self.pipeline.granters, keys.service_private_key(), clock=utc_now
@@ -142,13 +142,13 @@ class Application:
         self._started_at = time.monotonic()
         self._draining = False
 
-    def _build_fleet(self, environments: Mapping[str, Environment]) -> None:
+    def _build_fleet(self, settings: Settings, environments: Mapping[str, Environment]) -> None:
         """What serves operators and integrators, on the operational brokers."""
         links: dict[str, list[Link]] = {one.name: [] for one in self.deployments}
         for link in self.links:
             if link.role is Role.OPERATIONAL:
                 links[link.environment].append(link)
-        commands = Commands(self.database, environments, random_bytes=os.urandom)
+        commands = Commands(self.database, environments, random_bytes=os.urandom, guard=mass_guard(settings))
         every = [link for of in links.values() for link in of]
         self.commander = Commander(self.database, commands, every, count=self.pipeline.record.count)
         self.accounts = AccountsKeeper(self.database, {one.name: one.gate for one in self.deployments})

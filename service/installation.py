@@ -16,12 +16,18 @@ from service.domain.catalogue import Endpoint, Environment
 from service.domain.credential import CredentialKind
 from service.errors import Secret
 from service.mqtt.port import Role
+from service.operations.commands import MassGuard
 from service.settings import EndpointSettings, Settings, SettingsError
 
 
 def domain_environments(settings: Settings) -> dict[str, Environment]:
     """What the rules know of each environment. Raises SettingsError when its CA is missing."""
     return {name: _environment(settings, name) for name in settings.environments}
+
+
+def mass_guard(settings: Settings) -> MassGuard:
+    """What commands for many devices need here."""
+    return MassGuard(settings.commands.mass_devices, second_person=settings.commands.second_person)
 
 
 def broker_plan(settings: Settings, environment: str) -> BrokerPlan:

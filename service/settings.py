@@ -133,6 +133,13 @@ class HistorySettings(_Part):
     audit_days: Days = 400
 
 
+class CommandSettings(_Part):
+    """What operators' commands for many devices need."""
+
+    mass_devices: int = Field(default=1000, ge=1)  # a command for more must say how many at most
+    second_person: bool = False  # and another account must resume it
+
+
 class LogSettings(_Part):
     format: Literal["json", "text"] = "text"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -151,6 +158,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     history: HistorySettings = HistorySettings()
+    commands: CommandSettings = CommandSettings()
     environments: dict[str, EnvironmentSettings] = Field(min_length=1)
     serve: tuple[str, ...] = ()  # the environments that this process serves; none named: all
 

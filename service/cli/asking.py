@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from service.cli import context
 from service.domain.device import DeviceState
 from service.fleet import replies
-from service.installation import domain_environments
+from service.installation import domain_environments, mass_guard
 from service.operations.accounts import THIS_MACHINE
 from service.operations.command_rows import Command, CommandState, Status
 from service.operations.commands import Commands, Request, field_refused
@@ -43,6 +43,10 @@ _MORE: dict[str, tuple[Any, Any]] = {
     ),
     "expected_rev": (Annotated[int | None, typer.Option(help="Only where the thing has this revision.")], None),
     "rate": (Annotated[int | None, typer.Option(help="At most so many devices a second.")], None),
+    "at_most": (
+        Annotated[int | None, typer.Option(help="Refuse if more devices are selected; needed for large selections.")],
+        None,
+    ),
     "request_id": (
         Annotated[str | None, typer.Option("--id", help="Of this command; the same id again does nothing new.")],
         None,
@@ -95,7 +99,7 @@ def request_of(given: dict[str, Any], arguments: dict[str, Any]) -> Request:
             "id": given.get("request_id") or os.urandom(8).hex(),
             **({"selector": selector} if selector else {}),
             "arguments": arguments,
-            **{name: given[name] for name in ("dry_run", "expected_rev", "rate") if given.get(name)},
+            **{name: given[name] for name in ("dry_run", "expected_rev", "rate", "at_most") if given.get(name)},
         }
     )
 
@@ -124,8 +128,11 @@ def ask(verb: str, request: Request, *, as_json: bool) -> None:
 
 
 def with_commands(action: Action) -> Any:
-    environments = domain_environments(context.settings())
-    return context.run(lambda database: action(Commands(database, environments, random_bytes=os.urandom), database))
+    settings = context.settings()
+    environments, guard = domain_environments(settings), mass_guard(settings)
+    return context.run(
+        lambda database: action(Commands(database, environments, random_bytes=os.urandom, guard=guard), database)
+    )
 
 
 def show_progress(command: Command) -> None:

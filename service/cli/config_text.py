@@ -42,6 +42,10 @@ events_days = 90
 commands_days = 90         # since they finished
 audit_days = 400
 
+[commands]                 # operators' commands
+mass_devices = 1000        # one for more devices must say at_most
+second_person = false      # true: and waits until another account resumes it
+
 # One section per environment: a deployment with its own MQTT endpoints. Groups and devices name it.
 """
 

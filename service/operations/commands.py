@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -55,6 +55,15 @@ class Request(BaseModel):
     expected_rev: Annotated[int, Field(ge=0)] | None = None
     expires_at: Annotated[int, Field(ge=0, le=253402300799)] | None = None  # unix seconds
     rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None  # devices a second
+    at_most: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = None  # devices; more selected is a mistake
+
+
+@dataclass(frozen=True, slots=True)
+class MassGuard:
+    """What stands between a slip of the pen and a whole fleet."""
+
+    devices: int = 1000  # a command for more must say `at_most`
+    second_person: bool = False  # and waits, paused, until another account resumes it
 
 
 class Commands:
@@ -67,8 +76,10 @@ class Commands:
         *,
         random_bytes: Callable[[int], bytes],
         clock: Clock = lambda: datetime.now(UTC),
+        guard: MassGuard | None = None,
     ) -> None:
         self._database = database
+        self._guard = guard or MassGuard()
         self._store = SqlStore(database, environments)
         self._random_bytes = random_bytes
         self._clock = clock
@@ -127,7 +138,7 @@ class Commands:
             )
             if isinstance(verb, Making):
                 return await self._make(transaction, verb, command, arguments, operator)
-            return await self._begin(transaction, verb, command, arguments, operator, request.selector)
+            return await self._begin(transaction, verb, command, arguments, operator, request)
 
     async def _begin(
         self,
@@ -136,17 +147,22 @@ class Commands:
         command: Command,
         arguments: Arguments,
         operator: Operator,
-        selector: Selector | None,
+        request: Request,
     ) -> Status:
         connection = transaction.connection
-        if selector is None:
+        if request.selector is None:
             raise bad_request("selector_empty", "say which devices: nothing selects nothing")
         total = await selectors.resolve(connection, command_page.selection_of(command, operator))
         if verb.single and total > 1:
             raise bad_request("one_device_only", f"{verb.name} is for one device, and {total} are selected")
+        self._check_mass(command, total, request.at_most)
         command = replace(command, total=total)
+        if self._awaits_second(command):
+            command = replace(command, state=CommandState.PAUSED)
         await command_rows.add(connection, command)
         await command_rows.add_audit(connection, command, command.created_at, "accepted")
+        if command.state is CommandState.PAUSED:
+            return Status(command)
         batch = await self._store.within(transaction)
         setting = Setting(verb, arguments, operator, command.created_at, self._random_bytes)
         done = await command_page.work(transaction, batch, command, setting)
@@ -262,12 +278,29 @@ class Commands:
         return await self._move(operator, command_id, (CommandState.RUNNING,), CommandState.PAUSED)
 
     async def resume(self, operator: Operator, command_id: str) -> Command:
-        """Raises ServiceError NOT_FOUND, CONFLICT: it is not paused."""
+        """Raises ServiceError NOT_FOUND, CONFLICT (it is not paused), FORBIDDEN (another account has to)."""
         return await self._move(operator, command_id, (CommandState.PAUSED,), CommandState.RUNNING)
 
     async def cancel(self, operator: Operator, command_id: str) -> Command:
         """What was done stays done. Raises ServiceError NOT_FOUND, CONFLICT: it has ended."""
         return await self._move(operator, command_id, OPEN, CommandState.CANCELLED)
+
+    def _check_mass(self, command: Command, total: int, at_most: int | None) -> None:
+        """Raises ServiceError CONFLICT: more devices than the operator meant, or than may be meant in silence."""
+        if command.dry_run:
+            return
+        if at_most is None and total > self._guard.devices:
+            raise conflict(
+                "mass_unconfirmed", f"{total} devices are selected: try a dry run, then say at_most", total=total
+            )
+        if at_most is not None and total > at_most:
+            raise conflict("more_than_meant", f"{total} devices are selected, more than {at_most}", total=total)
+
+    def _awaits_second(self, command: Command) -> bool:
+        """Whether nothing was done of it yet, because another account has to resume it first."""
+        guard = self._guard
+        many = (command.total or 0) > guard.devices and not command.dry_run
+        return guard.second_person and many and command.started_at is None
 
     def _is_taken(self, command: Command, now: datetime) -> bool:
         until = command.lease_expires_at
@@ -293,6 +326,10 @@ class Commands:
             if before.state not in from_:
                 raise conflict(
                     "command_state", f"the command is {before.state.value}", state_of_command=before.state.value
+                )
+            if to is CommandState.RUNNING and self._awaits_second(before) and operator.name == before.account:
+                raise ServiceError(
+                    codes.FORBIDDEN, "somebody else has to resume a command for so many", cause="second_person_needed"
                 )
             after = replace(before, state=to) if to in OPEN else ended(before, to, now)
             await command_rows.put(connection, before, after)

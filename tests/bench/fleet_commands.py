@@ -62,7 +62,9 @@ async def work(path: Path, verb: str) -> None:
     database = await Database.open(path, a_sealer(), check=False)
     commands = Commands(database, {"prod": Environment("prod", {})}, random_bytes=os.urandom)
     arguments = {"attributes": {"site": "hall 3"}} if verb == "set-attributes" else {}
-    request = Request.model_validate({"id": ID, "selector": {"group": GROUP.group_id}, "arguments": arguments})
+    request = Request.model_validate(
+        {"id": ID, "selector": {"group": GROUP.group_id}, "arguments": arguments, "at_most": 10**6}
+    )
     status = await commands.submit(THIS_MACHINE, verb, request)
     await commands.run(status.command.command_id, lambda command: print(command.done, flush=True))
     await database.close()

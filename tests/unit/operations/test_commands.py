@@ -20,7 +20,7 @@ from service.errors import ServiceError
 from service.operations import accounts, command_page, devices
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
 from service.operations.command_rows import CommandState
-from service.operations.commands import Commands, Request
+from service.operations.commands import Commands, MassGuard, Request
 from service.operations.outcomes import Result
 from service.operations.selectors import Selector
 from service.operations.verbs.verb import Role
@@ -114,6 +114,44 @@ async def test_a_command_changes_what_is_selected_and_says_so(database, commands
 class _Row:
     def __init__(self, mapping):
         self.__dict__.update(mapping)
+
+
+async def test_a_command_for_more_devices_than_were_meant_changes_nothing(database, clock):
+    commands = Commands(database, ENVIRONMENTS, random_bytes=os.urandom, clock=clock, guard=MassGuard(2))
+    await seed(database, "sn-1", "sn-2", "sn-3")
+    everything = {"group": GROUP.group_id}
+    in_silence = commands.submit(THIS_MACHINE, "block", ask("1", selector=everything))
+    assert await refused(in_silence) == ("CONFLICT", "mass_unconfirmed")
+    too_few = commands.submit(THIS_MACHINE, "block", ask("2", selector=everything, at_most=2))
+    assert await refused(too_few) == ("CONFLICT", "more_than_meant")
+    assert await rows_of(database, event) == []
+    counted = await commands.submit(THIS_MACHINE, "block", ask("3", selector=everything, dry_run=True))
+    assert counted.command.total == 3
+    two = await commands.submit(THIS_MACHINE, "block", ask("4", selector=named("sn-1", "sn-2")))
+    assert two.command.changed == 2
+    meant = await commands.submit(THIS_MACHINE, "block", ask("5", selector=everything, at_most=3))
+    assert (meant.command.changed, meant.command.unchanged) == (1, 2)
+
+
+async def test_a_command_for_many_waits_for_a_second_person(database, clock):
+    guard = MassGuard(2, second_person=True)
+    commands = Commands(database, ENVIRONMENTS, random_bytes=os.urandom, clock=clock, guard=guard)
+    await seed(database, "sn-1", "sn-2", "sn-3")
+    for name in ("anna", "bert"):
+        who = (database, name, AccountKind.OPERATOR)
+        await accounts.create(*who, role=Role.ADMIN, now=NOW, random_bytes=os.urandom)
+    first, second = (Operator(name, Role.ADMIN, None) for name in ("anna", "bert"))
+    asked = await commands.submit(first, "block", ask(selector={"group": GROUP.group_id}, at_most=3))
+    command_id = asked.command.command_id
+    assert (asked.command.state, await rows_of(database, event)) == (CommandState.PAUSED, [])
+    assert await refused(commands.resume(first, command_id)) == ("FORBIDDEN", "second_person_needed")
+    assert await commands.work(command_id) is None
+    await commands.resume(second, command_id)
+    done = await commands.work(command_id)
+    assert done is not None
+    assert done.command.changed == 3
+    log = [_Row(row) for row in await rows_of(database, audit)]
+    assert [(row.outcome, row.cause) for row in log[:2]] == [("accepted", None), ("running", "by_bert")]
 
 
 async def test_a_dry_run_says_what_would_be_and_changes_nothing(database, commands):
