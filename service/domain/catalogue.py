@@ -43,10 +43,10 @@ class Catalogue:
     groups: Mapping[str, Group] = field(default_factory=dict)
     products: Mapping[str, Product] = field(default_factory=dict)  # by product_id
     release_keys: Mapping[str, ReleaseKey] = field(default_factory=dict)  # by key_id; those that are trusted
-    retired_keys: frozenset[str] = frozenset()  # key ids that are trusted no more
     environments: Mapping[str, Environment] = field(default_factory=dict)
     versions: Mapping[str, Version] = field(default_factory=dict)  # by version_id; every one, not only targets
     ous: Mapping[str, Ou] = field(default_factory=dict)  # by path
+    retired_keys: frozenset[str] = frozenset()  # key ids that are trusted no more
 
     def version(self, product_id: str, version_id: str) -> Version | None:
         """The version of that id if it is one of that product."""
