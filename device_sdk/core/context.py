@@ -43,6 +43,7 @@ class Context:
         self.product = product
         self.prover = Prover(identity, crypto)
         self.more_release_keys: list[bytes] = []  # besides those from the factory
+        self.must_be_signed = bool(identity.release_keys)  # for good, once the device has known a release key
         self.outbox: list[Action] = []
         self.counters: dict[str, int] = {}
         self.cause: str | None = None

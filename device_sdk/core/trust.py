@@ -33,6 +33,7 @@ class Trust:
         if stored is not None:
             self._now = stored["now"]
             self._before = stored["before"]
+            self._context.must_be_signed = self._context.must_be_signed or stored["signed"]
         self._use()
 
     def offer(self, offer: object) -> None:
@@ -82,7 +83,9 @@ class Trust:
         }
 
     def _save(self, now: "dict[str, Any]", before: "dict[str, Any] | None") -> None:
-        self._context.records.save("trust", {"now": now, "before": before})
+        signed = self._context.must_be_signed or bool(now["release_keys"])
+        self._context.records.save("trust", {"now": now, "before": before, "signed": signed})
+        self._context.must_be_signed = signed
         self._now = now
         self._before = before
         self._use()

@@ -7,7 +7,7 @@ import pytest
 from device_sdk.core.identity import Endpoint
 from device_sdk.core.records import Records
 from device_sdk.wire.packer import unpackb
-from tests.support.peer import K, Machine, Peer, Rig
+from tests.support.peer import K, Machine, Peer, Rig, firmware
 
 
 def started(rig=None):
@@ -286,6 +286,26 @@ def test_a_release_key_that_is_listed_no_more_counts_until_an_online_on_a_new_co
     rig.run(lambda: rig.client.status.state == "online")
     rig.run_for(5)
     assert rig.client._context.more_release_keys == []
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_device_that_was_given_release_keys_runs_nothing_unsigned_when_the_last_one_goes(restarted):
+    rig = started()
+    trust(rig, release_keys=[b"l" * 32])
+    trust(rig, release_keys=[])
+    rig.drop()
+    rig.run(lambda: rig.client.status.state == "online")
+    rig.run_for(5)
+    assert rig.client._context.more_release_keys == []
+    if restarted:
+        rig.boot()
+        rig.run(lambda: rig.client.status.state == "online")
+    rig.peer.serve(b"image")
+    rig.peer.want(firmware(b"image"))
+    rig.push()
+    rig.run_for(60)
+    assert rig.peer.said("fetch") == []
+    assert rig.peer.causes() == ["unknown_release_key"]
 
 
 def test_an_absent_list_takes_no_release_key_away():
