@@ -101,6 +101,13 @@ def allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def environments(of: Settings, only: str | None) -> list[str]:
+    """The names of all environments, or of the one that is named; ends the command where there is none of that name."""
+    if only is not None and only not in of.environments:
+        fail(f"no environment {only}")
+    return list(of.environments) if only is None else [only]
+
+
 def fail(message: str, *, code: int = 1) -> NoReturn:
     """Say one line on standard error and end the command."""
     line = " ".join(message.split())

@@ -35,9 +35,7 @@ def doctor(
 ) -> None:
     """Check the brokers with canaries: what must be allowed is, what must not is not. Exit code 1 when one check fails."""
     of = context.settings()
-    names = [name for name in of.environments if environment in (None, name)]
-    if not names:
-        context.fail(f"no environment {environment}")
+    names = context.environments(of, environment)
     show(context.guarded(lambda: _examine_all(of, names)), as_json=as_json)
 
 

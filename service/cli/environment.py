@@ -106,9 +106,7 @@ def check(
     Exit code 1 when a check fails. `firstlight doctor` tries more: also what must not be allowed.
     """
     of = context.settings()
-    names = [name for name in of.environments if environment in (None, name)]
-    if not names:
-        context.fail(f"no environment {environment}")
+    names = context.environments(of, environment)
     show(context.guarded(lambda: _check_all(of, names)), as_json=as_json)
 
 
