@@ -19,8 +19,8 @@ from service.operations.outcomes import Result
 from service.operations.verbs.verb import Role
 from service.storage.store import SqlStore
 from service.storage.tables import event
+from tests.support.commands import Clock, Row, ask, named, rows_of, seed
 from tests.support.storage import DERIVED, GROUP, NOW, a_device, new_database
-from tests.unit.operations.test_commands import Clock, _Row, ask, named, rows_of, seed
 
 END = {CredentialKind.API_KEY: Endpoint("localhost", 8883, tls=True)}
 ENVIRONMENTS = {name: Environment(name, END) for name in ("prod", "test")}
@@ -48,7 +48,7 @@ async def add(database, *made):
 
 
 async def kinds(database):
-    return [_Row(row).kind for row in await rows_of(database, event)]
+    return [Row(row).kind for row in await rows_of(database, event)]
 
 
 async def test_a_reprovision_starts_a_move_and_another_ou_is_reached_at_once(database, commands):

@@ -1,0 +1,13 @@
+"""What a refused operation says: its code and its cause."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.errors import ServiceError
+
+
+async def refused(awaitable):
+    with pytest.raises(ServiceError) as caught:
+        await awaitable
+    return caught.value.code, caught.value.cause

@@ -1,0 +1,111 @@
+"""Commands for many devices: meant, approved by a second person, done page by page, and stopped on the way."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from service.domain.device import DeviceState
+from service.operations import accounts, command_page, devices
+from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
+from service.operations.command_rows import CommandState
+from service.operations.commands import Commands, MassGuard
+from service.operations.verbs.verb import Role
+from service.storage.rows import to_ms
+from service.storage.tables import audit, event
+from tests.support.commands import ENVIRONMENTS, Row, ask, named, rows_of, seed
+from tests.support.refusals import refused
+from tests.support.storage import GROUP, NOW
+
+
+async def test_a_command_for_more_devices_than_were_meant_changes_nothing(database, clock):
+    commands = Commands(database, ENVIRONMENTS, random_bytes=os.urandom, clock=clock, guard=MassGuard(2))
+    await seed(database, "sn-1", "sn-2", "sn-3")
+    everything = {"group": GROUP.group_id}
+    in_silence = commands.submit(THIS_MACHINE, "block", ask("1", selector=everything))
+    assert await refused(in_silence) == ("CONFLICT", "mass_unconfirmed")
+    too_few = commands.submit(THIS_MACHINE, "block", ask("2", selector=everything, at_most=2))
+    assert await refused(too_few) == ("CONFLICT", "more_than_meant")
+    assert await rows_of(database, event) == []
+    counted = await commands.submit(THIS_MACHINE, "block", ask("3", selector=everything, dry_run=True))
+    assert counted.command.total == 3
+    two = await commands.submit(THIS_MACHINE, "block", ask("4", selector=named("sn-1", "sn-2")))
+    assert two.command.changed == 2
+    meant = await commands.submit(THIS_MACHINE, "block", ask("5", selector=everything, at_most=3))
+    assert (meant.command.changed, meant.command.unchanged) == (1, 2)
+
+
+async def test_a_command_for_many_waits_for_a_second_person(database, clock):
+    guard = MassGuard(2, second_person=True)
+    commands = Commands(database, ENVIRONMENTS, random_bytes=os.urandom, clock=clock, guard=guard)
+    await seed(database, "sn-1", "sn-2", "sn-3")
+    for name in ("anna", "bert"):
+        who = (database, name, AccountKind.OPERATOR)
+        await accounts.create(*who, role=Role.ADMIN, now=NOW, random_bytes=os.urandom)
+    first, second = (Operator(name, Role.ADMIN, None) for name in ("anna", "bert"))
+    asked = await commands.submit(first, "block", ask(selector={"group": GROUP.group_id}, at_most=3))
+    command_id = asked.command.command_id
+    assert (asked.command.state, await rows_of(database, event)) == (CommandState.PAUSED, [])
+    assert await refused(commands.resume(first, command_id)) == ("FORBIDDEN", "second_person_needed")
+    assert await commands.work(command_id) is None
+    await commands.resume(second, command_id)
+    done = await commands.work(command_id)
+    assert done is not None
+    assert done.command.changed == 3
+    log = [Row(row) for row in await rows_of(database, audit)]
+    assert [(row.outcome, row.cause) for row in log[:2]] == [("accepted", None), ("running", "by_bert")]
+
+
+async def test_a_large_selection_goes_on_where_a_restart_cut_it(database, commands, clock, monkeypatch):
+    monkeypatch.setattr(command_page, "PAGE", 4)
+    await seed(database, *(f"sn-{number:02}" for number in range(10)))
+    status = await commands.submit(THIS_MACHINE, "block", ask(selector={"group": GROUP.group_id}))
+    assert (status.command.state, status.command.total, status.command.done) == (CommandState.RUNNING, 10, 4)
+    restarted = Commands(database, ENVIRONMENTS, random_bytes=os.urandom, clock=clock)
+    assert await restarted.running() == [status.command.command_id]
+    seen = []
+    await restarted.run(status.command.command_id, lambda command: seen.append(command.done))
+    assert seen == [8, 10]
+    found = await restarted.status(THIS_MACHINE, "1")
+    assert (found.command.state, found.command.changed, len(found.outcomes)) == (CommandState.DONE, 10, 10)
+    assert len(await rows_of(database, event)) == 10
+    assert await restarted.running() == []
+
+
+async def test_a_command_is_paused_resumed_and_cancelled(database, commands, monkeypatch):
+    monkeypatch.setattr(command_page, "PAGE", 2)
+    await seed(database, *(f"sn-{number}" for number in range(6)))
+    status = await commands.submit(THIS_MACHINE, "block", ask(selector={"group": GROUP.group_id}))
+    await commands.pause(THIS_MACHINE, "1")
+    assert await commands.work(status.command.command_id) is None
+    await commands.resume(THIS_MACHINE, "1")
+    assert (await commands.work(status.command.command_id)).command.done == 4
+    assert (await commands.cancel(THIS_MACHINE, "1")).state is CommandState.CANCELLED
+    assert await commands.work(status.command.command_id) is None
+    for move in (commands.pause, commands.resume):
+        assert await refused(move(THIS_MACHINE, "1")) == ("CONFLICT", "command_state")
+    page = await devices.list_page(database, state=DeviceState.BLOCKED)
+    assert len(page.devices) == 4
+
+
+async def test_a_command_ends_when_its_time_is_over(database, commands, clock, monkeypatch):
+    monkeypatch.setattr(command_page, "PAGE", 2)
+    await seed(database, *(f"sn-{number}" for number in range(4)))
+    until = to_ms(clock.now + timedelta(minutes=1)) // 1000
+    status = await commands.submit(THIS_MACHINE, "block", ask(selector={"group": GROUP.group_id}, expires_at=until))
+    clock.now += timedelta(minutes=2)
+    assert (await commands.work(status.command.command_id)).command.state is CommandState.EXPIRED
+    assert (await commands.status(THIS_MACHINE, "1")).command.done == 2
+
+
+async def test_a_disabled_account_s_command_stops(database, commands, clock, monkeypatch):
+    monkeypatch.setattr(command_page, "PAGE", 2)
+    await seed(database, *(f"sn-{number}" for number in range(4)))
+    await accounts.create(
+        database, "alice", AccountKind.OPERATOR, role=Role.OPERATOR, ou="acme", now=NOW, random_bytes=os.urandom
+    )
+    status = await commands.submit(
+        Operator("alice", Role.OPERATOR, "acme"), "block", ask(selector={"group": GROUP.group_id})
+    )
+    await accounts.disable(database, "alice", now=clock())
+    assert (await commands.work(status.command.command_id)).command.state is CommandState.FAILED
