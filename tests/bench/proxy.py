@@ -6,37 +6,22 @@ Owns delay only: order and rate stay as they are, as on a long line. Several con
 import asyncio
 import contextlib
 from collections import deque
-from typing import Self
+
+from tests.support.loopback_server import LoopbackServer
 
 READ_BYTES = 256 * 1024
 MAX_HELD_BYTES = 64 * 1024 * 1024  # far above what a window of the protocol can put on the line
 
 
-class DelayProxy:
+class DelayProxy(LoopbackServer):
     """`async with DelayProxy(host, port, delay_s) as proxy:` then connect to ("127.0.0.1", proxy.port)."""
 
     def __init__(self, host: str, port: int, delay_s: float) -> None:
+        super().__init__()
         self._to = host, port
         self.delay_s = delay_s
-        self.port = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             far_reader, far_writer = await asyncio.open_connection(*self._to)
             try:

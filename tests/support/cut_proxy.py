@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Self
 
 from device_sdk.core import actions
 from device_sdk.drivers.aio import AiomqttTransport, Link
+from tests.support.loopback_server import LoopbackServer
 
 UP, DOWN = "up", "down"  # to the broker, to the device
 
@@ -23,33 +23,17 @@ class Cut:
     after: int
 
 
-class CutProxy:
+class CutProxy(LoopbackServer):
     """`passed`: bytes of the first connection in each direction; `cuts`: 1 once it has cut. Only the first is cut."""
 
     def __init__(self, to_port: int, cut: Cut | None) -> None:
-        self.port = 0
+        super().__init__()
         self.cuts = 0
         self.passed = {UP: 0, DOWN: 0}
         self._to_port, self._cut = to_port, cut
         self._connections = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
         first = self._connections == 1
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to_port)

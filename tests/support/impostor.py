@@ -9,10 +9,9 @@ import asyncio
 import contextlib
 import ssl
 import tempfile
-import threading
-from typing import Self
 
 from tests.support.certificates import Authority, self_signed
+from tests.support.loopback_server import ThreadedLoopbackServer
 
 KINDS = ("another authority", "expired", "another host name", "self-signed", "no TLS at all")
 
@@ -36,45 +35,17 @@ def impostor(kind: str, trusted: Authority) -> Impostor:
     return Impostor(context)
 
 
-class Impostor:
+class Impostor(ThreadedLoopbackServer):
     """`heard`: what clients said inside TLS; `raw`: every byte that they sent; `connections`: how many came."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
+        super().__init__()  # TLS is its own, to see every byte
         self.heard = b""
         self.raw = b""
         self.connections = 0
-        self.port = 0
         self._context = context
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="impostor", daemon=True)
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def _end(self) -> None:
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
             with contextlib.suppress(OSError, ssl.SSLError):

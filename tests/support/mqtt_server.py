@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import threading
 from collections.abc import Callable, Iterable
-from typing import Self
+
+from tests.support.loopback_server import ThreadedLoopbackServer
 
 Answer = Callable[[str, str, bytes], Iterable[tuple[str, bytes]]]
 
 
-class MqttServer:
+class MqttServer(ThreadedLoopbackServer):
     """Listens on 127.0.0.1 at `port`. `answer(client_id, topic, payload)` gives the messages to send back.
 
     `connack` is the return code for the next CONNECTs (0: welcome), `login(client_id, username, password)` decides when
@@ -24,28 +24,18 @@ class MqttServer:
     """
 
     def __init__(self, answer: Answer, *, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(tls)
         self.answer = answer
         self.connack = 0
         self.silent = False
         self.login: Callable[[str, str | None, str | None], bool] = lambda *_who: True
-        self.port = 0
         self.connects: list[str] = []
         self.errors: list[BaseException] = []
-        self._tls = tls
         self._writers: set[asyncio.StreamWriter] = set()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="mqtt server", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+    async def __aexit__(self, *error: object) -> None:
+        self._cut()  # nothing that a client does not take keeps its session open
+        await super().__aexit__(*error)
 
     def cut(self) -> None:
         """End every connection without a word."""
@@ -59,22 +49,11 @@ class MqttServer:
         for writer in self._writers:
             writer.write(_publish(topic, payload))
 
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def _end(self) -> None:
-        self._server.close()
-        self._cut()
-        # The sessions end by themselves once their connections are gone.
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 5)
-
     def _cut(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
             await self._session(reader, writer)
