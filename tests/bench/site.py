@@ -6,7 +6,6 @@ Owns only how these are put together for a run; every part is the project's own.
 import asyncio
 import base64
 import contextlib
-import os
 import secrets
 import signal
 import socket
@@ -27,6 +26,7 @@ from service.settings import load_settings
 from service.storage.schema import migrate
 from tests.bench.brokers import BenchBrokers
 from tests.bench.wiring import ROOT, environment
+from tests.support.environment_section import environment_section
 
 ENVIRONMENT, PRODUCT, GROUP = "bench", "thermometer", "bench"
 IMPORT_PAGE = 50_000
@@ -37,23 +37,6 @@ port = {http}
 [log]
 format = "json"
 level = "warning"
-[environments.bench]
-broker = "mosquitto"
-[environments.bench.mosquitto]
-{run_as}
-[environments.bench.endpoints.bootstrap]
-host = "localhost"
-port = {bootstrap}
-[environments.bench.endpoints.api_key]
-host = "localhost"
-port = {api_key}
-[environments.bench.endpoints.x509]
-host = "localhost"
-port = {x509}
-[environments.bench.links.bootstrap]
-port = {service_bootstrap}
-[environments.bench.links.operational]
-port = {service_operational}
 """
 PORTS = ("http", "bootstrap", "api_key", "x509", "service_bootstrap", "service_operational")
 
@@ -79,8 +62,10 @@ class Site:
 
     def make(self) -> None:
         """Everything that `firstlight init` makes, on free ports and with the load-test identity at the brokers."""
-        run_as = 'run_as = "root"' if os.geteuid() == 0 else ""
-        self.config.write_text(CONFIG.format(run_as=run_as, **self.ports), encoding="utf-8")
+        endpoints = {name: self.ports[name] for name in ("bootstrap", "api_key", "x509")}
+        links = {name: self.ports[f"service_{name}"] for name in ("bootstrap", "operational")}
+        text = CONFIG.format(**self.ports) + environment_section(ENVIRONMENT, endpoints, links)
+        self.config.write_text(text, encoding="utf-8")
         self.settings = load_settings(self.config)
         self.settings.data_dir.mkdir(mode=0o700)
         KeyFile.create(self.settings.key_file)

@@ -44,6 +44,7 @@ from service.storage.database import Database
 from service.storage.schema import migrate
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
+from tests.support.environment_section import environment_section
 from tests.support.installation import clean_environment, free_ports
 from tests.support.mosquitto import Mosquittos
 
@@ -52,39 +53,10 @@ ENVIRONMENT, OU, GROUP = "local", "acme/plant-7", "plant-7"
 PRODUCT_ID, PRODUCT, HARDWARE, FACTORY = "thermometer", "Thermometer", "rev-a", "1.0"
 PORTS = ("http", "bootstrap", "api_key", "service_bootstrap", "service_operational")
 KEPT_LINES = 20_000
-_EMBEDDED = """\
+_GENERAL = """\
 data_dir = "data"
 [http]
 port = {http}
-[environments.local]
-broker = "embedded"
-[environments.local.endpoints.bootstrap]
-host = "127.0.0.1"
-port = {bootstrap}
-tls = false
-[environments.local.endpoints.api_key]
-host = "127.0.0.1"
-port = {api_key}
-tls = false
-"""
-_MOSQUITTO = """\
-data_dir = "data"
-[http]
-port = {http}
-[environments.local]
-broker = "mosquitto"
-[environments.local.mosquitto]
-{run_as}
-[environments.local.endpoints.bootstrap]
-host = "localhost"
-port = {bootstrap}
-[environments.local.endpoints.api_key]
-host = "localhost"
-port = {api_key}
-[environments.local.links.bootstrap]
-port = {service_bootstrap}
-[environments.local.links.operational]
-port = {service_operational}
 """
 
 
@@ -96,11 +68,11 @@ class Site:
         self.folder, self.broker = folder, broker
         self.config = folder / "firstlight.toml"
         self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-        run_as = 'run_as = "root"' if os.geteuid() == 0 else ""
-        text = _EMBEDDED if broker == "embedded" else _MOSQUITTO
-        if certificates:
-            text = text.replace("endpoints.api_key", "endpoints.x509")
-        self.config.write_text(text.format(run_as=run_as, **self.ports), encoding="utf-8")
+        login = "x509" if certificates else "api_key"
+        endpoints = {"bootstrap": self.ports["bootstrap"], login: self.ports["api_key"]}
+        links = {name: self.ports[f"service_{name}"] for name in ("bootstrap", "operational")}
+        section = environment_section(ENVIRONMENT, endpoints, None if broker == "embedded" else links)
+        self.config.write_text(_GENERAL.format(**self.ports) + section, encoding="utf-8")
         self.settings = load_settings(self.config)
         self.keys: dict[tuple[str, str], bytes] = {}
         self.images: dict[str, bytes] = {}  # by version name

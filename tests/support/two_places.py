@@ -26,27 +26,12 @@ from service.operations.commands import Commands, Request
 from service.settings import load_settings
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
+from tests.support.environment_section import environment_section
 from tests.support.installation import free_ports
 from tests.support.mosquitto import Mosquittos
 from tests.support.site import GROUP, Site
 
 EAST = "east"
-_EAST = """\
-[environments.east]
-broker = "mosquitto"
-[environments.east.mosquitto]
-{run_as}
-[environments.east.endpoints.bootstrap]
-host = "localhost"
-port = {bootstrap}
-[environments.east.endpoints.api_key]
-host = "localhost"
-port = {api_key}
-[environments.east.links.bootstrap]
-port = {service_bootstrap}
-[environments.east.links.operational]
-port = {service_operational}
-"""
 
 
 class TwoPlaces(Site):
@@ -54,10 +39,11 @@ class TwoPlaces(Site):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "mosquitto")
-        names = ("bootstrap", "api_key", "service_bootstrap", "service_operational")
-        run_as = 'run_as = "root"' if os.geteuid() == 0 else ""
+        bootstrap, api_key, *ours = free_ports(4)
+        endpoints = {"bootstrap": bootstrap, "api_key": api_key}
+        links = dict(zip(("bootstrap", "operational"), ours, strict=True))
         with self.config.open("a", encoding="utf-8") as file:
-            file.write(_EAST.format(run_as=run_as, **dict(zip(names, free_ports(4), strict=True))))
+            file.write(environment_section(EAST, endpoints, links))
         self.settings = load_settings(self.config)
         self.east = Mosquittos(folder / "unused-east")
         self._asked = time.time_ns()
