@@ -11,3 +11,9 @@ async def refused(awaitable):
     with pytest.raises(ServiceError) as caught:
         await awaitable
     return caught.value.code, caught.value.cause
+
+
+def refused_now(call, *arguments, **options):
+    with pytest.raises(ServiceError) as caught:
+        call(*arguments, **options)
+    return caught.value.cause
