@@ -28,6 +28,7 @@ from tests.support.fake_store import FakeStore
 
 IMAGE = bytes(range(256)) * 40 + b"the rest"  # 41 chunks of 256 bytes, the last of 8
 IMAGE_ID = hashlib.sha256(IMAGE).hexdigest()
+QUICK = Bounds(session_burst=1000, credential_burst=1000, serial_burst=1000)
 
 
 def version(name: str = "2.0", seq: int = 2, image_id: str = IMAGE_ID, size: int = len(IMAGE)) -> Version:
@@ -259,3 +260,7 @@ class Peer:
         mac = keys.desired_mac(self.key, self.grant["thing_id"], self.credential_id, doc)
         assert self.raw(desired["mac"]) == mac
         return self.unpack(doc)
+
+
+def credentials(site, serial="sn-1"):
+    return site.store.device("line-1", serial).credentials

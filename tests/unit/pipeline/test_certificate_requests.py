@@ -1,0 +1,71 @@
+"""Activation with a certificate request: what is signed, and what is refused."""
+
+import asyncio
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from device_sdk.wire import codes
+from service.credentials.authority import Authority
+from service.domain.credential import CredentialKind
+from tests.support.fake_link import START
+from tests.support.pipeline_site import Peer, catalogue, credentials, registered, running
+
+
+def csr(key=None) -> bytes:
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    built = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return built.public_bytes(serialization.Encoding.DER)
+
+
+X509_ONLY = (CredentialKind.X509,)
+BOTH = (CredentialKind.API_KEY, CredentialKind.X509)
+
+
+async def test_a_csr_gets_a_certificate_named_after_the_credential(tmp_path):
+    authority = Authority.create(tmp_path / "ca", "prod", START)
+    world = catalogue(kinds=BOTH, tls=True)
+    async with running(tmp_path, world=world, authorities={"prod": authority}) as site:
+        peer = Peer(site)
+        assert (await peer.activate(csr=csr()))["ok"]
+        certificate = x509.load_pem_x509_certificate(peer.grant["certificate"].encode())
+        assert certificate.subject.rfc4514_string() == f"CN={peer.credential_id}"
+        assert peer.grant["kind"] == "x509"
+        assert peer.grant["ca"] == "CA"
+        login = site.gate.logins[peer.credential_id]
+        assert (login.api_key, login.certificate_serial) == (None, credentials(site)[0].certificate_serial)
+
+
+async def test_a_csr_is_needed_where_only_certificates_exist_and_ignored_where_none_do(tmp_path):
+    authority = Authority.create(tmp_path / "ca", "prod", START)
+    async with running(tmp_path, world=catalogue(kinds=X509_ONLY), authorities={"prod": authority}) as site:
+        reply = await Peer(site).activate()
+        assert reply["code"] == codes.BAD_REQUEST
+        assert site.counted("csr_missing") == 1
+    async with running(tmp_path) as site:
+        peer = Peer(site)
+        await peer.activate(csr=csr())
+        assert peer.grant["kind"] == "api_key"
+
+
+async def test_a_key_of_a_csr_is_used_once(tmp_path):
+    authority = Authority.create(tmp_path / "ca", "prod", START)
+    key = ec.generate_private_key(ec.SECP256R1())
+    devices = [registered("sn-1"), registered("sn-2")]
+    async with running(tmp_path, devices=devices, world=catalogue(kinds=BOTH), authorities={"prod": authority}) as site:
+        one, two = Peer(site, "sn-1"), Peer(site, "sn-2")
+        replies = await asyncio.gather(one.activate(csr=csr(key)), two.activate(csr=csr(key)))
+        assert sorted(reply["ok"] for reply in replies) == [False, True]
+        assert site.counted("csr_key_in_use") == 1
+
+
+@pytest.mark.parametrize("bad", [b"\x30\x00", b"nonsense", csr()[:-3]])
+async def test_a_bad_csr_is_a_bad_request_and_makes_nothing(tmp_path, bad):
+    authority = Authority.create(tmp_path / "ca", "prod", START)
+    async with running(tmp_path, world=catalogue(kinds=BOTH), authorities={"prod": authority}) as site:
+        reply = await Peer(site).activate(csr=bad)
+        assert reply["code"] == codes.BAD_REQUEST
+        assert not credentials(site)
+        assert site.counted("csr_malformed") == 1
