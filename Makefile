@@ -14,7 +14,7 @@ ARGS ?=
 .PHONY: help
 help:
 	@echo "make demo     devices power up, activate and take their firmware, in a temporary folder"
-	@echo "make test     lint, types, import contracts and tests (installs Mosquitto and node where it may)"
+	@echo "make test     lint, types, import contracts and tests (installs Mosquitto, node and Chromium where it may)"
 	@echo "make bench    rates, each beside its floor"
 	@echo "make faults   long runs with kills and faults"
 	@echo "make lint     lint, types and import contracts only"
@@ -51,7 +51,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Mosquitto and node for the tests that need them; where that is not possible those tests are skipped and say so.
+# Mosquitto, node and Chromium for the tests that need them; where that is not possible those tests are skipped and say so.
 system-tools:
 	@.ci/system-tools
 

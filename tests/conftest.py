@@ -1,6 +1,6 @@
 """What all tests share: which programs they need, and what is said of those that could not run.
 
-A test marked `mosquitto` or `micropython` is skipped where its program is missing, and the last lines of the run say so.
+A test marked `mosquitto`, `micropython` or `chromium` is skipped where its program is missing, and the last lines of the run say so.
 With FIRSTLIGHT_REQUIRE_ALL or CI set, every skip is a failure.
 """
 
@@ -26,6 +26,8 @@ REQUIRE_ALL = bool(os.environ.get("FIRSTLIGHT_REQUIRE_ALL")) or os.environ.get("
 def _missing(marker: str) -> str | None:
     if marker == "mosquitto" and shutil.which("mosquitto", path=SEARCH) is None:
         return "the mosquitto program is not installed"
+    if marker == "chromium" and not (shutil.which("chromium") and shutil.which("chromedriver")):
+        return "chromium or its chromedriver is not installed"
     if marker == "micropython":
         if shutil.which("node", path=SEARCH) is None:
             return "node is not installed"
@@ -35,7 +37,7 @@ def _missing(marker: str) -> str | None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker in ("mosquitto", "micropython"):
+    for marker in ("mosquitto", "micropython", "chromium"):
         if item.get_closest_marker(marker) is not None and (reason := _missing(marker)):
             pytest.skip(reason)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[3] / ".ci" / "system-tools"
-ALL = ("mosquitto", "mosquitto_pub", "node", "npm")
+BROWSER = ("chromium", "chromedriver")
+ALL = ("mosquitto", "mosquitto_pub", "node", "npm", *BROWSER)
 OURS = "DPkg::Lock::Timeout=120"
 
 
@@ -61,12 +62,17 @@ def test_where_everything_is_there_nothing_is_said_or_done(machine: Machine) -> 
 
 def test_without_apt_get_it_says_what_is_missing_and_why(machine: Machine) -> None:
     said = machine.run()
-    assert said == "not installed, because there is no apt-get here: mosquitto mosquitto-clients nodejs npm\n"
+    assert (
+        said
+        == "not installed, because there is no apt-get here: mosquitto mosquitto-clients nodejs npm chromium chromium-driver\n"
+    )
 
 
 def test_without_root_or_sudo_it_says_what_is_missing_and_why(machine: Machine) -> None:
     machine.has("apt-get")
     machine.has("node")
+    for name in BROWSER:
+        machine.has(name)
     said = machine.run()
     assert said == ("not installed, because that needs root or password-less sudo: mosquitto mosquitto-clients npm\n")
     assert machine.calls == []
@@ -83,8 +89,8 @@ def test_root_installs_what_is_missing_and_stops_the_broker_that_came_with_it(ma
     machine.has("id", "echo 0")
     machine.has("apt-get")
     machine.has("service")
-    machine.has("node")
-    machine.has("npm")
+    for name in ("node", "npm", *BROWSER):
+        machine.has(name)
     assert machine.run() == "installing mosquitto mosquitto-clients\n"
     wanted = ["apt-get update", f"apt-get install -y --no-install-recommends -o {OURS} mosquitto mosquitto-clients"]
     assert machine.calls in ([*wanted, "service mosquitto stop"], wanted)  # the latter where systemd runs this machine
@@ -92,7 +98,7 @@ def test_root_installs_what_is_missing_and_stops_the_broker_that_came_with_it(ma
 
 def test_a_broker_that_was_there_before_is_left_running(machine: Machine) -> None:
     machine.has("id", "echo 0")
-    for name in ("apt-get", "service", "systemctl", "mosquitto", "mosquitto_pub", "npm"):
+    for name in ("apt-get", "service", "systemctl", "mosquitto", "mosquitto_pub", "npm", *BROWSER):
         machine.has(name)
     machine.run()
     assert machine.calls == ["apt-get update", f"apt-get install -y --no-install-recommends -o {OURS} nodejs"]
@@ -101,7 +107,7 @@ def test_a_broker_that_was_there_before_is_left_running(machine: Machine) -> Non
 def test_password_less_sudo_is_used_and_asks_no_questions(machine: Machine) -> None:
     machine.has("apt-get")
     machine.has("sudo", 'while [ "${1#-}" != "$1" ]; do shift; done; [ "$1" = true ] || "$@"')
-    for name in ("mosquitto", "mosquitto_pub", "node"):
+    for name in ("mosquitto", "mosquitto_pub", "node", *BROWSER):
         machine.has(name)
     assert machine.run() == "installing npm\n"
     assert "sudo -n env DEBIAN_FRONTEND=noninteractive apt-get update" in machine.calls
@@ -112,5 +118,15 @@ def test_packages_that_cannot_be_had_are_named_with_the_last_words_of_apt_get(ma
     machine.has("id", "echo 0")
     machine.has("apt-get", "echo 'E: no network'; exit 100")
     said = machine.run()
-    assert "apt-get could not install mosquitto mosquitto-clients nodejs npm:" in said
+    assert "apt-get could not install mosquitto mosquitto-clients nodejs npm chromium chromium-driver:" in said
     assert said.endswith("E: no network\n")
+
+
+def test_a_system_without_that_browser_gets_the_other_packages_all_the_same(machine: Machine) -> None:
+    machine.has("id", "echo 0")
+    for name in ("mosquitto", "mosquitto_pub", "node"):
+        machine.has(name)
+    machine.has("apt-get", 'case "$*" in *chromium*) echo "E: Unable to locate package chromium"; exit 100;; esac')
+    said = machine.run()
+    assert "apt-get could not install chromium chromium-driver:" in said
+    assert f"apt-get install -y --no-install-recommends -o {OURS} npm" in machine.calls
