@@ -15,9 +15,26 @@ from typing import Any
 from sqlalchemy import Column, Table
 
 from service.operations.requests import conflict
+from service.storage.box_tables import access_provider
+from service.storage.enrolment_tables import enrolment_batch, enrolment_provider
 from service.storage.errors import unavailable_on_error
-from service.storage.sealing import KID_BYTES, account_key_aad, device_key_aad, group_secret_aad, label_key_aad
+from service.storage.job_tables import config_entry
+from service.storage.sealing import (
+    KID_BYTES,
+    access_provider_aad,
+    account_key_aad,
+    config_entry_aad,
+    device_key_aad,
+    enrolment_batch_aad,
+    enrolment_provider_aad,
+    group_secret_aad,
+    label_key_aad,
+    manifest_secret_aad,
+    order_policies_aad,
+    site_settings_aad,
+)
 from service.storage.tables import account, device, label, registration_group
+from service.storage.warehouse_tables import manifest_secret, sales_order, site_settings
 
 Aad = Callable[[str], bytes]
 # Every sealed column: (table, its key, the column, what a value is bound to).
@@ -26,6 +43,18 @@ SEALED: tuple[tuple[Table, Column[Any], Column[Any], Aad], ...] = (
     (device, device.c.device_id, device.c.key_sealed, device_key_aad),
     (account, account.c.name, account.c.key_sealed, account_key_aad),
     (label, label.c.label_id, label.c.key_sealed, label_key_aad),
+    (site_settings, site_settings.c.settings_id, site_settings.c.settings_sealed, site_settings_aad),
+    (manifest_secret, manifest_secret.c.secret_id, manifest_secret.c.content_sealed, manifest_secret_aad),
+    (sales_order, sales_order.c.order_id, sales_order.c.policies_sealed, order_policies_aad),
+    (access_provider, access_provider.c.name, access_provider.c.secret_sealed, access_provider_aad),
+    (
+        enrolment_provider,
+        enrolment_provider.c.provider_id,
+        enrolment_provider.c.secret_sealed,
+        enrolment_provider_aad,
+    ),
+    (enrolment_batch, enrolment_batch.c.batch_id, enrolment_batch.c.document_sealed, enrolment_batch_aad),
+    (config_entry, config_entry.c.name, config_entry.c.value_sealed, config_entry_aad),
 )
 
 

@@ -41,3 +41,31 @@ def account_key_aad(name: str) -> bytes:
 
 def label_key_aad(label_id: str) -> bytes:
     return b"label.key_sealed:" + label_id.encode()
+
+
+def site_settings_aad(settings_id: str) -> bytes:
+    return b"site_settings.settings_sealed:" + settings_id.encode()
+
+
+def manifest_secret_aad(secret_id: str) -> bytes:
+    return b"manifest_secret.content_sealed:" + secret_id.encode()
+
+
+def order_policies_aad(order_id: str) -> bytes:
+    return b"sales_order.policies_sealed:" + order_id.encode()
+
+
+def access_provider_aad(name: str) -> bytes:
+    return b"access_provider.secret_sealed:" + name.encode()
+
+
+def enrolment_provider_aad(provider_id: str) -> bytes:
+    return b"enrolment_provider.secret_sealed:" + provider_id.encode()
+
+
+def enrolment_batch_aad(batch_id: str) -> bytes:
+    return b"enrolment_batch.document_sealed:" + batch_id.encode()
+
+
+def config_entry_aad(name: str) -> bytes:
+    return b"config_entry.value_sealed:" + name.encode()

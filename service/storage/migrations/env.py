@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from service.storage.tables import metadata
+from service.storage.every_table import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

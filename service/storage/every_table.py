@@ -1,0 +1,8 @@
+"""The whole schema: imports every module of tables, so that `metadata` has them all."""
+
+from __future__ import annotations
+
+from service.storage import box_tables, enrolment_tables, job_tables, tables, warehouse_tables
+
+MODULES = (tables, warehouse_tables, box_tables, enrolment_tables, job_tables)
+metadata = tables.metadata
