@@ -160,7 +160,7 @@ async def test_a_database_that_another_process_holds_is_unavailable(database, mo
 
 
 async def test_a_full_disk_is_unavailable_and_leaves_no_half_batch(tmp_path):
-    database = await new_database(tmp_path / "db", max_pages=120)
+    database = await new_database(tmp_path / "db", max_pages=240)
     saved = 0
     refused = None
     while refused is None and saved < 10_000:

@@ -182,5 +182,5 @@ def test_every_sealed_column_is_known_to_the_rotation_of_the_seal_key():
         str(column) for table in every_table.metadata.tables.values() for column in table.c if "_sealed" in str(column)
     }
     known = {str(column) for _, _, column, _ in SEALED}
-    assert sealed - known == {"command.secrets_sealed"}  # lives for the minutes of its command
+    assert sealed - known == {"command.secrets_sealed"}  # nothing writes it
     assert all(str(key.type) == "VARCHAR" and list(table.primary_key) == [key] for table, key, _, _ in SEALED)
