@@ -33,6 +33,10 @@ def is_image_id(text: str) -> bool:
     return len(text) == limits.IMAGE_ID_HEX_CHARS and _only(text, _HEX)
 
 
+def is_item_name(text: str) -> bool:
+    return 1 <= len(text) <= limits.MAX_ITEM_NAME_CHARS and _only(text, _GROUP)
+
+
 def is_verb(text: str) -> bool:
     return 1 <= len(text) <= limits.MAX_VERB_CHARS and _only(text, _VERB)
 
@@ -64,6 +68,11 @@ def image_message(product: str, hardware: str, name: str, seq: int, image_id: st
 
 def version_id(product: str, hardware: str, name: str, seq: int, image_id: str, size: int) -> str:
     return digest_id(image_message(product, hardware, name, seq, image_id, size))
+
+
+def item_message(product: str, name: str, kind: str, version: str, size: int, sha256: str, needs: str) -> bytes:
+    """The bytes that a release key signs for an item of a manifest. `sha256`: 64 hex; `needs`: manifest.needs_text."""
+    return canon("pv1 item", product, name, kind, version, size, sha256, needs)
 
 
 def release_key_id(public_key: bytes) -> str:

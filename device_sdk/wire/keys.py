@@ -129,3 +129,30 @@ def desired_message(thing_id: str, credential_id: str, doc: bytes) -> bytes:
 def desired_mac(key: bytes, thing_id: str, credential_id: str, doc: bytes, hmac: "Hmac" = hmac_sha256) -> bytes:
     """The mac of a desired document, over its exact bytes."""
     return hmac(key, desired_message(thing_id, credential_id, doc))
+
+
+def stage_message(session: str, server_nonce: bytes, claim: bytes) -> bytes:
+    """What a device proves in the warehouse: a word of its own, so that no `activate` passes for a `stage`."""
+    return canon("pv1 stage", session, server_nonce, claim)
+
+
+def stage_granted_message(session: str, server_nonce: bytes, claim: bytes, grant: bytes) -> bytes:
+    return canon("pv1 stage granted", session, server_nonce, hashlib.sha256(claim).digest(), grant)
+
+
+def manifest_message(thing_id: str, credential_id: str, doc: bytes) -> bytes:
+    return canon("pv1 manifest", thing_id, credential_id, doc)
+
+
+def handshake_message(thing_id: str, credential_id: str, doc: bytes) -> bytes:
+    return canon("pv1 handshake", thing_id, credential_id, doc)
+
+
+def item_key(key: bytes, name: str, version: str, hmac: "Hmac" = hmac_sha256) -> bytes:
+    """The AES-256 key that a secret item is sealed with for one device."""
+    return hkdf_sha256(key, b"", canon("pv1 sealed item", name, version), _DEVICE_KEY_BYTES, hmac)
+
+
+def item_nonce(item_key: bytes, sha256: bytes, hmac: "Hmac" = hmac_sha256) -> bytes:
+    """The 12 bytes of nonce for a content: the same content is sealed alike, another never under the same nonce."""
+    return hmac(item_key, canon("pv1 item nonce", sha256))[:12]

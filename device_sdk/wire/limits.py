@@ -42,3 +42,11 @@ MAX_WINDOW_BYTES = 1024 * 1024
 # connection; 8 MiB fill a line of 80 MB/s with a round trip of 100 ms.
 MAX_OUTSTANDING_CHUNKS = 768
 MAX_OUTSTANDING_BYTES = 8 * 1024 * 1024
+
+# Warehouse
+MAX_MANIFEST_BYTES = 9 * 1024  # its document, in MessagePack: grant and certificates fit the same reply
+MAX_ITEMS = 40
+MAX_ITEM_NAME_CHARS = 64
+MAX_NEEDS = 16  # of one item
+MAX_INLINE_BYTES = 16 * 1024  # what is larger is an image of its own
+MAX_PIECE_BYTES = 8 * 1024  # of an inline item in one reply; fits also as JSON
