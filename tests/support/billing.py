@@ -12,6 +12,7 @@ class Platform:
     def __init__(self, folder: Path, name: str = "billing", *, kind: str = "rsa:2048", days: int = 30) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._kind = kind
         self.key, self.certificate = folder / f"{name}.key", folder / f"{name}.pem"
         new = (
             ["-newkey", kind] if kind.startswith("rsa") else ["-newkey", "ec", "-pkeyopt", f"ec_paramgen_curve:{kind}"]
