@@ -61,6 +61,39 @@ class Site:
     settings_rev: int = 0  # 0: it has none yet
 
 
+class OrderState(StrEnum):
+    OPEN = "open"  # units may be assigned
+    DISPATCHED = "dispatched"
+    CLOSED = "closed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    order_id: str  # the number that the business system gave it
+    site: str | None = None
+    state: OrderState = OrderState.OPEN
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    order_id: str
+    line: int  # from 1
+    device_type: str
+    quantity: int  # 0: as many as are assigned
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A serial number on a line of an order. A unit is bound to one order at a time."""
+
+    order_id: str
+    line: int
+    group_id: str
+    serial: str
+    bound_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Equipment:
     """One unit as it is now."""

@@ -31,7 +31,7 @@ device_type = Table(
     Column("name", String, primary_key=True),
     Column("group_id", ForeignKey("registration_group.group_id"), nullable=False),
     Column("description", String, nullable=False, server_default=text("''")),
-    Column("manifest_id", ForeignKey("manifest.manifest_id")),  # what `stage` gives; None: the device must wait
+    Column("manifest_id", ForeignKey("manifest.manifest_id")),  # what `stage` gives; None: the product's static one
     Column("warehouse_settings", String, nullable=False, server_default=text("'[]'")),
     Column("handshake_settings", String, nullable=False, server_default=text("'[]'")),
     Column("created_at", BigInteger, nullable=False),
@@ -87,8 +87,8 @@ order_line = Table(
     Column("order_id", ForeignKey("sales_order.order_id", ondelete="CASCADE"), primary_key=True),
     Column("line", Integer, primary_key=True),
     Column("device_type", ForeignKey("device_type.name"), nullable=False),
-    Column("quantity", Integer, nullable=False),
-    CheckConstraint("line >= 1 AND quantity >= 1", name="numbers"),
+    Column("quantity", Integer, nullable=False),  # 0: as many as are assigned
+    CheckConstraint("line >= 1 AND quantity >= 0", name="numbers"),
 )
 
 # The serial numbers of a line. A unit is bound to one order at a time; a returned one leaves `released_at` behind.
@@ -157,11 +157,12 @@ manifest = Table(
     metadata,
     Column("manifest_id", String, primary_key=True),  # hex of the SHA-256 over its items
     Column("product_id", ForeignKey("product.product_id"), nullable=False),
-    Column("name", String, nullable=False),  # `static`, or the build's
-    Column("static", Boolean, nullable=False, server_default=text("0")),
+    Column("name", String, nullable=False),  # the build's
+    Column("static", Boolean, nullable=False, server_default=text("0")),  # for device types without one of their own
     Column("created_at", BigInteger, nullable=False),
     UniqueConstraint("product_id", "name"),
     CheckConstraint("length(manifest_id) = 64", name="manifest_id"),
+    Index("uq_manifest_static", "product_id", unique=True, sqlite_where=text("static")),
 )
 
 manifest_secret = Table(
@@ -183,7 +184,7 @@ manifest_item = Table(
     Column("sha256", String, nullable=False),
     Column("signature", LargeBinary, nullable=False),
     Column("key_id", ForeignKey("release_key.key_id"), nullable=False),
-    Column("needs", String, nullable=False, server_default=text("'[]'")),  # JSON array of name>=version
+    Column("needs", String, nullable=False, server_default=text("'[]'")),  # JSON array of [name, lowest version]
     # Its bytes are in one of three places: an image of its own (over 16 KiB), here, or sealed in manifest_secret.
     Column("image_id", ForeignKey("image.image_id")),
     Column("content", LargeBinary),

@@ -75,6 +75,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("manifest_id", name=op.f("pk_manifest")),
         sa.UniqueConstraint("product_id", "name", name=op.f("uq_manifest_product_id_name")),
     )
+    op.create_index("uq_manifest_static", "manifest", ["product_id"], unique=True, sqlite_where=sa.text("static"))
     op.create_table(
         "sales_order",
         sa.Column("order_id", sa.String(), nullable=False),
@@ -224,7 +225,7 @@ def upgrade() -> None:
         sa.Column("line", sa.Integer(), nullable=False),
         sa.Column("device_type", sa.String(), nullable=False),
         sa.Column("quantity", sa.Integer(), nullable=False),
-        sa.CheckConstraint("line >= 1 AND quantity >= 1", name=op.f("ck_order_line_numbers")),
+        sa.CheckConstraint("line >= 1 AND quantity >= 0", name=op.f("ck_order_line_numbers")),
         sa.ForeignKeyConstraint(["device_type"], ["device_type.name"], name=op.f("fk_order_line_device_type")),
         sa.ForeignKeyConstraint(
             ["order_id"], ["sales_order.order_id"], name=op.f("fk_order_line_order_id"), ondelete="CASCADE"
