@@ -2,8 +2,8 @@
 
 Owns the order of starting and stopping, and nothing else: what the parts do is theirs. Above it only the commands.
 
-    start: keys -> schema -> database -> environments -> embedded brokers -> health -> tasks
-    stop:  intake off -> open batches committed and answered -> counters stored -> links -> brokers -> database
+    start: keys -> schema -> database -> environments -> embedded brokers -> health -> web -> tasks
+    stop:  web -> intake off -> open batches committed and answered -> counters stored -> links -> brokers -> database
 
 A broker that cannot be reached is no start error: its link keeps trying, and health says so.
 """
@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.brokers.gate import Login
 from service.credentials.authority import Authority, AuthorityError
@@ -41,11 +41,14 @@ from service.operations.commands import Commands
 from service.operations.sealed import check_openable
 from service.pipeline.bounds import Bounds
 from service.pipeline.service import Pipeline, utc_now
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, WebSettings
 from service.storage.database import Database
 from service.storage.schema import migrate
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from service.http.web import Web
 
 log = logging.getLogger("firstlight")
 DRAIN_TIMEOUT_S = 10.0  # what is not answered by then is asked again by its device
@@ -94,6 +97,9 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Application:
         await deployment.start(application.expected(deployment.name))
     stack.push_async_callback(application.health.stop)
     await _listen(application.health)
+    if settings.web is not None:
+        application.web = _web(application, settings, settings.web)
+        stack.callback(application.web.close)
     return application
 
 
@@ -109,6 +115,8 @@ class Application:
         authorities: Mapping[str, Authority],
     ) -> None:
         self.database = database
+        self.environments = environments
+        self.images = ImageFiles(settings.images_dir)
         self.store = SqlStore(database, environments)
         self.upkeep = Upkeep(database, settings.served)
         self.health = HealthServer(
@@ -121,7 +129,7 @@ class Application:
             store=self.store,
             upkeep=self.upkeep,
             gates={deployment.name: deployment.gate for deployment in self.deployments},
-            images=ImageFiles(settings.images_dir),
+            images=self.images,
             keys=keys,
             authorities=authorities,
             bounds=_bounds(settings),
@@ -138,7 +146,8 @@ class Application:
         self.newcomers = Newcomers(
             database, self.store, self.pipeline.granters, keys.service_private_key(), clock=utc_now
         )
-        self._keys = keys
+        self.web: Web | None = None
+        self.keys = keys
         self._started_at = time.monotonic()
         self._draining = False
 
@@ -162,7 +171,7 @@ class Application:
 
     def expected(self, environment: str) -> Callable[[], AsyncIterable[Login]]:
         """What an environment's broker must let in, walked anew at each call."""
-        service_key = self._keys.service_private_key()
+        service_key = self.keys.service_private_key()
         return lambda: expected_logins(self.upkeep, self.store, environment, service_key)
 
     async def run(self, stop: asyncio.Event, started: Callable[[Application], None]) -> None:
@@ -180,9 +189,18 @@ class Application:
             for deployment in self.deployments:
                 for name, work in deployment.tasks(self.expected(deployment.name)).items():
                     tasks.append(group.create_task(work, name=name))
-            log.info("firstlight is running", extra={"health": f"http://{self.health.host}:{self.health.port}/health"})
+            addresses = {"health": f"http://{self.health.host}:{self.health.port}/health"}
+            web = None
+            if self.web is not None:
+                web = group.create_task(self.web.run(), name="web")
+                addresses["web"] = f"{self.web.scheme}://{self.web.host}:{self.web.port}"
+            log.info("firstlight is running", extra=addresses)
             started(self)
             await stop.wait()
+            self._draining = True
+            if self.web is not None and web is not None:  # first: its requests need all the rest
+                self.web.drain()
+                await web
             await self._drain()
             for task in tasks:
                 task.cancel()
@@ -190,7 +208,6 @@ class Application:
 
     async def _drain(self) -> None:
         log.info("stopping: no more messages are taken, open ones are finished")
-        self._draining = True
         self.commander.closed = True
         if not await self.pipeline.drain(DRAIN_TIMEOUT_S):
             log.warning("not everything was finished within %.0f s; devices ask again", DRAIN_TIMEOUT_S)
@@ -290,6 +307,31 @@ def _authorities(settings: Settings, environments: Mapping[str, Environment]) ->
         for name, environment in environments.items()
         if CredentialKind.X509 in environment.endpoints
     }
+
+
+def _web(application: Application, settings: Settings, web: WebSettings) -> Web:
+    """The HTTP interfaces, listening. Raises StartError."""
+    # FastAPI takes half a second to import: only who has them pays for it.
+    from service.http.services import Services  # noqa: PLC0415
+    from service.http.web import Web, WebError  # noqa: PLC0415
+    from service.interfaces import INTERFACES  # noqa: PLC0415
+
+    services = Services(
+        settings=settings,
+        environments=application.environments,
+        database=application.database,
+        keys=application.keys,
+        images=application.images,
+        pipeline=application.pipeline,
+        clock=utc_now,
+        random_bytes=os.urandom,
+    )
+    built = Web(web, INTERFACES, services)
+    try:
+        built.listen()
+    except WebError as error:
+        raise StartError(str(error)) from error
+    return built
 
 
 async def _listen(health: HealthServer) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from device_sdk.wire import topics
@@ -122,6 +122,29 @@ class HttpSettings(_Part):
     port: int = Field(default=8787, ge=0, le=65535)  # 0: any free port (it is logged)
 
 
+class WebSettings(_Part):
+    """The HTTP interfaces of things, partners and administrators. Without this section there are none.
+
+    Without certificate and key (PEM files) it listens on loopback only.
+    """
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
+    port: int = Field(default=8443, ge=0, le=65535)  # 0: any free port (it is logged)
+    certificate: AnyPath | None = None
+    key: AnyPath | None = None
+    trusted_proxies: tuple[IPvAnyNetwork, ...] = ()  # whose X-Forwarded-For counts
+    max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+    rate: float = Field(default=20, gt=0)  # requests a second of one address
+    burst: int = Field(default=100, ge=1)
+    max_connections: int = Field(default=512, ge=1)
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("needs both certificate and key, or neither")
+        return self
+
+
 Days = Annotated[int, Field(ge=1, le=36500)]
 
 
@@ -156,6 +179,7 @@ class Settings(BaseSettings):
     topic_root: TopicRoot = topics.ROOT  # what every topic begins with; devices must be given the same
     storage: StorageSettings = StorageSettings()
     http: HttpSettings = HttpSettings()
+    web: WebSettings | None = None
     log: LogSettings = LogSettings()
     history: HistorySettings = HistorySettings()
     commands: CommandSettings = CommandSettings()
@@ -251,7 +275,11 @@ def _rooted(settings: Settings, base: Path) -> Settings:
         )
         for name, environment in settings.environments.items()
     }
-    return settings.model_copy(update={"data_dir": data_dir, "storage": storage, "environments": environments})
+    changed = {"data_dir": data_dir, "storage": storage, "environments": environments}
+    if settings.web is not None:
+        files = {"certificate": _under(base, settings.web.certificate), "key": _under(base, settings.web.key)}
+        changed["web"] = settings.web.model_copy(update=files)
+    return settings.model_copy(update=changed)
 
 
 def _rooted_links(links: LinksSettings, base: Path) -> LinksSettings:

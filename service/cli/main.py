@@ -29,6 +29,7 @@ from service.cli import (
     keys,
     labels,
     onboard,
+    openapi,
     ou,
     product,
     release,
@@ -78,6 +79,7 @@ app.command("events")(events.events)
 app.command("stats")(stats.stats)
 app.command("labels")(labels.labels)
 app.command("onboard")(onboard.onboard)
+app.command("openapi")(openapi.openapi)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 for _noun, _commands in {
