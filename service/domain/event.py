@@ -51,6 +51,15 @@ KINDS = frozenset(
         "failed_over",
         "rekeyed",
         "transfer_opened",
+        "staged",
+        "item_failed",
+        "out_of_box",
+        "at_site",
+        # A unit on its way through the warehouse
+        "received",
+        "handed_over",
+        "shipped",
+        "restaged",
     }
 )
 

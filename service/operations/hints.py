@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from service.operations.fleet_hints import FLEET_HINTS
 from service.operations.onboarding_hints import ONBOARDING_HINTS
+from service.operations.warehouse_hints import WAREHOUSE_HINTS
+from service.operations.web_hints import WEB_HINTS
 
 _ASK_VENDOR = "The device's software breaks the protocol; ask who made it and give them the trace id."
 _STORAGE = "Look at the disk of the data directory; the service goes on by itself when it can write again."
@@ -15,6 +17,8 @@ _STORAGE = "Look at the disk of the data directory; the service goes on by itsel
 HINTS: dict[str, str] = {
     **FLEET_HINTS,
     **ONBOARDING_HINTS,
+    **WAREHOUSE_HINTS,
+    **WEB_HINTS,
     # What arrives
     "bad_base64url": _ASK_VENDOR,
     "bad_field": _ASK_VENDOR,

@@ -1,4 +1,4 @@
-"""Verbs that make devices instead of changing selected ones: `register`, `onboard`.
+"""Verbs that name what they make or change in their arguments: `register`, `onboard`, and those of the warehouse.
 
 Owns the values that they share. One module each holds NAME, ROLE, Arguments and `make`, which runs in the command's
 one transaction: it may read, but leaves every write to the engine.

@@ -7,16 +7,26 @@ from collections.abc import Mapping
 from service.operations.verbs import (
     allocate,
     block,
+    create_site,
+    create_type,
+    enter_order,
+    hand_over,
     onboard,
+    receive,
     register,
+    release_units,
     release_version,
     rename,
     replace,
     reprovision,
+    restage,
     retire,
     set_attributes,
     set_settings,
+    set_site,
     set_target,
+    set_type,
+    ship,
     transfer,
     unblock,
     undo_replace,
@@ -44,4 +54,16 @@ FLEET: Mapping[str, Verb] = {
         unfreeze,
     )
 }
-MAKING: Mapping[str, Making] = {module.NAME: making_of(module) for module in (onboard, register)}
+_WAREHOUSE = (
+    create_site,
+    create_type,
+    enter_order,
+    hand_over,
+    receive,
+    release_units,
+    restage,
+    set_site,
+    set_type,
+    ship,
+)
+MAKING: Mapping[str, Making] = {module.NAME: making_of(module) for module in (onboard, register, *_WAREHOUSE)}

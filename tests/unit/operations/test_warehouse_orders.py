@@ -1,0 +1,228 @@
+"""Device types, sites and sales orders by operators' commands: what is made, what is the same again, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from service.domain.warehouse import Binding, DeviceType, Line, Order, Site
+from service.operations.accounts import Operator
+from service.operations.verbs.verb import Role
+from service.storage import warehouse_queries as queries
+from service.storage.tables import audit, command
+from service.storage.warehouse_tables import site_settings
+from tests.support.commands import rows_of
+from tests.support.refusals import refused
+from tests.support.storage import DERIVED, GROUP
+from tests.support.warehouse import SETTINGS, SITE, Warehouse, unit_of
+
+ROW = {"order": "SO-1", "site": "hall-1", "type": "tablet"}
+
+
+@pytest.fixture
+def house(commands):
+    return Warehouse(commands)
+
+
+async def read(database, query, *arguments):
+    async with database.read() as connection:
+        return await query(connection, *arguments)
+
+
+async def test_a_device_type_says_which_settings_belong_to_which_step(database, house):
+    of = {"name": "tablet", "group": GROUP.group_id, "warehouse_settings": ["features.locale"],
+          "handshake_settings": ["payment", "network"]}  # fmt: skip
+    assert await house.results("create-type", types=[of, of]) == ["changed", "unchanged"]
+    assert await read(database, queries.device_types) == {
+        "tablet": DeviceType("tablet", GROUP.group_id, "", None, ("features.locale",), ("payment", "network"))
+    }
+    assert await house.results("create-type", types=[{**of, "description": "another"}]) == ["type_exists"]
+    assert await house.results("set-type", type="tablet", description="another") == ["changed"]
+    assert await house.results("set-type", type="tablet", description="another") == ["unchanged"]
+    assert (await read(database, queries.device_types))["tablet"].description == "another"
+
+
+@pytest.mark.parametrize(
+    ("fields", "cause"),
+    [
+        ({"name": "a/b"}, "name_illegal"),
+        ({"group": "none"}, "group_unknown"),
+        ({"manifest": "2030-07"}, "manifest_unknown"),
+        ({"handshake_settings": ["sound"]}, "setting_name_illegal"),
+        ({"handshake_settings": ["network."]}, "setting_name_illegal"),
+        ({"warehouse_settings": ["network"]}, "setting_twice"),
+        ({"description": "x" * 129}, "text_illegal"),
+    ],
+)
+async def test_a_device_type_that_cannot_be_is_refused(house, fields, cause):
+    assert await house.results("create-type", types=[{"name": "tablet", "group": GROUP.group_id, **fields}]) == [cause]
+
+
+async def test_a_site_has_settings_under_a_revision(database, house):
+    assert await house.results("create-site", sites=[SITE, {**SITE, "name": "hall-2", "settings": SETTINGS}]) == [
+        "changed",
+        "changed",
+    ]
+    assert await read(database, queries.sites) == {
+        "hall-1": Site("hall-1", SITE["ou"], SITE["title"]),
+        "hall-2": Site("hall-2", SITE["ou"], SITE["title"], 1),
+    }
+    status = await house.ask("set-site", site="hall-2", settings={"payment": {"terminal": "T2", "pin": "123"}})
+    assert status.result == {"settings_rev": 2}
+    await house.done("set-site", site="hall-2", settings={"network": None, "payment": {"pin": None}})
+    assert await house.results("set-site", site="hall-2", settings={"payment": {"terminal": "T2"}}) == ["unchanged"]
+    of = (await read(database, queries.sites))["hall-2"]
+    assert of.settings_rev == 3
+    found = await read(database, queries.settings_of, database.sealer, of)
+    assert found == {"features": {"kiosk": True}, "payment": {"terminal": "T2"}}
+    assert await house.results("set-site", site="hall-2", settings={"features": {"a": 1}}, replace=True) == ["changed"]
+    of = (await read(database, queries.sites))["hall-2"]
+    assert await read(database, queries.settings_of, database.sealer, of) == {"features": {"a": 1}}
+
+
+async def test_settings_are_readable_in_no_column(database, house):
+    secret = "hunter2-of-the-hall"
+    await house.done("create-site", sites=[{**SITE, "settings": {"network": {"password": secret}}}])
+    await house.done("set-site", site="hall-1", settings={"network": {"password": secret + "!"}})
+    kept = [dict(row) for of in (audit, command, site_settings) for row in await rows_of(database, of)]
+    assert len(kept) == 6
+    assert secret not in str(kept)
+    assert json.loads(kept[3]["arguments"])["settings"] == ["network.password"]
+
+
+async def test_a_change_of_settings_may_ask_for_the_revision_that_was_seen(house):
+    await house.done("create-site", sites=[{**SITE, "settings": SETTINGS}])
+    change = {"site": "hall-1", "settings": {"features": {"kiosk": False}}}
+    assert await house.results("set-site", **change, settings_rev=0) == ["rev_stale"]
+    assert await house.results("set-site", **change, settings_rev=1) == ["changed"]
+
+
+async def test_changed_settings_wake_the_service(database, house):
+    from service.storage import queries as catalogue
+
+    await house.done("create-site", sites=[SITE])
+    before = await read(database, catalogue.catalogue_rev)
+    await house.done("set-site", site="hall-1", title="Hall")
+    assert await read(database, catalogue.catalogue_rev) == before
+    await house.done("set-site", site="hall-1", settings=SETTINGS)
+    assert await read(database, catalogue.catalogue_rev) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "cause"),
+    [
+        ({"name": ""}, "name_illegal"),
+        ({"ou": "acme//x"}, "ou_illegal"),
+        ({"settings": {"sound": {}}}, "settings_illegal"),
+        ({"settings": {"network": "x"}}, "settings_illegal"),
+        ({"settings": {"network": {"a.b": 1}}}, "settings_illegal"),
+        ({"settings": {"network": {"a": 1.5}}}, "settings_illegal"),
+        ({"settings": {"network": {"a": "x" * 4096}}}, "settings_illegal"),
+    ],
+)
+async def test_a_site_that_cannot_be_is_refused(house, fields, cause):
+    assert await house.results("create-site", sites=[{**SITE, **fields}]) == [cause]
+
+
+async def test_an_order_is_entered_row_by_row(database, house):
+    await house.furnish()
+    rows = [
+        {**ROW, "order": "SO-2", "quantity": 2},
+        {"order": "SO-2", "serial": "t-1"},
+        {"order": "SO-2", "serial": "t-2"},
+    ]
+    assert await house.results("enter-order", rows=rows) == ["changed"] * 3
+    assert await house.results("enter-order", rows=rows) == ["unchanged"] * 3
+    assert await read(database, queries.orders, ["SO-2"]) == {"SO-2": Order("SO-2", "hall-1")}
+    assert await read(database, queries.lines, ["SO-2"]) == [Line("SO-2", 1, "tablet", 2)]
+    bound = await read(database, queries.bindings_of, "SO-2")
+    assert [(one.line, one.group_id, one.serial) for one in bound] == [
+        (1, DERIVED.group_id, "t-1"),
+        (1, DERIVED.group_id, "t-2"),
+    ]
+    assert isinstance(bound[0], Binding)
+
+
+@pytest.mark.parametrize(
+    ("row", "cause"),
+    [
+        ({"order": "SO-9", "type": "tablet"}, "order_unknown"),
+        ({"order": "SO-9", "site": "none"}, "site_unknown"),
+        ({"order": "SO 9", "site": "hall-1"}, "name_illegal"),
+        ({"order": "SO-9", "site": "hall-1", "type": "none"}, "type_unknown"),
+        ({"order": "SO-9", "site": "hall-1", "serial": "t-9"}, "type_missing"),
+        ({**ROW, "site": "hall-2"}, "order_exists"),
+        ({**ROW, "serial": "t/9"}, "serial_illegal"),
+        ({**ROW, "line": 1, "type": "kiosk"}, "line_exists"),
+        ({**ROW, "line": 7, "type": None, "serial": "t-9"}, "type_missing"),
+        ({"order": "SO-2", "site": "hall-1", "type": "tablet", "serial": "t-1"}, "unit_bound"),
+        ({**ROW, "quantity": 1}, "line_full"),
+    ],
+)
+async def test_a_row_that_cannot_be_is_refused_for_itself(database, house, row, cause):
+    await house.furnish("t-1", "t-2")
+    await house.done("create-type", types=[{"name": "kiosk", "group": DERIVED.group_id}])
+    await house.done("create-site", sites=[{**SITE, "name": "hall-2"}])
+    asked = {name: value for name, value in row.items() if value is not None}
+    good = {**ROW, "serial": "t-3"}
+    assert await house.results("enter-order", rows=[asked, good]) == [cause, "changed"]
+    assert len(await read(database, queries.bindings_of, "SO-1")) == 3
+    assert "SO-9" not in await read(database, queries.orders)
+
+
+async def test_a_full_line_takes_no_more(house):
+    await house.furnish()
+    rows = [{"order": "SO-2", "site": "hall-1", "type": "tablet", "quantity": 1, "serial": f"t-{n}"} for n in (1, 2)]
+    assert await house.results("enter-order", rows=rows) == ["changed", "line_full"]
+
+
+async def test_a_dry_run_enters_nothing(database, house):
+    await house.furnish()
+    assert await house.results("enter-order", rows=[{**ROW, "serial": "t-1"}], dry_run=True) == ["changed"]
+    assert await read(database, queries.bindings_of, "SO-1") == []
+
+
+async def test_a_received_unit_of_another_type_does_not_fit_the_line(house):
+    await house.furnish()
+    await house.done("create-type", types=[{"name": "kiosk", "group": DERIVED.group_id}])
+    await house.done("receive", units=[{"serial": "k-1", "type": "kiosk"}])
+    assert await house.results("enter-order", rows=[{**ROW, "serial": "k-1"}]) == ["unit_type"]
+
+
+async def test_an_assigned_unit_is_for_the_site_of_its_order(database, house):
+    await house.furnish()
+    await house.done("receive", units=[{"serial": "t-1", "type": "tablet"}])
+    assert (await unit_of(database, "t-1")).site is None
+    await house.done("enter-order", rows=[{**ROW, "serial": "t-1"}])
+    assert (await unit_of(database, "t-1")).site == "hall-1"
+    await house.done("release-units", order="SO-1", units=[f"{DERIVED.group_id}/t-1"])
+    assert (await unit_of(database, "t-1")).site is None
+    assert await house.results("enter-order", rows=[{**ROW, "serial": "t-1"}]) == ["changed"]
+    assert await house.results("release-units", order="SO-2", units=[f"{DERIVED.group_id}/t-1"]) == ["unit_bound"]
+    assert await house.results("release-units", order="SO-2", units=[f"{DERIVED.group_id}/t-9"]) == ["unchanged"]
+
+
+async def test_an_operator_reaches_the_sites_of_his_ou_only(house, commands):
+    await house.furnish("t-1")
+    await house.done("hand-over", order="SO-1")
+    abroad = Warehouse(commands, Operator("bob", Role.OPERATOR, "acme/us"))
+    assert await abroad.results("create-site", sites=[{**SITE, "name": "x"}]) == ["out_of_scope"]
+    assert await abroad.results("set-site", site="hall-1", title="mine") == ["out_of_scope"]
+    assert await abroad.results("enter-order", rows=[{**ROW, "serial": "t-2"}]) == ["out_of_scope"]
+    assert await abroad.results("hand-over", order="SO-1") == ["out_of_scope"]
+    name = f"{DERIVED.group_id}/t-1"
+    for verb in ("ship", "restage"):
+        assert await abroad.results(verb, units=[name]) == ["out_of_scope"]
+    assert await abroad.results("release-units", order="SO-1", units=[name]) == ["out_of_scope"]
+    assert await abroad.results("receive", units=[{"serial": "t-1", "type": "tablet"}]) == ["out_of_scope"]
+    near = Warehouse(commands, Operator("eve", Role.OPERATOR, "acme/eu"))
+    assert await near.results("set-site", site="hall-1", title="Hall") == ["changed"]
+
+
+async def test_a_viewer_changes_nothing_and_an_operator_no_device_type(commands):
+    viewer = Warehouse(commands, Operator("bob", Role.VIEWER))
+    assert await refused(viewer.ask("create-site", sites=[SITE])) == ("FORBIDDEN", "role_too_low")
+    operator = Warehouse(commands, Operator("eve", Role.OPERATOR))
+    of = {"name": "tablet", "group": GROUP.group_id}
+    assert await refused(operator.ask("create-type", types=[of])) == ("FORBIDDEN", "role_too_low")
