@@ -7,13 +7,15 @@ import json
 import signal
 import socket
 import sqlite3
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from service.app import StartError, serve_until
 from service.settings import load_settings
-from tests.support.installation import Installation
+from tests.support.installation import Installation, free_ports
 
 
 @pytest.fixture
@@ -71,6 +73,39 @@ async def test_a_port_in_use_is_an_ordinary_start_error(site: Installation, take
         other.bind(("127.0.0.1", getattr(site, taken)))
         other.listen()
         assert f"cannot listen on 127.0.0.1:{getattr(site, taken)}" in await _refusal(site)
+
+
+def _with_web(site: Installation, *lines: str) -> None:
+    text = site.config.read_text()
+    site.config.write_text(text + "\n[web]\n" + "\n".join(lines) + "\n")
+
+
+async def test_a_port_of_the_web_in_use_is_an_ordinary_start_error(site: Installation) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        _with_web(site, f"port = {port}")
+        assert f"cannot listen on 127.0.0.1:{port} (web)" in await _refusal(site)
+
+
+async def test_plain_http_to_elsewhere_is_an_ordinary_start_error(site: Installation) -> None:
+    _with_web(site, "port = 0", 'host = "0.0.0.0"')
+    assert "there is no plain HTTP to elsewhere" in await _refusal(site)
+
+
+def test_the_web_is_served_and_drained_with_the_rest(site: Installation) -> None:
+    port = free_ports(1)[0]
+    _with_web(site, f"port = {port}")
+    with site.serving(FIRSTLIGHT_LOG__FORMAT="json") as serving:
+        serving.wait_until(200)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/nowhere", timeout=10)
+        with refused.value as answer:
+            assert (answer.code, json.load(answer)["code"]) == (404, "NOT_FOUND")
+        code, output = serving.stop()
+    assert code == 0, output
+    assert json.loads(output.splitlines()[-1])["message"] == "firstlight has stopped"
 
 
 async def test_a_missing_key_file_is_an_ordinary_start_error(site: Installation) -> None:
