@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -149,6 +150,12 @@ def sign(
     )
 
 
+def signer(key: Path, *, passphrase: Secret | None = None) -> tuple[str, Callable[[bytes], bytes]]:
+    """The id of a private release key, and what signs with it. Raises ServiceError BAD_REQUEST."""
+    private = _load_private(key, passphrase)
+    return _public(private.public_key()).key_id, private.sign
+
+
 def read_signature(path: Path) -> Signature:
     """A signature file, its form checked but not its truth. Raises ServiceError BAD_REQUEST."""
     try:
@@ -174,8 +181,13 @@ def read_signature(path: Path) -> Signature:
 
 def verify(signature: Signature, key: ReleaseKey) -> None:
     """Raise ServiceError BAD_REQUEST unless this key has signed exactly this."""
+    verify_message(signature.message, signature.signature, key)
+
+
+def verify_message(message: bytes, signature: bytes, key: ReleaseKey) -> None:
+    """Raise ServiceError BAD_REQUEST unless this key has signed these bytes."""
     try:
-        Ed25519PublicKey.from_public_bytes(key.public_key).verify(signature.signature, signature.message)
+        Ed25519PublicKey.from_public_bytes(key.public_key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise bad_request("signature_wrong", "the release signature does not verify") from error
 

@@ -70,7 +70,7 @@ async def add(
         await _check_signed(connection, product_id, name, signature)
         known = await _same_name_or_seq(connection, new)
         if known is None:
-            await _add_image(connection, new, now)
+            await add_image(connection, new.image_id, new.size, now)
             await connection.execute(insert(version), [version_row(new, now)])
         if target:
             await _point(connection, product_id, new)
@@ -148,13 +148,14 @@ async def _same_name_or_seq(connection: AsyncConnection, new: Version) -> Versio
     return None
 
 
-async def _add_image(connection: AsyncConnection, new: Version, now: datetime) -> None:
-    alike = select(image.c.image_id).where(image.c.image_id.between(new.image_id[:16], new.image_id[:16] + "g"))
+async def add_image(connection: AsyncConnection, image_id: str, size: int, now: datetime) -> None:
+    """The row of a stored image, if there is none yet. Raises ServiceError CONFLICT: another begins like it."""
+    alike = select(image.c.image_id).where(image.c.image_id.between(image_id[:16], image_id[:16] + "g"))
     found = set((await connection.execute(alike)).scalars())
-    if found - {new.image_id}:
+    if found - {image_id}:
         raise conflict("image_prefix_taken", "another image begins with the same 8 bytes; change the image by a byte")
     if not found:
-        row = {"image_id": new.image_id, "size": new.size, "added_at": to_ms(now)}
+        row = {"image_id": image_id, "size": size, "added_at": to_ms(now)}
         await connection.execute(insert(image), [row])
 
 
