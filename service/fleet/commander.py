@@ -23,7 +23,7 @@ from service.errors import ServiceError
 from service.fleet import replies
 from service.mqtt import account_topics
 from service.mqtt.port import Inbound, Link, LinkDown
-from service.operations import accounts, looking
+from service.operations import accounts, looking, warehouse_pages, warehouse_show
 from service.operations.accounts import Operator
 from service.operations.command_rows import Command, CommandState, Status
 from service.operations.commands import Commands, Request, field_refused
@@ -57,6 +57,21 @@ class List(_Asked):
     selector: Selector = Selector()
     after: str | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 50
+
+
+class WarehouseList(_Asked):
+    what: str
+    after: str = ""
+    limit: Annotated[int, Field(ge=1, le=100)] = 50
+    order: str | None = None
+    site: str | None = None
+    step: str | None = None
+    product: str | None = None
+
+
+class WarehouseShow(_Asked):
+    what: str
+    name: str
 
 
 class StatusOf(_Asked):
@@ -163,7 +178,8 @@ class Commander:
             operator = await accounts.operator(connection, name)
         if not request_id:
             raise RequestError(codes.BAD_REQUEST, "field id is missing or wrong", cause="bad_field")
-        looked = await self._look(operator, verb, body)
+        look = self._look_warehouse if verb.startswith("warehouse-") else self._look
+        looked = await look(operator, verb, body)
         if looked is not None:
             return replies.reply(request_id, looked, trace_id, encoding)
         status = await self._commands.submit(operator, verb, _read(Request, body))
@@ -174,7 +190,8 @@ class Commander:
             return replies.reply(request_id, replies.status_fields(status), trace_id, encoding)
         if error.code == codes.CONFLICT:
             (one,) = status.outcomes
-            error.state = await looking.get(self._database, operator, f"{one.group_id}/{one.serial}")
+            with contextlib.suppress(ServiceError):  # what is refused need not be a device
+                error.state = await looking.get(self._database, operator, f"{one.group_id}/{one.serial}")
         more = {"command": status.command.command_id}
         return replies.refused(request_id, error, trace_id, encoding, more)
 
@@ -200,6 +217,17 @@ class Commander:
             self._stored.set()
             return replies.command_fields(moved)
         return None
+
+    async def _look_warehouse(self, operator: Operator, verb: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        if verb == "warehouse-show":
+            shown = _read(WarehouseShow, body)
+            return {"row": await warehouse_show.show(self._database, operator, shown.what, shown.name)}
+        if verb != "warehouse-list":
+            return None
+        asked = _read(WarehouseList, body)
+        narrowed = warehouse_pages.Asked(**asked.model_dump(exclude={"id", "what"}))
+        page = await warehouse_pages.page(self._database, operator, asked.what, narrowed)
+        return {"rows": page.rows, **({"after": page.after} if page.after is not None else {})}
 
     # -- working commands off -----------------------------------------------------------------------------------------
 
