@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -89,6 +90,7 @@ enrolment_device = Table(
     ),
     Column("group_id", String, primary_key=True),
     Column("serial", String, primary_key=True),
+    Column("leaving", Boolean, nullable=False, server_default=text("0")),  # by not being named in an override
     Column("outcome", String),  # None: no answer yet
     Column("code", String),  # the provider's
     Column("message", String),  # the provider's

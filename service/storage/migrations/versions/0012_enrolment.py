@@ -147,6 +147,7 @@ def upgrade() -> None:
         sa.Column("transaction_id", sa.String(), nullable=False),
         sa.Column("group_id", sa.String(), nullable=False),
         sa.Column("serial", sa.String(), nullable=False),
+        sa.Column("leaving", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         sa.Column("outcome", sa.String(), nullable=True),
         sa.Column("code", sa.String(), nullable=True),
         sa.Column("message", sa.String(), nullable=True),
