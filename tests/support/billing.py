@@ -76,7 +76,7 @@ class Platform:
             return openssl("pkeyutl", "-sign", "-rawin", "-inkey", self.key, "-in", source)
         return openssl("dgst", "-sha256", "-sign", self.key, source)
 
-    def verify(self, envelope: bytes, signature: bytes, signer_pem: str) -> None:
+    def verify(self, envelope: bytes, signature: bytes, signer_pem: str, *, any_time: bool = False) -> None:
         """Check a detached CMS signature; raises CalledProcessError."""
         content, found, signer = self.folder / "content", self.folder / "found", self.folder / "signer.pem"
         content.write_bytes(envelope)
@@ -85,6 +85,7 @@ class Platform:
         openssl(
             "cms", "-verify", "-binary", "-inform", "DER", "-in", found, "-content", content, "-certfile", signer,
             "-CAfile", signer, "-purpose", "any",
+            *(["-no_check_time"] if any_time else []),
         )  # fmt: skip
 
 
