@@ -21,23 +21,31 @@ from service.cli import (
     context,
     demo,
     device,
+    device_type,
     doctor,
     environment,
+    equipment,
     events,
     group,
     init,
     keys,
     labels,
+    manifest,
     onboard,
     openapi,
+    order,
     ou,
+    partner,
     product,
     release,
     serve,
+    site,
     stats,
     status,
+    stb,
     trace,
     verbs,
+    warehouse,
 )
 from service.cli import version as version_noun
 
@@ -95,10 +103,19 @@ for _noun, _commands in {
     "version": version_noun.app,
     "release": release.app,
     "keys": keys.app,
+    "partner": partner.app,
+    "stb": stb.app,
+    "device-type": device_type.app,
+    "site": site.app,
+    "order": order.app,
+    "equipment": equipment.app,
+    "manifest": manifest.app,
+    "warehouse": warehouse.app,
 }.items():
     app.add_typer(_commands, name=_noun)
 
 verbs.mount(app)
+app.command("restage")(equipment.restage)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def keygen(
     as_json: context.JsonOption = False,
 ) -> None:
     """Make a release key (Ed25519, PKCS8 PEM, mode 0600). Do this on the machine that signs, not on the server."""
-    secret = _passphrase(wanted=passphrase, confirm=True)
+    secret = ask_passphrase(wanted=passphrase, confirm=True)
     try:
         made = releases.keygen(file, passphrase=secret)
     except ServiceError as error:
@@ -53,7 +53,7 @@ def sign(
     as_json: context.JsonOption = False,
 ) -> None:
     """Sign an image as a version of a product. Needs no service and no database."""
-    secret = _passphrase(wanted=passphrase, confirm=False)
+    secret = ask_passphrase(wanted=passphrase)
     target = out or image.with_name(image.name + ".sig")
     try:
         signed = releases.sign(image, key, product=product, hardware=hardware, name=name, seq=seq, passphrase=secret)
@@ -106,7 +106,8 @@ def _state(one: releases.KeyView) -> str:
     return "trusted" if one.retired_at is None else f"retired {one.retired_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _passphrase(*, wanted: bool, confirm: bool) -> Secret | None:
+def ask_passphrase(*, wanted: bool, confirm: bool = False) -> Secret | None:
+    """That of a release key: from the environment, or asked for on the terminal where it is wanted."""
     given = os.environ.get(PASSPHRASE_VARIABLE)
     if given:
         return Secret(given.encode())

@@ -1,0 +1,64 @@
+"""`firstlight warehouse`: an order while it is provisioned, live, and what has failed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from service.cli import context
+from service.cli.warehouse_display import Display, display_for
+from service.operations import warehouse_progress
+from service.operations.accounts import THIS_MACHINE
+from service.operations.warehouse_progress import Failure, Progress
+from service.storage.database import Database
+
+app = typer.Typer(help="Orders in the warehouse: watch them, see what has failed.", no_args_is_help=True)
+Order = Annotated[str, typer.Argument(metavar="ORDER")]
+LOOK_S = 0.5
+
+
+@app.command()
+def watch(
+    order: Order,
+    once: Annotated[bool, typer.Option("--once", help="Say how it stands, and end.")] = False,
+    every_s: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = LOOK_S,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line for each change.")] = False,
+) -> None:
+    """Devices by step, progress bars and failures of an order, live, until all are out of box.
+
+    Without a terminal a line for each change. Exit code 1 if something has failed at the end.
+    """
+    display = display_for(as_json=as_json)
+    last = context.run(lambda database: _follow(database, order, display, None if once else every_s))
+    if last.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def failures(order: Order, as_json: context.JsonOption = False) -> None:
+    """What has failed on an order's units, and why: the operator's list."""
+    found = context.run(lambda database: warehouse_progress.progress(database, THIS_MACHINE, order)).failures
+    columns = ["unit", "step", "item", "cause", "at"]
+    context.emit(
+        found, as_json=as_json, text=lambda: context.table(f"Failed on {order}", columns, [_row(one) for one in found])
+    )
+
+
+async def _follow(database: Database, order: str, display: Display, every_s: float | None) -> Progress:
+    """Show it as it goes; ends when all are out of box, or at once where `every_s` is None."""
+    try:
+        while True:
+            found = await warehouse_progress.progress(database, THIS_MACHINE, order)
+            display.show(found)
+            if every_s is None or found.is_done:
+                return found
+            await asyncio.sleep(every_s)
+    finally:
+        display.close()
+
+
+def _row(one: Failure) -> list[str]:
+    item = "-" if one.item is None else f"{one.item} {one.version}"
+    return [one.unit, one.step, item, one.cause, context.moment(one.at)]
