@@ -114,6 +114,15 @@ def activated_proof(
     return hmac(key, activated_message(session, server_nonce, claim, grant))
 
 
+def http_activate_message(session: str, server_nonce: bytes, claim: bytes) -> bytes:
+    """What a device proves over HTTP, where the reply has the API key: an `activate` seen at a broker is no such proof."""
+    return canon("pv1 http activate", session, server_nonce, claim)
+
+
+def http_activated_message(session: str, server_nonce: bytes, claim: bytes, grant: bytes) -> bytes:
+    return canon("pv1 http activated", session, server_nonce, hashlib.sha256(claim).digest(), grant)
+
+
 def rekey(
     key: bytes, nonce: bytes, server_nonce: bytes, thing_id: str, credential_id: str, hmac: "Hmac" = hmac_sha256
 ) -> bytes:

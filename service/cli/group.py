@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from device_sdk.wire import limits
 from service.cli import context
 from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, Reactivation
 from service.errors import ServiceError
-from service.operations import groups
+from service.operations import accounts, bare_serials, groups
 
 app = typer.Typer(help="Registration groups: which keys their devices hold and how they come in.", no_args_is_help=True)
 
@@ -137,6 +138,28 @@ _CLEARABLE = groups.CHANGEABLE - {
     "move_method",
     "clone_policy",
 }
+
+
+@app.command("bare-serial")
+def bare_serial(
+    group_id: GroupId,
+    allow: Annotated[
+        bool, typer.Option("--allow/--forbid", help="UNSAFE to allow: whoever knows a serial number gets its API key.")
+    ],
+    as_json: context.JsonOption = False,
+) -> None:
+    """Let devices of a group activate over HTTP by their bare serial number. Unsafe; off unless you turn it on.
+
+    For the time of a migration, for devices that have no key to prove: whoever knows a serial number, and serial
+    numbers are seldom secret, becomes that device. Forbid it again as soon as they are over; keys that were given stay.
+    """
+    if allow:
+        context.run(lambda database: bare_serials.allow(database, group_id, by=accounts.LOCAL, now=datetime.now(UTC)))
+        said = f"UNSAFE: whoever knows a serial number of group {group_id} now gets its API key; --forbid ends it"
+    else:
+        context.run(lambda database: bare_serials.forbid(database, group_id))
+        said = f"group {group_id}: a bare serial is refused"
+    context.emit({"group_id": group_id, "bare_serial": allow}, as_json=as_json, text=lambda: print(said))
 
 
 @app.command("list")

@@ -199,6 +199,11 @@ class Streamer:
         lane.add(Window(permit, topic, asked.stream, asked.chunk_size, indexes))
         self._pages.want(permit.image_id, indexes[0] * asked.chunk_size // self._pages.page_bytes)
 
+    def may_send(self, thing_id: str, size: int) -> bool:
+        """Whether the byte budgets have room for that much to go to this thing by another way; it is taken."""
+        now = self._monotonic()
+        return self._per_thing.take(thing_id, now, size) and self._overall.take("", now, size)
+
     async def run_lane(self, link: Link) -> None:
         """Send what waits for this link, a turn for each thing, until cancelled."""
         lane = self._lane(link)

@@ -1,0 +1,198 @@
+"""Things for those who speak HTTP: whose API key it is, which owner asks, and a thing made before its device activates.
+
+Owns the look-ups behind the authorisation of service/http/things.py and one change, `create`. Activations are not here:
+they go through the pipeline. Keys are compared as SHA-256, in constant time, against a dummy where there is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from device_sdk.wire import codes, ids
+from service.domain import activation, event
+from service.domain.catalogue import Catalogue, Environment
+from service.domain.changes import Changes, Trace
+from service.domain.credential import CredentialState
+from service.domain.device import Device
+from service.domain.identity import RANDOM_BYTES, uuid7
+from service.domain.thing import Thing
+from service.errors import Secret, ServiceError
+from service.operations import registration
+from service.operations.accounts import AccountKind, Operator
+from service.operations.placing import placed
+from service.operations.registration import Registration
+from service.operations.requests import bad_request, conflict, not_found
+from service.operations.selectors import is_within, ou_of
+from service.operations.verbs.verb import Role
+from service.storage.database import Database
+from service.storage.store import SqlStore
+from service.storage.tables import account, credential, thing
+from service.storage.tables import device as device_table
+
+RandomBytes = Callable[[int], bytes]
+_NOBODY = bytes(hashlib.sha256().digest_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose API key it is."""
+
+    thing_id: str
+    credential_id: str
+    is_pending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    thing: Thing
+    is_new: bool
+    device_key: Secret | None = None  # of a device that was registered here with a key made for it; seen this once
+
+
+async def caller(database: Database, thing_id: str, api_key: bytes) -> Caller:
+    """The live credential of this thing that has this API key. Raises ServiceError REFUSED, whatever is wrong."""
+    asked = hashlib.sha256(api_key).digest()
+    query = (
+        select(credential.c.credential_id, credential.c.state, credential.c.api_key_sha256)
+        .join(
+            thing,
+            or_(
+                thing.c.holder_device_id == credential.c.device_id,
+                thing.c.successor_device_id == credential.c.device_id,
+            ),
+        )
+        .where(
+            thing.c.thing_id == thing_id,
+            credential.c.state != CredentialState.DROPPED.value,
+            credential.c.api_key_sha256.is_not(None),
+        )
+    )
+    async with database.read() as connection:
+        rows = (await connection.execute(query)).all() if ids.is_hex_id(thing_id) else []
+    found = None
+    for row in rows:
+        if hmac.compare_digest(row.api_key_sha256, asked):
+            found = Caller(thing_id, row.credential_id, row.state == CredentialState.PENDING.value)
+    if not rows:
+        hmac.compare_digest(_NOBODY, asked)
+    if found is None:
+        raise ServiceError(codes.REFUSED, "refused", cause="thing_key_wrong")
+    return found
+
+
+async def owner(database: Database, name: str, key: bytes) -> Operator:
+    """The account of this name and key. Raises ServiceError REFUSED, or FORBIDDEN: it may only look."""
+    async with database.read() as connection:
+        row = (await connection.execute(select(account).where(account.c.name == name))).first()
+    same = hmac.compare_digest(_NOBODY if row is None else row.key_sha256, hashlib.sha256(key).digest())
+    if row is None or not same or row.disabled_at is not None or row.kind != AccountKind.OPERATOR.value:
+        raise ServiceError(codes.REFUSED, "refused", cause="owner_key_wrong")
+    if not Role(row.role).may(Role.OPERATOR):
+        raise ServiceError(codes.FORBIDDEN, "this account may only look", cause="owner_role")
+    return Operator(name, Role(row.role), row.ou)
+
+
+async def create(
+    database: Database,
+    environments: Mapping[str, Environment],
+    operator: Operator,
+    serial: str,
+    *,
+    group_id: str | None,
+    key: str | None,
+    now: datetime,
+    random_bytes: RandomBytes,
+    trace_id: str,
+) -> Created:
+    """The thing of a serial; made, and the serial registered, where missing, else unchanged.
+
+    `key`: base64, for a serial that is not registered in a group of kind individual; else one is made. Raises
+    ServiceError: BAD_REQUEST, NOT_FOUND, CONFLICT (several devices have this serial), NOT_ALLOCATED, FORBIDDEN, and
+    those of the device's state.
+    """
+    async with SqlStore(database, environments).batch() as batch:
+        catalogue = batch.catalogue
+        name = (await _group_of(batch.connection, serial, group_id), serial)
+        group = catalogue.groups.get(name[0])
+        if group is None:
+            raise not_found("group_unknown", "no such group")
+        loaded = await batch.load(serials=[name])
+        before = loaded.by_serial.get(name)
+        # 1. What this account may touch: what it may not see is not there.
+        if before is not None and not is_within(ou_of(before, group), operator.scope):
+            raise not_found("device_unknown", "no such device")
+        if before is None and not is_within(group.default_ou, operator.scope):
+            raise _out_of_scope(operator)
+        device, made = _registered(catalogue, name, before, key, now, random_bytes)
+        # 2. State of the device, and its place.
+        activation.check_state(device)
+        if device.thing is not None:
+            return Created(device.thing, is_new=False)
+        place = activation.place_of(device, group, catalogue)
+        product = catalogue.products[group.product_id]
+        number = loaded.next_numbers.get(product.product_id, 1)
+        thing_id = uuid7(now, random_bytes(RANDOM_BYTES))
+        new = activation.new_thing(thing_id, device, product, number, place, now, group.template_settings)
+        after = replace(device, thing=new)
+        news = (event.of(after, "registered", now),) if before is None else ()
+        await batch.save(
+            Changes(
+                devices=((before, after),),
+                numbers={product.product_id: number + 1},
+                traces=(Trace(*name, now, trace_id, "create", "thing_created", detail=f"by {operator.name}"),),
+                events=placed(news, catalogue),
+                counters={"thing_created": 1, **({"device_registered": 1} if before is None else {})},
+            )
+        )
+    return Created(new, is_new=True, device_key=made)
+
+
+async def _group_of(connection: AsyncConnection, serial: str, group_id: str | None) -> str:
+    if not ids.is_serial(serial):
+        raise bad_request("serial_illegal", "a serial is 1 to 128 of A-Z a-z 0-9 . _ : -")
+    if group_id is not None:
+        return group_id
+    query = select(device_table.c.group_id).where(device_table.c.serial == serial).limit(2)
+    found = [str(row[0]) for row in await connection.execute(query)]
+    if not found:
+        raise not_found("device_unknown", "no such device; say group_id to register it")
+    if len(found) > 1:
+        raise conflict("serial_ambiguous", "several devices have this serial; say group_id")
+    return found[0]
+
+
+def _registered(
+    catalogue: Catalogue,
+    name: tuple[str, str],
+    before: Device | None,
+    key: str | None,
+    now: datetime,
+    random_bytes: RandomBytes,
+) -> tuple[Device, Secret | None]:
+    """The device, registered if need be, with the key that was made for it."""
+    asked = Registration(
+        *name,
+        key=None if key is None else registration.parse_key(key),
+        public_keys=before.public_keys if before else (),
+        ou=before.ou if before else None,
+        environment=before.environment if before else None,
+    )
+    known = {} if before is None else {name: before}
+    (outcome,), new = registration.decide(catalogue, [asked], known, now, random_bytes)
+    if outcome.result is registration.Result.ERROR:
+        code = codes.CONFLICT if outcome.cause == "serial_conflict" else codes.BAD_REQUEST
+        raise ServiceError(code, outcome.reason or "", cause=outcome.cause or "")
+    return (before or new[0]), outcome.new_key
+
+
+def _out_of_scope(operator: Operator) -> ServiceError:
+    return ServiceError(
+        codes.FORBIDDEN, "the group's OU is outside of this account's", cause="out_of_scope", detail=operator.name
+    )

@@ -1,0 +1,143 @@
+"""What stands behind the thing API's authorisation: owners, things made beforehand, and the switch for bare serials."""
+
+from __future__ import annotations
+
+import base64
+import os
+
+import pytest
+
+from service.credentials.keyfile import KeyFile
+from service.credentials.proofs import hmac_sha256
+from service.domain.catalogue import Endpoint, Environment
+from service.domain.credential import CredentialKind
+from service.errors import ServiceError
+from service.operations import accounts, bare_serials, devices, registration, things
+from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
+from service.operations.registration import Registration
+from service.operations.verbs.verb import Role
+from tests.support.storage import DERIVED, GROUP, NOW, new_database
+
+ENVIRONMENTS = {"prod": Environment("prod", {CredentialKind.API_KEY: Endpoint("broker.example", 8883, tls=True)})}
+
+
+@pytest.fixture
+async def database(tmp_path):
+    opened = await new_database(tmp_path / "firstlight.db")
+    yield opened
+    await opened.close()
+
+
+async def refused(awaitable):
+    with pytest.raises(ServiceError) as caught:
+        await awaitable
+    return caught.value.code, caught.value.cause
+
+
+async def register(database, serial="sn-1", group_id=GROUP.group_id, **fields):
+    await registration.register(database, Registration(group_id, serial, **fields), now=NOW, random_bytes=os.urandom)
+
+
+def create(database, serial="sn-1", operator=THIS_MACHINE, group_id=None, key=None):
+    return things.create(
+        database, ENVIRONMENTS, operator, serial,
+        group_id=group_id, key=key, now=NOW, random_bytes=os.urandom, trace_id="0" * 16,
+    )  # fmt: skip
+
+
+async def test_a_thing_is_made_for_a_registered_serial_and_a_second_time_unchanged(database):
+    await register(database)
+    first, second = await create(database), await create(database)
+    assert (first.is_new, second.is_new, first.device_key) == (True, False, None)
+    assert first.thing.thing_id == second.thing.thing_id
+    assert first.thing.name.endswith(" 1")
+    shown = await devices.show(database, f"{GROUP.group_id}/sn-1")
+    assert shown.thing is not None
+    assert shown.thing.thing_id == first.thing.thing_id
+
+
+async def test_an_unknown_serial_is_registered_with_a_key_that_is_shown_once(database):
+    assert await refused(create(database, "sn-9")) == ("NOT_FOUND", "device_unknown")
+    made = await create(database, "sn-9", group_id=GROUP.group_id)
+    assert made.device_key is not None
+    assert (await devices.show(database, f"{GROUP.group_id}/sn-9")).key == made.device_key
+    assert (await create(database, "sn-9", group_id=GROUP.group_id)).device_key is None
+
+
+async def test_a_given_key_is_taken_and_another_one_for_the_same_serial_is_refused(database):
+    key = base64.b64encode(bytes(range(32))).decode()
+    made = await create(database, "sn-9", group_id=GROUP.group_id, key=key)
+    assert made.device_key is None
+    assert (await devices.show(database, f"{GROUP.group_id}/sn-9")).key.reveal() == bytes(range(32))
+    other = base64.b64encode(bytes(range(1, 33))).decode()
+    assert await refused(create(database, "sn-9", key=other)) == ("CONFLICT", "serial_conflict")
+
+
+async def test_a_serial_of_two_groups_needs_the_group(database):
+    await register(database)
+    await register(database, group_id=DERIVED.group_id, ou="acme", environment="prod")
+    assert await refused(create(database)) == ("CONFLICT", "serial_ambiguous")
+    assert (await create(database, group_id=DERIVED.group_id)).thing.group_id == DERIVED.group_id
+    assert await refused(create(database, group_id="nobody")) == ("NOT_FOUND", "group_unknown")
+
+
+async def test_an_owner_of_another_ou_neither_sees_nor_makes_a_thing(database):
+    stranger = Operator("stranger", Role.OPERATOR, "elsewhere")
+    await register(database)
+    assert await refused(create(database, operator=stranger)) == ("NOT_FOUND", "device_unknown")
+    key = base64.b64encode(bytes(range(32))).decode()  # not even whether a key is right
+    assert await refused(create(database, operator=stranger, key=key)) == ("NOT_FOUND", "device_unknown")
+    code, _ = await refused(create(database, "sn-9", operator=stranger, group_id=GROUP.group_id))
+    assert code == "FORBIDDEN"
+
+
+async def test_a_blocked_device_gets_no_thing(database):
+    await register(database)
+    await devices.block(database, "sn-1", now=NOW, trace_id="0" * 16)
+    assert (await refused(create(database)))[0] == "BLOCKED"
+
+
+async def test_only_an_enabled_operator_with_its_key_is_an_owner(database):
+    async def account(name, kind=AccountKind.OPERATOR, role=Role.OPERATOR):
+        made = await accounts.create(database, name, kind, role=role, now=NOW, random_bytes=os.urandom)
+        return made.reveal()
+
+    key, viewer = await account("line"), await account("looks", role=Role.VIEWER)
+    integrator = await account("told", AccountKind.INTEGRATOR)
+    assert (await things.owner(database, "line", key)).name == "line"
+    wrong = ("REFUSED", "owner_key_wrong")
+    assert await refused(things.owner(database, "line", viewer)) == wrong
+    assert await refused(things.owner(database, "nobody", key)) == wrong
+    assert await refused(things.owner(database, "told", integrator)) == wrong
+    assert await refused(things.owner(database, "looks", viewer)) == ("FORBIDDEN", "owner_role")
+    await accounts.disable(database, "line", now=NOW)
+    assert await refused(things.owner(database, "line", key)) == wrong
+
+
+async def test_bare_serials_are_off_until_allowed_and_again_when_forbidden(database, tmp_path):
+    service_key = KeyFile.create(tmp_path / "keys.json").service_private_key()
+
+    def speak(serial="sn-1", group_id=None):
+        return bare_serials.spoken_for(database, serial, group_id, service_key)
+
+    await register(database)
+    closed = ("REFUSED", "bare_serial_refused")
+    assert await refused(speak()) == closed
+    await bare_serials.allow(database, GROUP.group_id, by="local", now=NOW)
+    await bare_serials.allow(database, GROUP.group_id, by="local", now=NOW)
+    assert await bare_serials.allowed(database) == [GROUP.group_id]
+    spoken = await speak()
+    key = (await devices.show(database, "sn-1")).key.reveal()
+    assert spoken.prove(b"message") == hmac_sha256(key, b"message")
+    # Not for a serial that nobody registered, nor for another group's.
+    assert await refused(speak("sn-9")) == closed
+    await register(database, "sn-2", DERIVED.group_id)
+    assert await refused(speak("sn-2")) == closed
+    await bare_serials.allow(database, DERIVED.group_id, by="local", now=NOW)
+    await register(database, "sn-1", DERIVED.group_id)
+    assert await refused(speak()) == ("CONFLICT", "serial_ambiguous")
+    assert (await speak(group_id=DERIVED.group_id)).group_id == DERIVED.group_id
+    await bare_serials.forbid(database, GROUP.group_id)
+    assert await refused(speak(group_id=GROUP.group_id)) == closed
+    assert await refused(bare_serials.forbid(database, GROUP.group_id)) == ("NOT_FOUND", "bare_serial_off")
+    assert await refused(bare_serials.allow(database, "nobody", by="local", now=NOW)) == ("NOT_FOUND", "group_unknown")
