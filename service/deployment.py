@@ -30,7 +30,7 @@ from service.errors import Secret, ServiceError
 from service.installation import broker_plan, service_login
 from service.mqtt.link import LinkSettings, MqttLink
 from service.mqtt.port import Deliver, Role
-from service.settings import Settings, SettingsError
+from service.settings import EndpointSettings, Settings, SettingsError
 
 log = logging.getLogger("firstlight.deployment")
 RECONCILE_S = 60.0  # how long a drift of a broker's list can last while the service is connected
@@ -107,7 +107,7 @@ def build_deployment(settings: Settings, name: str, deliver: Deliver) -> Deploym
     of = settings.environments[name]
     if of.broker == "embedded":
         return _embedded(settings, name, deliver)
-    links = [MqttLink(name, role, _link_settings(settings, name, role), deliver) for role in Role]
+    links = [MqttLink(name, role, _link_settings(settings, name, role), deliver) for role in of.roles]
     if of.broker == "none":
         return Deployment(name, links, NoGate())
     plan = broker_plan(settings, name)
@@ -123,8 +123,15 @@ def build_deployment(settings: Settings, name: str, deliver: Deliver) -> Deploym
 def _embedded(settings: Settings, name: str, deliver: Deliver) -> Deployment:
     of, root = settings.environments[name], settings.topic_root
     assert of.endpoints.api_key is not None  # settings.py sees to it
-    ends = {Role.BOOTSTRAP: of.endpoints.bootstrap, Role.OPERATIONAL: of.endpoints.api_key}
-    brokers = {role: EmbeddedBroker(role, end.host, end.port, root=root) for role, end in ends.items()}
+    ends: dict[Role, EndpointSettings] = {
+        Role.BOOTSTRAP: of.endpoints.bootstrap,
+        Role.OPERATIONAL: of.endpoints.api_key,
+    }
+    hosts = {role: end.host for role, end in ends.items()}
+    if of.endpoints.warehouse is not None:
+        ends[Role.WAREHOUSE] = of.endpoints.warehouse
+        hosts[Role.WAREHOUSE] = of.endpoints.warehouse.bind or of.endpoints.warehouse.host
+    brokers = {role: EmbeddedBroker(role, hosts[role], end.port, root=root) for role, end in ends.items()}
     links = []
     for role, broker in brokers.items():
         username, password = broker.service_login
@@ -136,7 +143,7 @@ def _embedded(settings: Settings, name: str, deliver: Deliver) -> Deployment:
 def _link_settings(settings: Settings, name: str, role: Role) -> LinkSettings:
     links = settings.environments[name].links
     assert links is not None  # settings.py sees to it
-    link = links.bootstrap if role is Role.BOOTSTRAP else links.operational
+    link = links.of(role)
     username, password = service_login(settings, name, role)
     tls = None if link.ca_file is None else _tls(link.ca_file)
     return LinkSettings(link.host, link.port, username, password, tls, settings.topic_root, link.share)

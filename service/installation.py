@@ -31,13 +31,13 @@ def mass_guard(settings: Settings) -> MassGuard:
 
 
 def broker_plan(settings: Settings, environment: str) -> BrokerPlan:
-    """The two Mosquittos of one environment. Raises SettingsError where there are none."""
+    """The Mosquittos of one environment. Raises SettingsError where there are none."""
     of = settings.environments.get(environment)
     if of is None or of.broker != "mosquitto" or of.links is None:
         raise SettingsError(f"environment {environment!r} has no Mosquitto")
     endpoints = of.endpoints
-    ends = [end for end in (endpoints.bootstrap, endpoints.api_key, endpoints.x509) if end is not None]
-    names = dict.fromkeys([*(end.host for end in ends), *of.mosquitto.hostnames])
+    names = dict.fromkeys([*(end.host for end in endpoints.every()), *of.mosquitto.hostnames])
+    warehouse = endpoints.warehouse
     return BrokerPlan(
         environment=environment,
         directory=settings.broker_dir / environment,
@@ -47,6 +47,8 @@ def broker_plan(settings: Settings, environment: str) -> BrokerPlan:
         operational_service_port=of.links.operational.port,
         api_key=None if endpoints.api_key is None else Listener(endpoints.api_key.port),
         x509=None if endpoints.x509 is None else Listener(endpoints.x509.port),
+        warehouse=None if warehouse is None else Listener(warehouse.port, warehouse.bind or warehouse.host),
+        warehouse_service_port=None if of.links.warehouse is None else of.links.warehouse.port,
         run_as=of.mosquitto.run_as,
         plugin=of.mosquitto.plugin or installed_plugin(),
         root=settings.topic_root,
@@ -64,7 +66,7 @@ def service_login(settings: Settings, environment: str, role: Role) -> tuple[str
     of = settings.environments[environment]
     if of.links is None:
         return None, None
-    link = of.links.bootstrap if role is Role.BOOTSTRAP else of.links.operational
+    link = of.links.of(role)
     path = link.password_file
     username = link.username
     if of.broker == "mosquitto":
@@ -80,7 +82,7 @@ def own_secrets(settings: Settings) -> list[Secret]:
         keys = KeyFile.load(settings.key_file)
         found += [*keys.seal_keys.values(), *keys.nonce_keys(), keys.service_key]
     for name in settings.environments:
-        for role in Role:
+        for role in settings.environments[name].roles:
             with contextlib.suppress(SettingsError):
                 _, password = service_login(settings, name, role)
                 found += [] if password is None else [password]

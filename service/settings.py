@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from device_sdk.wire import topics
+from service.mqtt.port import EVERYWHERE, Role
 
 CONFIG_NAME = "firstlight.toml"
 ENV_PREFIX = "FIRSTLIGHT_"
@@ -69,19 +70,37 @@ class LinkSettings(_Part):
     share: str | None = None  # group of a shared subscription, where the broker has them
 
 
+class WarehouseSettings(EndpointSettings):
+    """Where units are staged. `bind`: the address of the warehouse's network to listen on; default: `host`."""
+
+    bind: str | None = Field(default=None, min_length=1, max_length=253)
+
+
 class EndpointsSettings(_Part):
     bootstrap: EndpointSettings
+    warehouse: WarehouseSettings | None = None
     api_key: EndpointSettings | None = None
     x509: EndpointSettings | None = None
+
+    def every(self) -> list[EndpointSettings]:
+        return [one for one in (self.bootstrap, self.warehouse, self.api_key, self.x509) if one is not None]
 
 
 class LinksSettings(_Part):
     bootstrap: LinkSettings
     operational: LinkSettings
+    warehouse: LinkSettings | None = None
+
+    def of(self, role: Role) -> LinkSettings:
+        """Of a role that this environment has."""
+        found = {Role.BOOTSTRAP: self.bootstrap, Role.OPERATIONAL: self.operational, Role.WAREHOUSE: self.warehouse}
+        link = found[role]
+        assert link is not None
+        return link
 
 
 class MosquittoSettings(_Part):
-    """What is rendered for this environment's two Mosquittos, beside the ports of endpoints and links."""
+    """What is rendered for this environment's Mosquittos, beside the ports of endpoints and links."""
 
     hostnames: tuple[str, ...] = ()  # further names and addresses in the brokers' certificate, beside the endpoints'
     run_as: str | None = None  # the user that a Mosquitto started by root becomes; it gets to read its files
@@ -97,6 +116,11 @@ class EnvironmentSettings(_Part):
     links: LinksSettings | None = None
     mosquitto: MosquittoSettings = MosquittoSettings()
 
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The brokers that it has."""
+        return EVERYWHERE if self.endpoints.warehouse is None else (*EVERYWHERE, Role.WAREHOUSE)
+
     @model_validator(mode="after")
     def _fits_the_broker(self) -> Self:
         if self.endpoints.api_key is None and self.endpoints.x509 is None:
@@ -106,10 +130,12 @@ class EnvironmentSettings(_Part):
                 raise ValueError("an embedded broker takes no links: the service runs it")
             if self.endpoints.x509 is not None or self.endpoints.api_key is None:
                 raise ValueError("the embedded broker knows API keys only: set endpoints.api_key, not endpoints.x509")
-            if self.endpoints.bootstrap.tls or self.endpoints.api_key.tls:
+            if any(one.tls for one in self.endpoints.every()):
                 raise ValueError("the embedded broker speaks no TLS: set tls = false, and keep it on loopback")
         elif self.links is None:
             raise ValueError(f"broker = {self.broker!r} needs links.bootstrap and links.operational")
+        elif (self.links.warehouse is None) != (self.endpoints.warehouse is None):
+            raise ValueError("a warehouse needs both endpoints.warehouse and links.warehouse")
         return self
 
 
@@ -287,7 +313,8 @@ def _rooted_links(links: LinksSettings, base: Path) -> LinksSettings:
         paths = {"password_file": _under(base, link.password_file), "ca_file": _under(base, link.ca_file)}
         return link.model_copy(update=paths)
 
-    return LinksSettings(bootstrap=rooted(links.bootstrap), operational=rooted(links.operational))
+    warehouse = None if links.warehouse is None else rooted(links.warehouse)
+    return LinksSettings(bootstrap=rooted(links.bootstrap), operational=rooted(links.operational), warehouse=warehouse)
 
 
 def _under(base: Path, path: Path | None) -> Path | None:

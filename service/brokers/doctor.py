@@ -25,14 +25,14 @@ from service.brokers.gate import CANARY_PREFIX, BrokerGate, GateError, Login
 from service.brokers.mosquitto.accounts import is_account
 from service.brokers.mosquitto.acl import AclError, parse_acl, too_wide
 from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER, BrokerPlan
-from service.brokers.policy import SPACES
 from service.domain.credential import CredentialKind
 from service.errors import Secret
-from service.mqtt.port import Role
+from service.mqtt.port import SPACES, Role, root_of
 
 DEAD_WITHIN_S = 2.0
 WIDE = ("#", "+/#", "$share/doctor/#", "$SYS/#")
 TRAPS: tuple[tuple[tuple[int, int, int], str], ...] = (  # fixed in, what it is
+    ((2, 0, 12), "the mount point of a warehouse stays on what units receive: they take both"),
     ((2, 0, 15), "expired and queued messages are miscounted: rely on answers, not on the queue"),
     ((2, 0, 16), "the dynamic-security file is saved in place and can be emptied by a crash: render before each start"),
     ((2, 0, 16), "a last will may be aimed at $CONTROL: the ACL refuses it at delivery"),
@@ -82,7 +82,9 @@ async def examine(patient: Patient, *, brief: bool = False) -> AsyncIterator[Che
 
 def files(plan: BrokerPlan) -> list[Check]:
     """What can be seen without a connection: the guard, the ACL files, identities that should not be there."""
-    found = [check for role in Role for check in (_configuration(plan, role), _acl(plan, role), _logins(plan, role))]
+    found = [
+        check for role in plan.roles for check in (_configuration(plan, role), _acl(plan, role), _logins(plan, role))
+    ]
     return [version_traps(_installed()), *found]
 
 
@@ -191,7 +193,7 @@ Connect = Callable[..., Canary]
 async def _logged_in(patient: Patient, role: Role, *names: str) -> AsyncIterator[Connect]:
     """How a device of that name connects; operational ones have a login for as long as this lasts."""
     door = patient.doors[role]
-    if role is Role.BOOTSTRAP:
+    if role is not Role.OPERATIONAL:
         yield lambda name, **more: Canary(door, name, **more)
         return
     logins = {}
@@ -223,6 +225,7 @@ class _Trial:
         self._connect = connect
         self._one, self._two = one, two
         self._space = SPACES[role]
+        self._service_root = root_of(role, patient.root)
         self._number = 0
 
     def _check(self, words: str, problems: list[str]) -> Check:
@@ -246,11 +249,11 @@ class _Trial:
 
     async def _answers_arrive(self, device: Canary, owner: str) -> list[str]:
         mark = self._mark()
-        await self._service.say(self._down(owner), mark)
+        await self._service.say(topics.down(self._space, owner, "doctor", self._service_root), mark)
         return [] if await device.heard(mark) else ["the service's answer did not come to the device"]
 
     async def allowed(self) -> Check:
-        await self._service.subscribe(topics.up_filter(self._space, self._patient.root))
+        await self._service.subscribe(topics.up_filter(self._space, self._service_root))
         async with self._connect(self._one) as device:
             await device.subscribe(topics.down_filter(self._space, self._one, self._patient.root))
             problems = await self._requests_arrive(device, self._one) + await self._answers_arrive(device, self._one)
@@ -291,7 +294,7 @@ class _Trial:
 
     async def slash(self) -> Check:
         """Under a pattern that ends in `#`, the client id `{victim}/dn` may write the victim's answers."""
-        if self._role is not Role.BOOTSTRAP:
+        if self._role is Role.OPERATIONAL:
             return self._check("the client id is the user name, whatever a client asks for", [])
         mark, problems = self._mark(), []
         async with self._connect(self._two) as victim:
@@ -313,7 +316,7 @@ class _Trial:
         username, password = self._patient.service_login[self._role]
         door = self._patient.service_doors[self._role]
         async with Canary(door, self._patient.token(), username, password) as later:
-            await later.subscribe(topics.up_filter(self._space, self._patient.root))
+            await later.subscribe(topics.up_filter(self._space, self._service_root))
             async with self._connect(self._two) as device:
                 sentinel = self._mark()
                 await device.say(self._up(self._two), sentinel)

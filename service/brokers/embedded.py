@@ -30,7 +30,7 @@ from service.brokers.gate import AccountLogin, GateError, Login
 from service.brokers.policy import Principal, may_publish, may_receive, may_subscribe, receiver_of
 from service.domain.credential import CredentialKind
 from service.errors import Secret
-from service.mqtt.port import Role
+from service.mqtt.port import MOUNT, Role
 
 SERVICE_USER = "firstlight"
 CONNECTION_ACCEPTED, IDENTIFIER_REJECTED, BAD_USERNAME_PASSWORD, NOT_AUTHORIZED = 0, 2, 4, 5  # MQTT 3.1.1, 3.2.2.3
@@ -41,10 +41,20 @@ SILENCE_CHECK_S = 1.0
 
 
 class GuardedBroker(Broker):  # type: ignore[misc] # amqtt is untyped
-    """amqtt's Broker with connections admitted by CONNECT, credential and client id before any session changes."""
+    """amqtt's Broker with connections admitted by CONNECT, credential and client id before any session changes.
 
-    def __init__(self, config: BrokerConfig, admit: Callable[[Session], Principal | int], max_connections: int) -> None:
+    `mount` is put before every topic of a device, and taken off again before it gets one.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        admit: Callable[[Session], Principal | int],
+        max_connections: int,
+        mount: str = "",
+    ) -> None:
         super().__init__(config)
+        self._mount = mount
         self._admit = admit
         self._max_connections = max_connections
         self._transports: set[asyncio.Transport] = set()
@@ -137,11 +147,13 @@ class GuardedBroker(Broker):  # type: ignore[misc] # amqtt is untyped
         if not may_publish(sender.principal, topic):
             self._count("publish_not_allowed")
             return
-        raw = topic.encode()
         if sender.principal.is_service:
             targets = [self.connections.get(receiver_of(sender.principal, topic))]
+            topic = topic.removeprefix(self._mount)
         else:
             targets = [*self._services]
+            topic = self._mount + topic
+        raw = topic.encode()
         for target in targets:
             if target is None or not may_receive(target.principal, topic):
                 continue
@@ -223,7 +235,8 @@ class EmbeddedBroker:
         _quiet()
         listener = ListenerConfig(bind=f"{self.host}:{self.port}")
         config = BrokerConfig(listeners={"default": listener}, plugins={})
-        broker = GuardedBroker(config, self._admit, self._max_connections)
+        mount = MOUNT if self.role is Role.WAREHOUSE else ""
+        broker = GuardedBroker(config, self._admit, self._max_connections, mount)
         try:
             await broker.start()
         except BrokerError as error:
@@ -257,8 +270,8 @@ class EmbeddedBroker:
         if username == SERVICE_USER:
             ok = hmac.compare_digest(password, self._password.reveal())
             return Principal(self.role, None, self.root) if ok else BAD_USERNAME_PASSWORD
-        # 3. Bootstrap takes anybody without a name: the client id is the session.
-        if self.role is Role.BOOTSTRAP:
+        # 3. Bootstrap and warehouse take anybody without a name: the client id is the session.
+        if self.role is not Role.OPERATIONAL:
             return Principal(self.role, client_id, self.root) if username is None else NOT_AUTHORIZED
         # 4. Operational: client id = user name = credential id, and the password's hash is the one granted.
         known = self.logins.get(client_id, bytes(32))

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 from device_sdk.wire import topics
 from service.mqtt import account_topics
-from service.mqtt.port import Role
-
-SPACES = {Role.BOOTSTRAP: topics.BOOTSTRAP, Role.OPERATIONAL: topics.OPERATIONAL}
+from service.mqtt.port import SPACES, Role, root_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,11 @@ class Principal:
     @property
     def is_service(self) -> bool:
         return self.owner is None
+
+    @property
+    def own_root(self) -> str:
+        """What topics begin with on its side: the service sees those of a warehouse below the mark."""
+        return root_of(self.role, self.root) if self.is_service else self.root
 
     def own_up(self) -> str | None:
         """The beginning of what it may write; None: nothing."""
@@ -61,7 +64,7 @@ def may_receive(who: Principal, topic: str) -> bool:
 def may_subscribe(who: Principal, topic_filter: str) -> bool:
     """A device or an account: its own `dn/#`, `dn/+` or one `dn/{verb}`. The service: what is below its root."""
     if who.owner is None:
-        return topic_filter.startswith(f"{who.root}/")
+        return topic_filter.startswith(f"{who.own_root}/")
     own = who.own_down()
     return topic_filter in (own + "#", own + "+") or _one_level_below(topic_filter, own)
 
@@ -73,7 +76,7 @@ def _one_level_below(topic: str, prefix: str) -> bool:
 
 def _is_ours(who: Principal, topic: str, direction: str) -> bool:
     spaces = (SPACES[who.role], account_topics.OPERATORS) if who.role is Role.OPERATIONAL else (SPACES[who.role],)
-    for prefix in (f"{who.root}/{space}/" for space in spaces):
+    for prefix in (f"{who.own_root}/{space}/" for space in spaces):
         parts = topic[len(prefix) :].split("/")
         if topic.startswith(prefix) and len(parts) == 3 and parts[1] == direction and all(parts):
             return True

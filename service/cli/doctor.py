@@ -78,7 +78,9 @@ async def patient_of(of: Settings, name: str) -> AsyncIterator[Patient]:
     plan = broker_plan(of, name) if one.broker == "mosquitto" else None
     if plan is not None and one.endpoints.api_key is not None:
         doors[Role.OPERATIONAL] = _door(one.endpoints.api_key, str(ca))
-    links = {Role.BOOTSTRAP: one.links.bootstrap, Role.OPERATIONAL: one.links.operational}
+    if one.endpoints.warehouse is not None:
+        doors[Role.WAREHOUSE] = _door(one.endpoints.warehouse, str(ca))
+    links = {role: one.links.of(role) for role in one.roles}
     gate: BrokerGate = NoGate()
     task = None
     if plan is not None:
@@ -94,7 +96,7 @@ async def patient_of(of: Settings, name: str) -> AsyncIterator[Patient]:
             environment=name,
             doors=doors,
             service_doors={role: _service_door(link) for role, link in links.items()},
-            service_login={role: service_login(of, name, role) for role in Role},
+            service_login={role: service_login(of, name, role) for role in one.roles},
             gate=gate,
             token=lambda: secrets.token_hex(16),
             plan=plan,

@@ -28,7 +28,6 @@ from service.cli.doctor import patient_of
 from service.cli.init import Broker, check_words, make_authority, mosquitto_user
 from service.errors import Secret
 from service.installation import broker_plan
-from service.mqtt.port import Role
 from service.settings import EnvironmentSettings, Settings, SettingsError, make_settings
 
 app = typer.Typer(help="Environments: deployments with brokers of their own.", no_args_is_help=True)
@@ -78,7 +77,8 @@ def add(
         print(line)
     print("\nNext:")
     if broker == "mosquitto":
-        print("  " + " ".join(f"mosquitto -c {broker_plan(settings, name).config(role)} &" for role in Role))
+        plan = broker_plan(settings, name)
+        print("  " + " ".join(f"mosquitto -c {plan.config(role)} &" for role in plan.roles))
     print(f"  firstlight -c {config} serve      (or, beside the service that runs: serve --environment {name})")
     print(f"  firstlight -c {config} environment check {name}")
 
@@ -182,9 +182,9 @@ def _free_offset(of: Settings) -> int:
 def _ports(environments: Any) -> set[int]:
     found = set()
     for one in environments:
-        ends = (one.endpoints.bootstrap, one.endpoints.api_key, one.endpoints.x509)
-        links = (one.links.bootstrap, one.links.operational) if one.links is not None else ()
-        found |= {end.port for end in (*ends, *links) if end is not None}
+        ends = one.endpoints.every()
+        links = [one.links.of(role) for role in one.roles] if one.links is not None else []
+        found |= {end.port for end in (*ends, *links)}
     return found
 
 

@@ -25,7 +25,6 @@ from service.cli.context import CommandError, fail, guarded, open_database
 from service.credentials.authority import Authority, AuthorityError
 from service.credentials.keyfile import KeyFile
 from service.installation import broker_plan
-from service.mqtt.port import Role
 from service.operations import releases
 from service.settings import CONFIG_NAME, Settings, make_settings
 from service.storage.schema import migrate
@@ -152,7 +151,7 @@ def _next_commands(broker: Broker, directory: Path, settings: Settings, environm
     plan = broker_plan(settings, environment)
     program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"  # where Debian has it, outside an ordinary user's PATH
     return [
-        *(f"{program} -c {plan.config(role)} &" for role in Role),
+        *(f"{program} -c {plan.config(role)} &" for role in plan.roles),
         f"firstlight{where} serve &",
         f"firstlight{where} doctor",
         product,

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+from service.domain import staging
 from service.domain.catalogue import Catalogue, Endpoint
 from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device, DeviceState
@@ -68,6 +69,9 @@ def content(device: Device, credential: Credential, catalogue: Catalogue, now: d
     if is_renewal_due(credential, now, group.credential_life_s if group is not None else None):
         # Above the number of any earlier certificate, and the same however often it is computed.
         wanted["credential"] = {"renew": int(credential.created_at.timestamp())}
+    settings_rev = staging.wanted_rev(device)
+    if settings_rev is not None:
+        wanted["handshake"] = {"settings_rev": settings_rev}
     trust = _trust(credential, catalogue)
     if trust:
         wanted["trust"] = trust

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from service.domain.credential import Credential
+from service.domain.staging import Unit
 from service.domain.thing import Scalar, Thing
 from service.errors import Secret
 
@@ -116,3 +117,4 @@ class Device:
     clone_at: datetime | None = None  # of the newest evidence
     rekey: bool = False  # an operator opened the next activation for a new key
     credentials: tuple[Credential, ...] = ()  # every row that is still kept, oldest first
+    unit: Unit | None = field(default=None, hash=False)  # as the warehouse knows it; None: it was never handed over

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import NoReturn
 
-from device_sdk.wire import codes, ids, keys
+from device_sdk.wire import codes, ids
 from service.brokers.gate import Login
 from service.credentials import proofs
 from service.credentials.authority import SERIAL_BYTES, CsrError, Issued
@@ -27,6 +27,7 @@ from service.domain.product import Product
 from service.domain.thing import Thing
 from service.errors import Secret, ServiceError
 from service.handlers.decision import AskHook, Context, Decision, Grant, Step
+from service.handlers.door import ORDINARY, Door
 from service.protocol import encode
 from service.protocol.schemas import Activate, Claim
 
@@ -41,17 +42,18 @@ class _Ask:
     prover: proofs.Prover
     credential_id: str
     newcomer: bool  # registers itself with this message
+    door: Door = ORDINARY
 
 
-def handle(device: Device | None, request: Activate, claim: Claim, context: Context) -> Decision:
-    """Decide about one activate. Raises ServiceError REFUSED, the same for every unproven one."""
+def handle(device: Device | None, request: Activate, claim: Claim, context: Context, door: Door = ORDINARY) -> Decision:
+    """Decide about one activate, or about a stage, which comes by another door. Raises ServiceError REFUSED, the same for every unproven one."""
     # 6. Look-up: `device` is who the claim names, or nobody.
     group = context.world.catalogue.groups.get(claim.group_id)
     # 7. Proof, at the same cost whoever is named.
-    prover = _proven(device, group, request, claim, context)
+    prover = _proven(device, group, request, claim, context, door)
     assert group is not None
     credential_id = ids.credential_id(context.owner, request.server_nonce, request.claim)
-    ask = _Ask(request, claim, group, prover, credential_id, newcomer=device is None)
+    ask = _Ask(request, claim, group, prover, credential_id, newcomer=device is None, door=door)
     try:
         return _decide(device, ask, context)
     except ServiceError as refusal:
@@ -64,6 +66,9 @@ def _decide(device: Device | None, ask: _Ask, context: Context) -> Decision:
     # 8. Rates of serial and group: only now, so that nobody can use them up for another. Once for each message.
     if context.answer is None:
         context.world.admit(ask.group.group_id, ask.claim.serial)
+    refused = ask.door.judge(device, ask.group)
+    if refused is not None:
+        return replace(refused, credential_id=ask.credential_id)
     if device is None:
         device = _self_registered(ask, context)
     # 9. State of the device and of this very credential.
@@ -71,15 +76,17 @@ def _decide(device: Device | None, ask: _Ask, context: Context) -> Decision:
     existing = moves.find(device, ask.credential_id)
     if existing is not None:
         return _repeat(device, existing, ask, context)
-    device, told = _look_for_clones(device, ask, context)
+    told: tuple[Event, ...] = ()
+    if ask.door.is_ordinary:
+        device, told = _look_for_clones(device, ask, context)
     if device.frozen:
         return _frozen(device, told, ask)
     # 10. Place. A hook may refuse the device or, the first time, place it elsewhere.
-    if ask.group.hook is not None and not context.operational:
+    if ask.group.hook is not None and not context.operational and ask.door.is_ordinary:
         if context.answer is None:
             return Decision(effects=(AskHook(_question(device, ask, context)),), credential_id=ask.credential_id)
         device = hook.overridden(device, context.answer, context.world.catalogue)
-    if not context.operational:
+    if not context.operational and ask.door.is_ordinary:
         device, moved = failover.judge(
             device, ask.group, context.asked_in, context.world.catalogue, context.now, context.world.down_since
         )
@@ -110,9 +117,9 @@ def _frozen(device: Device, told: tuple[Event, ...], ask: _Ask) -> Decision:
 
 
 def _proven(
-    device: Device | None, group: Group | None, request: Activate, claim: Claim, context: Context
+    device: Device | None, group: Group | None, request: Activate, claim: Claim, context: Context, door: Door
 ) -> proofs.Prover:
-    message = keys.activate_message(context.owner, request.server_nonce, request.claim)
+    message = door.asked(context.owner, request.server_nonce, request.claim)
     try:
         prover = proofs.verify_claimant(
             group, device, claim.serial, claim.key_index or 0, context.world.service_key, message, request.proof
@@ -185,7 +192,7 @@ def _repeat(device: Device, credential: Credential, ask: _Ask, context: Context)
         nonces = credential.nonce, credential.server_nonce
         api_key = _api_key(ask, *nonces, device.thing, rekey=credential.rekey)
     return Decision(
-        reply=_reply(ask, credential.grant, context),
+        reply=_reply(ask, device, credential.grant, context),
         counters=("activate_repeated",),
         effects=(_grant(credential, api_key),),
         credential_id=credential.credential_id,
@@ -195,7 +202,8 @@ def _repeat(device: Device, credential: Credential, ask: _Ask, context: Context)
 def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, context: Context) -> Decision:
     product = context.world.catalogue.products[ask.group.product_id]
     number_taken = None
-    counters, steps = ["activated"], [Step("activated", "certificate" if issued else "api key")]
+    device = ask.door.prepared(device, context)
+    counters, steps = [ask.door.verb], [Step(ask.door.verb, "certificate" if issued else "api key")]
     if ask.newcomer:
         counters.append("self_registered")
         steps.insert(0, Step("self_registered"))
@@ -218,9 +226,10 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
         model=ask.claim.model or device.model,
         caps=tuple(ask.claim.caps),
     )
+    after = ask.door.admitted(after, ask.credential_id, context)
     return Decision(
         device=after,
-        reply=_reply(ask, credential.grant, context),
+        reply=_reply(ask, after, credential.grant, context),
         steps=tuple(steps),
         counters=tuple(counters),
         effects=(_grant(credential, api_key),),
@@ -235,6 +244,8 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
 def _events(after: Device, ask: _Ask, context: Context, *, first: bool) -> tuple[Event, ...]:
     """A reactivation is told when it is confirmed."""
     kinds = (("registered",) if ask.newcomer else ()) + (("activated",) if first else ())
+    if not ask.door.is_ordinary:
+        kinds = (*kinds, ask.door.verb)
     if ask.newcomer and after.ou is not None and after.ou == ask.group.quarantine_ou:
         kinds = (*kinds, "quarantined")
     return tuple(event.of(after, kind, context.now) for kind in kinds)
@@ -286,7 +297,7 @@ def _credential(
         state=CredentialState.PENDING,
         environment=place.environment.name,
         created_at=now,
-        expires_at=now + timedelta(seconds=ask.group.pending_expiry_s),
+        expires_at=ask.door.expires_at(ask.group, now) or now + timedelta(seconds=ask.group.pending_expiry_s),
         boot_count=claim.boot_count,
         nonce=claim.nonce,
         server_nonce=ask.request.server_nonce,
@@ -300,7 +311,8 @@ def _credential(
         last_boot_count=claim.boot_count,
         approved=renewed_from is not None
         or placement.is_expected(device, place.environment.name)
-        or (device.rekey and issued is None),
+        or (device.rekey and issued is None)
+        or not ask.door.is_ordinary,
         renewed_from=renewed_from,
         rekey=device.rekey and issued is None,
     )
@@ -336,9 +348,10 @@ def _grant_map(
     return encode.pack(grant, context.encoding)
 
 
-def _reply(ask: _Ask, grant: bytes, context: Context) -> bytes:
-    message = keys.activated_message(context.owner, ask.request.server_nonce, ask.request.claim, grant)
-    return context.reply(ask.request.id, {"grant": grant, "server_proof": ask.prover.prove(message)})
+def _reply(ask: _Ask, device: Device, grant: bytes, context: Context) -> bytes:
+    message = ask.door.granted(context.owner, ask.request.server_nonce, ask.request.claim, grant)
+    more = ask.door.told(device, ask.credential_id, ask.prover, context)
+    return context.reply(ask.request.id, {"grant": grant, "server_proof": ask.prover.prove(message), **more})
 
 
 def _grant(credential: Credential, api_key: Secret | None) -> Grant:

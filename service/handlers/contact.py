@@ -12,7 +12,7 @@ from typing import Any
 
 from device_sdk.wire import codes
 from service.credentials import proofs
-from service.domain import clone, event, moves, placement, reactivation, replacement, updates
+from service.domain import clone, event, moves, placement, reactivation, replacement, staging, updates
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device, DeviceState, Firmware
 from service.domain.event import Event
@@ -67,8 +67,12 @@ class Contact:
         )
 
 
-def open_contact(device: Device, context: Context, *, n: int | None, boot_count: int | None) -> Contact | Decision:
+def open_contact(
+    device: Device, context: Context, *, n: int | None, boot_count: int | None, staged: bool = False
+) -> Contact | Decision:
     """The contact to go on with, or the Decision that ends here: a repeat, a lower number, a held first use.
+
+    `staged`: the message belongs to the warehouse and confirms nothing.
 
     Raises ServiceError CONFLICT for a first use that may not be.
     """
@@ -81,7 +85,7 @@ def open_contact(device: Device, context: Context, *, n: int | None, boot_count:
         if repeat is not None:
             return repeat
     if credential.state is CredentialState.PENDING:
-        return _first_use(contact, context)
+        return contact if staged else _first_use(contact, context)
     after = reactivation.suspect_clones(device, credential)
     if after is not device:
         group = context.world.catalogue.groups[device.group_id]
@@ -177,6 +181,8 @@ def _judge_number(contact: Contact, number: tuple[int, int], context: Context) -
 def _first_use(contact: Contact, context: Context) -> Contact | Decision:
     """The compare-and-set that confirms, or what the policy says instead."""
     device, credential, world = contact.device, contact.credential, context.world
+    if staging.in_progress(device, credential) is not None:
+        return contact.refuse(_still_staged())
     reactivation.check_confirmable(device, credential, context.now)
     policy = world.catalogue.groups[device.group_id].reactivation
     verdict = reactivation.judge(device, credential, policy, context.now, world.listening_since)
@@ -190,6 +196,10 @@ def _first_use(contact: Contact, context: Context) -> Contact | Decision:
         contact.note("operator_needed")
         contact.tell("operator_needed", context.now, credential_id=credential.credential_id)
     return contact.refuse(reactivation.refusal(verdict))
+
+
+def _still_staged() -> ServiceError:
+    return ServiceError(codes.CONFLICT, "first every item must work", cause="still_staged", retry_after_s=60)
 
 
 def _confirm(contact: Contact, context: Context) -> None:

@@ -5,23 +5,42 @@ Source: docs/protocol.md, section 6.1.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from device_sdk.wire import codes
-from service.domain import desired, moves
-from service.domain.credential import CredentialState
+from service.domain import desired, moves, staging
+from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
+from service.domain.staging import Unit
 from service.errors import ServiceError
 from service.handlers.decision import Authorise, Context, Decision
+from service.protocol.schemas import Fetch
 
 
-def handle(device: Device, context: Context) -> Decision:
+def handle(device: Device, request: Fetch, context: Context) -> Decision:
     """The one image that this credential may fetch now. Raises ServiceError FORBIDDEN or IMAGE_UNKNOWN."""
     credential = moves.find(device, context.owner)
+    unit = staging.in_progress(device, credential) if credential is not None else None
+    if credential is not None and unit is not None:
+        return _of_manifest(device, credential, unit, request, context)
     if credential is None or credential.state is not CredentialState.CONFIRMED:
         raise ServiceError(codes.FORBIDDEN, "say online first", cause="fetch_pending")
     version = desired.target_of(device, context.world.catalogue)
     if version is None or device.thing is None:
         raise image_unknown()
     return Decision(effects=(Authorise(context.owner, device.thing.thing_id, version.image_id, version.size),))
+
+
+def _of_manifest(device: Device, credential: Credential, unit: Unit, request: Fetch, context: Context) -> Decision:
+    """In the warehouse: the images of the manifest's items. The credential counts as used from now on."""
+    item = unit.manifest.image(request.image) if unit.manifest is not None else None
+    if item is None or item.image_id is None or device.thing is None:
+        raise image_unknown()
+    used = device
+    if credential.last_heard_at is None:
+        used = moves.put(device, replace(credential, last_heard_at=context.now))
+    effect = Authorise(context.owner, device.thing.thing_id, item.image_id, item.size)
+    return Decision(device=used if used is not device else None, effects=(effect,))
 
 
 def image_unknown() -> ServiceError:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from service.domain import firmware, moves, placement, updates
+from service.domain import firmware, moves, placement, staging, updates
 from service.domain.credential import CredentialState
 from service.domain.device import Device, FirmwareState
+from service.domain.manifest import ItemReport, ItemState
 from service.handlers.contact import Contact, close_contact, open_contact
 from service.handlers.decision import Context, Decision
-from service.protocol.schemas import FirmwareReport, PlacementReport, Report, SettingsReport
+from service.protocol.schemas import FirmwareReport, ItemSaid, PlacementReport, Report, SettingsReport
 
 _SETTINGS_STATES = frozenset({"applied", "trying", "failed", "reverted"})
 
 
 def handle(device: Device, request: Report, context: Context) -> Decision:
+    credential = moves.find(device, context.owner)
+    if credential is not None and staging.in_progress(device, credential) is not None:
+        return _from_warehouse(device, request, context)
     contact = open_contact(device, context, n=request.n, boot_count=request.boot_count)
     if isinstance(contact, Decision):
         return contact
@@ -24,11 +28,53 @@ def handle(device: Device, request: Report, context: Context) -> Decision:
         _take_placement(contact, request.placement, request.desired_rev, context)
     if request.settings is not None:
         _take_settings(contact, request.settings, context)
+    if request.site is not None:
+        _take_site(contact, request.site, context)
     if request.moving is not None:
         _announce(contact, request.moving)
     if request.unsupported:
         contact.counters.append("unsupported_reported")
     return close_contact(contact, context, request.id, {}, n=request.n, desired_rev=request.desired_rev)
+
+
+def _from_warehouse(device: Device, request: Report, context: Context) -> Decision:
+    """Nothing is confirmed and nothing wanted yet: only what it says of its items counts."""
+    contact = open_contact(device, context, n=request.n, boot_count=request.boot_count, staged=True)
+    if isinstance(contact, Decision):
+        return contact
+    if request.item is not None:
+        _take_item(contact, request.item, context)
+    return close_contact(contact, context, request.id, {}, n=request.n)
+
+
+def _take_item(contact: Contact, said: ItemSaid, context: Context) -> None:
+    unit = contact.device.unit
+    assert unit is not None
+    report = ItemReport(said.name, said.version, said.state, context.now, said.progress, said.cause)
+    after = staging.reported(unit, report)
+    if after is unit:
+        return
+    before = unit.items.get(said.name)
+    contact.set(replace(contact.device, unit=after))
+    if before is None or (before.version, before.state) != (said.version, said.state):
+        contact.note(f"item_{said.state}", f"{said.name} {said.version}" + (f": {said.cause}" if said.cause else ""))
+        if said.state is ItemState.FAILED:
+            contact.tell("item_failed", context.now, item=said.name, version=said.version, cause=said.cause or "")
+
+
+def _take_site(contact: Contact, said: SettingsReport, context: Context) -> None:
+    unit = contact.device.unit
+    if unit is None:
+        return
+    after = staging.settings_said(unit, said.rev, said.state, said.cause, context.now)
+    if after is unit:
+        return
+    contact.set(replace(contact.device, unit=after))
+    contact.note(f"site_settings_{said.state}", f"rev {said.rev}")
+    if said.state == "failed":
+        contact.tell(
+            "settings_failed", context.now, site=unit.equipment.site or "", rev=said.rev, cause=said.cause or ""
+        )
 
 
 def _take_firmware(contact: Contact, said: FirmwareReport, context: Context) -> None:

@@ -28,7 +28,7 @@ from device_sdk.wire import topics
 from service.errors import Secret
 from service.mqtt import account_topics
 from service.mqtt.library import close_refused, close_socket, heed_cancellation, paho_of
-from service.mqtt.port import Deliver, Inbound, LinkDown, Role
+from service.mqtt.port import SPACES, Deliver, Inbound, LinkDown, Role, root_of
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho_client
@@ -41,7 +41,6 @@ MAX_RETRY_S = 15.0
 STABLE_S = 30.0  # a connection that lasted this long starts the back-off anew
 BURST = 32  # packets taken before others get a turn
 YIELD_BYTES = 256 * 1024  # after so many bytes written without waiting, others get a turn
-_SPACES = {Role.BOOTSTRAP: topics.BOOTSTRAP, Role.OPERATIONAL: topics.OPERATIONAL}
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # small replies do not wait for the peer's acknowledgement
 
 
@@ -100,7 +99,7 @@ class MqttLink:
 
     @property
     def filter(self) -> str:
-        return self._shared(topics.up_filter(_SPACES[self.role], self.settings.root))
+        return self._shared(topics.up_filter(SPACES[self.role], root_of(self.role, self.settings.root)))
 
     @property
     def filters(self) -> list[str]:

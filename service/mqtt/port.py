@@ -10,10 +10,27 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from device_sdk.wire import topics
+
 
 class Role(StrEnum):
     BOOTSTRAP = "bootstrap"  # topics pv1/b/...
     OPERATIONAL = "operational"  # topics pv1/c/...
+    WAREHOUSE = "warehouse"  # topics pv1/b/... of the devices there, which the service sees below warehouse/
+
+
+EVERYWHERE = (Role.BOOTSTRAP, Role.OPERATIONAL)  # what each environment has; a warehouse is had by some
+SPACES = {
+    Role.BOOTSTRAP: topics.BOOTSTRAP,
+    Role.OPERATIONAL: topics.OPERATIONAL,
+    Role.WAREHOUSE: topics.BOOTSTRAP,
+}
+MOUNT = "warehouse/"  # what the warehouse's broker puts before every topic of a device
+
+
+def root_of(role: Role, root: str) -> str:
+    """What topics begin with on the service's side of such a broker; `root` is what they begin with for devices."""
+    return MOUNT + root if role is Role.WAREHOUSE else root
 
 
 class LinkDown(Exception):  # noqa: N818 - the field's word for it

@@ -24,7 +24,7 @@ from service.domain.changes import Trace
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
 from service.errors import ServiceError
-from service.handlers import activate, fetch, internal, online, report, simple, tend
+from service.handlers import activate, fetch, handshake, internal, item, online, report, simple, stage, staged, tend
 from service.handlers.decision import Context, Decision, Effect, World
 from service.pipeline.jobs import Job
 from service.pipeline.ports import Batch, Store
@@ -38,10 +38,14 @@ EXPIRE = "expire"
 REFRESH = "refresh"
 TEND = "tend"  # the job's owner is a device id
 
+_ACTIVATING = {"activate": activate.handle, "stage": stage.handle}
 _OPERATIONAL: dict[str, Callable[[Device, Job, Context], Decision]] = {
     "online": lambda device, job, context: online.handle(device, _request(job), context),
     "report": lambda device, job, context: report.handle(device, _request(job), context),
-    "fetch": lambda device, _job, context: fetch.handle(device, context),
+    "fetch": lambda device, job, context: fetch.handle(device, _request(job), context),
+    "item": lambda device, job, context: item.handle(device, _request(job), context),
+    "staged": lambda device, job, context: staged.handle(device, _request(job), context),
+    "handshake": lambda device, job, context: handshake.handle(device, _request(job), context),
     "target": lambda device, job, context: simple.target(device, _request(job), context),
     "current": lambda device, job, context: simple.current(device, _request(job), context),
     "installed": lambda device, job, context: simple.installed(device, _request(job), context),
@@ -168,7 +172,7 @@ class Executor:
         try:
             if job.verb == TEND:
                 return self._tend(job, working, context)
-            if job.verb == "activate":
+            if job.verb in _ACTIVATING:
                 return self._activate(job, working, context)
             return self._operate(job, working, context)
         except ServiceError as error:
@@ -183,7 +187,7 @@ class Executor:
         assert decoded.claim is not None
         device = working.of_serial(decoded.claim.group_id, decoded.claim.serial)
         context = replace(context, partner=working.partner_of(device))
-        decision = activate.handle(device, _request(job), decoded.claim, context)
+        decision = _ACTIVATING[job.verb](device, _request(job), decoded.claim, context)
         return self._settle(job, device, decision, working, context, decoded.claim.group_id, decoded.claim.serial)
 
     def _operate(self, job: Job, working: Working, context: Context) -> Outcome:

@@ -17,15 +17,20 @@ from device_sdk.wire import codes, limits, topics
 from service.domain.changes import Trace
 from service.errors import Secret, ServiceError
 from service.handlers import hello
-from service.mqtt.port import Inbound, Link, Role
+from service.mqtt.port import SPACES, Inbound, Link, Role, root_of
 from service.pipeline.bounds import Bounds
+from service.pipeline.calls import Call
 from service.pipeline.jobs import FairQueue, Job
 from service.pipeline.record import Record
 from service.pipeline.throttle import Bucket, BucketTable
 from service.protocol import encode, schemas
 from service.protocol.decode import Decoded, RequestError, decode, encoding_of
 
-_SPACE_OF = {Role.BOOTSTRAP: topics.BOOTSTRAP, Role.OPERATIONAL: topics.OPERATIONAL}
+_VERBS = {
+    Role.BOOTSTRAP: schemas.BOOTSTRAP,
+    Role.OPERATIONAL: schemas.OPERATIONAL,
+    Role.WAREHOUSE: schemas.WAREHOUSE,
+}
 
 Send = Callable[[Link, str, bytes], None]
 Fetch = Callable[[Job], bool]  # True when it was dealt with at once
@@ -77,13 +82,22 @@ class Admission:
             return  # not acknowledged: whoever serves next gets it, or the device asks again
         # 1. Topic: ours in form, and of the space that this link serves.
         link = message.link
-        parsed = topics.parse(message.topic, self._root)
-        if parsed is None or parsed[2] != "up" or parsed[0] != _SPACE_OF[link.role]:
+        parsed = topics.parse(message.topic, root_of(link.role, self._root))
+        if parsed is None or parsed[2] != "up" or parsed[0] != SPACES[link.role]:
             self._record.count("foreign_topic")
             message.acknowledge()
             return
         space, owner, _, verb = parsed
-        operational = space == topics.OPERATIONAL
+        self._take_in(message, owner, verb, operational=space == topics.OPERATIONAL)
+
+    def call(self, call: Call) -> None:
+        """Judge one request that no broker brought: the same checks but for the topic. Raises ServiceError UNAVAILABLE."""
+        if self.closed:
+            raise ServiceError(codes.UNAVAILABLE, "the service is stopping", cause="call_stopping", retry_after_s=5)
+        message = Inbound(call, "", call.payload, lambda: None)
+        self._take_in(message, call.owner, call.verb, operational=call.operational)
+
+    def _take_in(self, message: Inbound, owner: str, verb: str, *, operational: bool) -> None:
         try:
             job = self._admit(message, owner, verb, operational=operational)
         except ServiceError as error:
@@ -131,11 +145,21 @@ class Admission:
         if not table.take(owner, self._monotonic()):
             raise RequestError(codes.THROTTLED, "too many messages", cause="throttled_session")
         # 4. Decoding, 5. characters of the ids.
-        decoded = decode(verb, payload, schemas.OPERATIONAL if operational else schemas.BOOTSTRAP)
-        # 6. Server nonce: what fails here costs no look-up.
-        if verb == "activate":
+        role = message.link.role
+        decoded = decode(verb, payload, message.link.verbs if isinstance(message.link, Call) else _VERBS[role])
+        # 6. The network that it came from.
+        if verb == "stage" and role is not Role.WAREHOUSE:
+            raise RequestError(
+                codes.NOT_IN_WAREHOUSE,
+                "this is not the warehouse",
+                cause="not_in_warehouse",
+                id=decoded.request.id,
+                encoding=decoded.encoding,
+            )
+        # 7. Server nonce: what fails here costs no look-up.
+        if decoded.claim is not None:
             self._check_nonce(decoded, owner)
-        return Job(verb, owner, operational, secrets.token_hex(8), message.link, decoded, message.acknowledge)
+        return Job(verb, owner, operational, _trace_id(message.link), message.link, decoded, message.acknowledge)
 
     def _check_nonce(self, decoded: Decoded, owner: str) -> None:
         request, claim = decoded.request, decoded.claim
@@ -154,7 +178,7 @@ class Admission:
         if job.verb == "hello":
             room = self._hellos.offer(job)
             self.hello_arrived.set()
-        elif job.verb == "activate":
+        elif job.verb in ("activate", "stage", "http-activate"):
             room = self._activates.offer(job)
             self.job_arrived.set()
         elif job.verb == "fetch" and self._fetch(job):
@@ -183,9 +207,10 @@ class Admission:
     def _refuse(self, message: Inbound, owner: str, verb: str, error: ServiceError, *, operational: bool) -> None:
         self._record.count(error.cause)
         request_id = getattr(error, "id", "")
-        if not request_id and not self._may_refuse_early(owner):
+        # A call has one answer for one request: there is nobody to amplify it for.
+        if not request_id and not isinstance(message.link, Call) and not self._may_refuse_early(owner):
             return
-        trace_id = secrets.token_hex(8)
+        trace_id = _trace_id(message.link)
         self._record.remember(
             Trace(
                 "", "", self._clock(), trace_id, verb, "refused", error.code, error.cause, error.detail,
@@ -194,8 +219,7 @@ class Admission:
         )  # fmt: skip
         encoding = encoding_of(message.payload)
         payload = encode.refusal(request_id, error, trace_id, encoding, random.random())  # noqa: S311 - spreads retries
-        space = _SPACE_OF[message.link.role]
-        self._send(message.link, topics.down(space, owner, verb, self._root), payload)
+        self._send(message.link, self._down(message.link, owner, verb), payload)
 
     def _may_refuse_early(self, owner: str) -> bool:
         """At most one reply a session and second to what could not be read."""
@@ -213,4 +237,11 @@ class Admission:
         if link is None:
             return
         payload = encode.refusal(job.request_id, error, job.trace_id, job.encoding, random.random())  # noqa: S311
-        self._send(link, topics.down(_SPACE_OF[link.role], owner, verb, self._root), payload)
+        self._send(link, self._down(link, owner, verb), payload)
+
+    def _down(self, link: Link, owner: str, verb: str) -> str:
+        return topics.down(SPACES[link.role], owner, verb, root_of(link.role, self._root))
+
+
+def _trace_id(link: Link) -> str:
+    return link.trace_id if isinstance(link, Call) else secrets.token_hex(8)

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from device_sdk.wire import codes, topics
 from service.brokers.gate import BrokerGate
@@ -23,8 +24,9 @@ from service.handlers import hello
 from service.handlers.decision import AskHook, Authorise, Grant, Push
 from service.images.pages import Files
 from service.images.streamer import Permit, StreamBounds, Streamer
-from service.mqtt.port import Inbound, Link, Role
+from service.mqtt.port import SPACES, Inbound, Link, Role, root_of
 from service.pipeline.bounds import Bounds
+from service.pipeline.calls import Call
 from service.pipeline.executor import Executor, Outcome, Settled
 from service.pipeline.granter import Done, Granter, Revoker
 from service.pipeline.hooks import Ask, HookRunner, no_hooks
@@ -109,6 +111,14 @@ class Pipeline:
     def deliver(self, message: Inbound) -> None:
         """Take one message; never blocks. Given to each link as its `deliver`."""
         self.admission.deliver(message)
+
+    async def ask(
+        self, verb: str, owner: str, fields: Mapping[str, Any], trace_id: str, *, operational: bool
+    ) -> dict[str, Any]:
+        """Carry out one request that no broker brought and return its reply's fields; see Call. Raises ServiceError."""
+        call = Call(verb, owner, fields, trace_id, operational=operational)
+        self.admission.call(call)
+        return await call.reply()
 
     def link_state(self, environment: str, *, connected: bool) -> None:
         """Whether an environment's operational broker can be reached: what the failover policy goes by."""
@@ -212,6 +222,8 @@ class Pipeline:
                 self._effects(outcome)
             elif outcome.reply is not None:
                 self._reply(outcome.job, outcome.reply)
+            elif isinstance(outcome.job.link, Call):
+                outcome.job.link.answer(None)
 
     def _effects(self, outcome: Outcome) -> None:
         job, reply = outcome.job, outcome.reply
@@ -259,6 +271,9 @@ class Pipeline:
             self._send(link, self._down(topics.OPERATIONAL, effect.credential_id, "desired"), effect.payload)
 
     def _authorise(self, effect: Authorise, job: Job) -> None:
+        if isinstance(job.link, Call):  # it sends the bytes itself
+            self._reply(job, encode.reply(job.request_id, {}, job.trace_id, job.encoding))
+            return
         permit = self.streamer.authorise(effect.credential_id, effect.thing_id, effect.image_id, effect.size)
         self._stream(job, permit)
 
@@ -268,7 +283,7 @@ class Pipeline:
         A permit for another image decides nothing: the target may have changed since, and the rules are asked again.
         """
         permit = self.streamer.permit(job.owner)
-        if permit is None or job.link is None or job.decoded is None:
+        if permit is None or job.link is None or isinstance(job.link, Call) or job.decoded is None:
             return False
         if permit.prefix != _fetch_of(job).image:
             return False
@@ -303,14 +318,18 @@ class Pipeline:
 
     def _reply(self, job: Job, payload: bytes) -> None:
         if job.link is not None:
-            space = topics.OPERATIONAL if job.operational else topics.BOOTSTRAP
-            self._send(job.link, self._down(space, job.owner, job.verb), payload)
+            role = job.link.role
+            topic = topics.down(SPACES[role], job.owner, job.verb, root_of(role, self._root))
+            self._send(job.link, topic, payload)
 
     def _refuse(self, job: Job, error: ServiceError) -> None:
         chance = int.from_bytes(os.urandom(2), "big") / 65536
         self._reply(job, encode.refusal(job.request_id, error, job.trace_id, job.encoding, chance))
 
     def _send(self, link: Link, topic: str, payload: bytes) -> None:
+        if isinstance(link, Call):
+            link.answer(payload)
+            return
         outbox = self._outboxes.get(id(link))
         if outbox is not None:
             outbox.put(topic, payload)

@@ -59,7 +59,7 @@ def decode(verb: str, payload: bytes, table: dict[str, type[schemas.Model]] = sc
     try:
         request: Any = _validate(model, body, encoding)
         claim = None
-        if model is schemas.Activate:
+        if issubclass(model, schemas.Activate):
             claim = decode_claim(request.claim, encoding)
     except RequestError as error:
         error.id, error.encoding = readable_id(body), encoding

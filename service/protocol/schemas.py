@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from device_sdk.wire import limits
 from service.domain.device import FirmwareState
+from service.domain.manifest import ItemState
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
 
@@ -20,6 +21,9 @@ Id = Annotated[str, Field(min_length=1, max_length=limits.MAX_ID_CHARS, pattern=
 GroupId = Annotated[str, Field(max_length=limits.MAX_GROUP_ID_CHARS, pattern=r"^[A-Za-z0-9._-]+$")]
 Serial = Annotated[str, Field(max_length=limits.MAX_SERIAL_CHARS, pattern=r"^[A-Za-z0-9._:-]+$")]
 HexId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+ImageId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ItemName = Annotated[str, Field(max_length=limits.MAX_ITEM_NAME_CHARS, pattern=r"^[A-Za-z0-9._-]+$")]
+Version = Annotated[str, Field(max_length=80, pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,7}$")]
 Nonce = Annotated[bytes, Field(min_length=limits.NONCE_BYTES, max_length=limits.NONCE_BYTES)]
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=_PRINTABLE)]
 Cause = Annotated[str, Field(max_length=256)]
@@ -73,6 +77,10 @@ class Activate(Model):
     proof: Proof
 
 
+class Stage(Activate):
+    """The same fields; another word in the proof says which is meant."""
+
+
 class Online(Model):
     id: Id
     n: Int
@@ -101,6 +109,14 @@ class PlacementReport(Model):
     cause: Cause | None = None
 
 
+class ItemSaid(Model):
+    name: ItemName
+    version: Version
+    state: Annotated[ItemState, Field(strict=False)]
+    progress: Annotated[int, Field(ge=0, le=100)] | None = None
+    cause: Cause | None = None
+
+
 class Report(Model):
     id: Id
     n: Int
@@ -110,6 +126,8 @@ class Report(Model):
     settings: SettingsReport | None = None
     placement: PlacementReport | None = None
     moving: HexId | None = None
+    item: ItemSaid | None = None
+    site: SettingsReport | None = None
     unsupported: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] | None = None
 
 
@@ -124,6 +142,26 @@ class Fetch(Model):
     first: Int
     count: Int | None = None
     bitmap: bytes | None = None
+
+
+class Item(Model):
+    """One piece of an item that is no image of its own."""
+
+    id: Id
+    name: ItemName
+    offset: Int
+
+
+class Staged(Model):
+    id: Id
+    n: Int
+    boot_count: Int | None = None
+    manifest_id: ImageId
+
+
+class Handshake(Model):
+    id: Id
+    settings_rev: Int
 
 
 class Target(Model):
@@ -148,14 +186,21 @@ class Rename(Model):
     name: Name
 
 
-Request = Hello | Activate | Online | Report | Fetch | Target | Current | Installed | Rename
+Request = (
+    Hello | Activate | Online | Report | Fetch | Item | Staged | Handshake | Target | Current | Installed | Rename
+)
 
-BOOTSTRAP: dict[str, type[Model]] = {"hello": Hello, "activate": Activate}
+# `stage` is read everywhere, so that its sender can be told where it is meant for.
+BOOTSTRAP: dict[str, type[Model]] = {"hello": Hello, "activate": Activate, "stage": Stage}
+WAREHOUSE: dict[str, type[Model]] = {"hello": Hello, "stage": Stage}
 OPERATIONAL: dict[str, type[Model]] = {
     **BOOTSTRAP,
     "online": Online,
     "report": Report,
     "fetch": Fetch,
+    "item": Item,
+    "staged": Staged,
+    "handshake": Handshake,
     "target": Target,
     "current": Current,
     "installed": Installed,

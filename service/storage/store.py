@@ -27,6 +27,8 @@ from service.storage import queries, rows
 from service.storage.database import Database, Transaction
 from service.storage.sealing import Sealer
 from service.storage.tables import counter, credential, device, device_public_key, event, meta, product, thing, trace
+from service.storage.units import Units
+from service.storage.units import save as save_units
 
 Environments = Mapping[str, Environment]
 
@@ -38,18 +40,19 @@ class SqlStore:
         self._database = database
         self._environments = environments
         self._catalogue: Catalogue | None = None
+        self._units = Units()
 
     @asynccontextmanager
     async def batch(self) -> AsyncIterator[SqlBatch]:
         async with self._database.write() as transaction:
-            batch = SqlBatch(transaction, await self._current(transaction.connection), self._database)
+            batch = SqlBatch(transaction, await self._current(transaction.connection), self._database, self._units)
             yield batch
             if not batch.saved:
                 transaction.abandon()
 
     async def within(self, transaction: Transaction) -> SqlBatch:
         """A batch in a transaction that somebody else has begun and will end: for what is saved beside devices."""
-        return SqlBatch(transaction, await self._current(transaction.connection), self._database)
+        return SqlBatch(transaction, await self._current(transaction.connection), self._database, self._units)
 
     async def catalogue(self) -> Catalogue:
         """The newest committed catalogue, for those who only look."""
@@ -66,8 +69,9 @@ class SqlStore:
 class SqlBatch:
     """Implements ports.Batch within one immediate transaction."""
 
-    def __init__(self, transaction: Transaction, catalogue: Catalogue, database: Database) -> None:
+    def __init__(self, transaction: Transaction, catalogue: Catalogue, database: Database, units: Units) -> None:
         self._connection = transaction.connection
+        self._units = units
         self._catalogue = catalogue
         self._sealer = database.sealer
         self.saved = False  # True: committed at the end
@@ -93,7 +97,9 @@ class SqlBatch:
         spki: Collection[bytes] = (),
         device_ids: Collection[str] = (),
     ) -> Loaded:
-        """Three queries, whatever is asked for and found: devices, SPKI hashes, numbers. One more for partners."""
+        """Three queries, whatever is asked for and found: devices, SPKI hashes, numbers. Of devices that are found one more
+        for their units, one for partners, and some for those that are units.
+        """
         found = await queries.devices(
             self._connection,
             self._sealer,
@@ -103,6 +109,7 @@ class SqlBatch:
         )
         if missing := queries.partners_missing(found):
             found += await queries.devices(self._connection, self._sealer, device_ids=missing)
+        found = list(await self._units.with_units(self._connection, self._sealer, found))
         return Loaded(
             by_serial={(one.group_id, one.serial): one for one in found},
             by_credential={kept.credential_id: one for one in found for kept in one.credentials},
@@ -127,6 +134,7 @@ class SqlBatch:
             await writes.execute(self._connection)
         await _execute(self._connection, insert(device_public_key), keys)
         now = datetime.now(UTC)
+        await save_units(self._connection, changes.devices)
         await _execute(self._connection, _INSERT_EVENT, [rows.event_row(one, now) for one in changes.events])
         await _execute(self._connection, _INSERT_TRACE, [rows.trace_row(step) for step in changes.traces])
         await _execute(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from device_sdk.wire import topics
 from service.brokers.mosquitto.certificates import Issuer
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE, Role
 from tests.support.mosquitto import Mosquittos
 
 LOAD_USER = "firstlight-load"
@@ -64,7 +64,7 @@ def _append(path: Path, text: str) -> None:
 def running(brokers: BenchBrokers) -> Iterator[BenchBrokers]:
     """Starts both, and stops them at the end."""
     try:
-        for role in Role:
+        for role in EVERYWHERE:
             brokers.start(role)
         yield brokers
     finally:

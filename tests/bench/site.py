@@ -21,7 +21,7 @@ from service.brokers.mosquitto.render import render
 from service.credentials.authority import Authority
 from service.credentials.keyfile import KeyFile
 from service.installation import broker_plan
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE
 from service.settings import load_settings
 from service.storage.schema import migrate
 from tests.bench.brokers import BenchBrokers
@@ -84,7 +84,7 @@ class Site:
     @contextmanager
     def running_brokers(self) -> Iterator[None]:
         try:
-            for role in Role:
+            for role in EVERYWHERE:
                 self.brokers.start(role)
             yield
         finally:

@@ -51,8 +51,8 @@ class Site:
         password = self.passwords[role].reveal().decode()
         return Actor(self.service_ports[role], secrets.token_hex(16), SERVICE_USER, password)
 
-    def session(self, session: str, **more) -> Actor:
-        return Actor(self.ports[Role.BOOTSTRAP], session, tls=self.tls, **more)
+    def session(self, session: str, role: Role = Role.BOOTSTRAP, **more) -> Actor:
+        return Actor(self.ports[role], session, tls=self.tls, **more)
 
     def device(self, login: Login, **more) -> Actor:
         assert login.api_key is not None
@@ -98,10 +98,15 @@ async def mosquitto_site(folder: Path) -> AsyncIterator[Site]:
         task = asyncio.create_task(control.run())
         crl = RevocationList(plan.crl, real.issuer, reload_by_signal(plan.pid_file(Role.OPERATIONAL)))
         assert plan.api_key is not None
+        assert plan.warehouse is not None
         try:
             yield Site(
                 MosquittoGate(control, crl),
-                {Role.BOOTSTRAP: plan.bootstrap.port, Role.OPERATIONAL: plan.api_key.port},
+                {
+                    Role.BOOTSTRAP: plan.bootstrap.port,
+                    Role.OPERATIONAL: plan.api_key.port,
+                    Role.WAREHOUSE: plan.warehouse.port,
+                },
                 {role: plan.service_port(role) for role in Role},
                 {role: read_password(plan.password_file(role)) for role in Role},
                 real.tls(),

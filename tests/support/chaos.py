@@ -20,7 +20,7 @@ from device_sdk.core.identity import Policy
 from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.simulator import FaultPlan, Fleet, PowerPlan
 from service.brokers.mosquitto.certificates import revoked_serials
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE, Role
 from tests.support import auditor
 from tests.support.site import GROUP, Site, made_site, until
 
@@ -77,7 +77,7 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
         await site.add_version("2.0", 2, rng.randbytes(plan.image_bytes))
         target = await site.add_version("3.0", 3, rng.randbytes(plan.image_bytes), target=False)
         if site.mosquittos is not None:
-            for role in Role:
+            for role in EVERYWHERE:
                 await site.start_broker(role)
             shutil.copy(site.dynsec_file, folder / "stale.json")
         await site.start_service(level="warning")

@@ -17,7 +17,7 @@ import msgpack
 
 from device_sdk.simulator import Fleet
 from device_sdk.wire import keys, topics
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE
 from tests.bench.mini_mqtt import MiniClient
 from tests.support import auditor
 from tests.support.site import ENVIRONMENT, GROUP, Site, made_site, until
@@ -49,7 +49,7 @@ async def run_flood(folder: Path, flood: Flood, broker: str, seed: int) -> Flood
     async with made_site(folder, broker) as site:
         await site.register([SERIAL])
         if site.mosquittos is not None:
-            for role in Role:
+            for role in EVERYWHERE:
                 await site.start_broker(role)
         await site.start_service(level="warning")
         before = site.rows()

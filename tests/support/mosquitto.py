@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 from cryptography import x509
@@ -35,6 +36,14 @@ def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]
+
+
+@cache
+def program_version() -> tuple[int, ...]:
+    program = shutil.which("mosquitto", path=SEARCH)
+    assert program, "mosquitto is not installed"
+    said = subprocess.run([program, "-h"], capture_output=True, text=True, timeout=20, check=False).stdout
+    return tuple(int(number) for number in said.split("\n", 1)[0].removeprefix("mosquitto version ").split("."))
 
 
 def make_issuer() -> Issuer:
@@ -81,6 +90,8 @@ class Mosquittos:
             operational_service_port=free_port(),
             api_key=Listener(free_port(), "127.0.0.1"),
             x509=Listener(free_port(), "127.0.0.1"),
+            warehouse=Listener(free_port(), "127.0.0.1"),
+            warehouse_service_port=free_port(),
             run_as="root" if os.geteuid() == 0 else None,
         )
         self.processes: dict[Role, subprocess.Popen[bytes]] = {}
@@ -123,13 +134,13 @@ class Mosquittos:
 
 @contextlib.contextmanager
 def mosquittos(
-    directory: Path, *, logins: Iterable[Login] = (), roles: Iterable[Role] = tuple(Role)
+    directory: Path, *, logins: Iterable[Login] = (), roles: Iterable[Role] | None = None
 ) -> Iterator[Mosquittos]:
     """Rendered and started; stopped at the end."""
     both = Mosquittos(directory)
     both.render(logins)
     try:
-        for role in roles:
+        for role in both.plan.roles if roles is None else roles:
             both.start(role)
         yield both
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 from service.brokers.mosquitto.acl import render_acl
 from service.brokers.mosquitto.plan import BrokerPlan, Listener
 from service.brokers.mosquitto.render import configuration
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE
 
 EXAMPLE = Path(__file__).parents[2] / "broker_config" / "example"
 PLAN = BrokerPlan(
@@ -25,7 +25,7 @@ PLAN = BrokerPlan(
 def example() -> dict[str, str]:
     """File name below broker_config/example -> text."""
     texts = {}
-    for role in Role:
+    for role in EVERYWHERE:
         texts[f"{role.value}/mosquitto.conf"] = configuration(PLAN, role)
         texts[f"{role.value}/acl"] = render_acl(role, PLAN.root)
     return texts

@@ -20,7 +20,7 @@ from service.credentials.authority import Authority
 from service.credentials.keyfile import KeyFile
 from service.installation import broker_plan, domain_environments
 from service.logins import expected_logins
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE, Role
 from service.operations.accounts import THIS_MACHINE
 from service.operations.commands import Commands, Request
 from service.settings import load_settings
@@ -95,7 +95,7 @@ async def two_places(folder: Path) -> AsyncIterator[TwoPlaces]:
     site = TwoPlaces(folder)
     try:
         await site.make()
-        for role in Role:
+        for role in EVERYWHERE:
             await site.start_broker(role)
             await site.start_east(role)
         yield site

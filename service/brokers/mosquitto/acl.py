@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from service.brokers.mosquitto.plan import SERVICE_USER
-from service.brokers.policy import SPACES
 from service.mqtt import account_topics
-from service.mqtt.port import Role
+from service.mqtt.port import SPACES, Role, root_of
 
 _ACCESS = ("read", "write", "readwrite", "deny")
-_OWNER = {Role.BOOTSTRAP: "%c", Role.OPERATIONAL: "%u"}
+_OWNER = {Role.BOOTSTRAP: "%c", Role.OPERATIONAL: "%u", Role.WAREHOUSE: "%c"}
 
 
 class AclError(ValueError):
@@ -29,8 +28,12 @@ class Rule:
 
 
 def render_acl(role: Role, root: str) -> str:
-    """The ACL file of one Mosquitto. Patterns end in `+`: a client id may hold a slash, `#` would reach further."""
-    space, owner = f"{root}/{SPACES[role]}", _OWNER[role]
+    """The ACL file of one Mosquitto. Patterns end in `+`: a client id may hold a slash, `#` would reach further.
+
+    Mosquitto compares with the topic as it stands below the listener's mount point: in the warehouse both the devices'
+    lines and the service's name it.
+    """
+    space, owner = f"{root_of(role, root)}/{SPACES[role]}", _OWNER[role]
     return (
         "# Rendered by `firstlight broker render`; changes here are lost.\n"
         "# `topic` lines after a `user` line belong to that user; `pattern` lines hold for every user.\n"

@@ -1,7 +1,8 @@
-"""What one environment's two Mosquittos look like: ports, names and places. Values and paths only, no I/O.
+"""What one environment's Mosquittos look like: ports, names and places. Values and paths only, no I/O.
 
-The bootstrap Mosquitto takes anonymous devices over TLS; the operational one API keys and client certificates. Each
-also listens on loopback for the service, which alone has a password there.
+The bootstrap Mosquitto takes anonymous devices over TLS; the operational one API keys and client certificates; that of
+a warehouse, where there is one, anonymous devices on its network. Each also listens on loopback for the service, which
+alone has a password there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from device_sdk.wire import topics
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE, Role
 
 SERVICE_USER = "firstlight"
 ADMIN_USER = "firstlight-admin"
@@ -35,12 +36,19 @@ class BrokerPlan:
     operational_service_port: int
     api_key: Listener | None = None
     x509: Listener | None = None
+    warehouse: Listener | None = None  # bound to the address of the warehouse's network
+    warehouse_service_port: int | None = None
     service_host: str = "127.0.0.1"  # where the service's listeners bind; only containers of one network need another
     run_as: str | None = None  # Mosquitto started by root becomes this user; None: it is not started by root
     plugin: Path = PLUGIN
     root: str = topics.ROOT
     max_connections: int = -1  # of devices, operational; -1 is no limit but that of open files
     bootstrap_max_connections: int = 2000
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Its Mosquittos: one each."""
+        return (*EVERYWHERE, Role.WAREHOUSE) if self.warehouse is not None else EVERYWHERE
 
     def folder(self, role: Role) -> Path:
         return self.directory / role.value
@@ -81,4 +89,7 @@ class BrokerPlan:
         return self.directory / "tls" / "server.key"
 
     def service_port(self, role: Role) -> int:
+        if role is Role.WAREHOUSE:
+            assert self.warehouse_service_port is not None
+            return self.warehouse_service_port
         return self.bootstrap_service_port if role is Role.BOOTSTRAP else self.operational_service_port

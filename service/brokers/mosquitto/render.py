@@ -1,4 +1,4 @@
-"""Writes everything that one environment's two Mosquittos read, from the database and the environment's CA.
+"""Writes everything that one environment's Mosquittos read, from the database and the environment's CA.
 
 Owns the configuration texts and the order of writing. Runs before every start of a broker (`ExecStartPre`), so a file
 that a crash emptied is whole again. Passwords, the server's key and its certificate are kept while they serve.
@@ -23,7 +23,7 @@ from service.brokers.mosquitto.dynsec import render_dynsec
 from service.brokers.mosquitto.files import write_whole
 from service.brokers.mosquitto.plan import BrokerPlan, Listener
 from service.errors import Secret
-from service.mqtt.port import Role
+from service.mqtt.port import MOUNT, Role
 
 MAX_PACKET_BYTES = 262_144
 _HEADER = "# Rendered by `firstlight broker render`; changes here are lost. What each line is for: docs/brokers.md\n"
@@ -60,10 +60,10 @@ def _write_all(
         write_whole(path, data, owner=plan.run_as if for_broker else None)
         written.append(path)
 
-    for folder in (plan.folder(Role.BOOTSTRAP), plan.folder(Role.OPERATIONAL), plan.ca.parent):
+    for folder in (*(plan.folder(role) for role in plan.roles), plan.ca.parent):
         _folder(folder, plan.run_as)
     # 1. Passwords: random, made once, readable by the service only.
-    for path in (plan.password_file(Role.BOOTSTRAP), plan.password_file(Role.OPERATIONAL), plan.admin_password_file):
+    for path in (*(plan.password_file(role) for role in plan.roles), plan.admin_password_file):
         if not path.exists():
             write(path, token().encode() + b"\n", for_broker=False)
     # 2. The server's certificate, while it lasts.
@@ -76,7 +76,7 @@ def _write_all(
     if plan.x509 is not None:
         write(plan.crl, certificates.revocation_list(issuer, {*revoked, *_revoked_before(plan.crl)}, now))
     # 3. Who may log in, and what each may do; then the configuration that names both.
-    for role in Role:
+    for role in plan.roles:
         acl = render_acl(role, plan.root)
         parse_acl(acl)
         write(plan.acl(role), acl.encode())
@@ -101,8 +101,8 @@ def read_password(path: Path) -> Secret:
 
 
 def configuration(plan: BrokerPlan, role: Role) -> str:
-    body = _bootstrap(plan) if role is Role.BOOTSTRAP else _operational(plan)
-    return _HEADER + _common(plan, role) + body
+    bodies = {Role.BOOTSTRAP: _bootstrap, Role.OPERATIONAL: _operational, Role.WAREHOUSE: _warehouse}
+    return _HEADER + _common(plan, role) + bodies[role](plan)
 
 
 def _common(plan: BrokerPlan, role: Role) -> str:
@@ -111,7 +111,7 @@ def _common(plan: BrokerPlan, role: Role) -> str:
         f"{user}"
         f"pid_file {plan.pid_file(role)}\n"
         "per_listener_settings false\n"
-        f"allow_anonymous {'true' if role is Role.BOOTSTRAP else 'false'}\n"
+        f"allow_anonymous {'false' if role is Role.OPERATIONAL else 'true'}\n"
         "# The plugin holds the logins and is the guard: without it a lost ACL file opens the broker to everybody.\n"
         f"plugin {plan.plugin}\n"
         f"plugin_opt_config_file {plan.dynsec(role)}\n"
@@ -144,6 +144,20 @@ def _bootstrap(plan: BrokerPlan) -> str:
     )
 
 
+def _warehouse(plan: BrokerPlan) -> str:
+    assert plan.warehouse is not None
+    return (
+        "persistent_client_expiration 1h\n"
+        "memory_limit 268435456\n"
+        "\n# Units in the warehouse, on its network only: TLS, no name; the client id is the session. Whatever they write\n"
+        "# stands below the mount point, which no listener of another Mosquitto has.\n"
+        + _listener(plan.warehouse, plan.bootstrap_max_connections)
+        + f"mount_point {MOUNT}\n"
+        + _tls(plan)
+        + _loopback(plan, Role.WAREHOUSE)
+    )
+
+
 def _operational(plan: BrokerPlan) -> str:
     text = "persistent_client_expiration 1d\n"
     if plan.api_key is not None:
@@ -173,7 +187,7 @@ def _loopback(plan: BrokerPlan, role: Role) -> str:
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Both Mosquittos render before their start, at the same moment: one after the other."""
+    """All Mosquittos render before their start, at the same moment: one after the other."""
     with (directory / ".lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from device_sdk.core.identity import Identity, Policy
 from device_sdk.drivers.crypto import FullCrypto, SigningKey
 from device_sdk.simulator.fleet import Fleet
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE
 from tests.support.site import ENVIRONMENT, GROUP, OU, PRODUCT_ID, Site, made_site, until
 from tests.support.site_agents import agent_file, run_once
 
@@ -41,7 +41,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     """Both Mosquittos and the service; devices log in with certificates."""
     async with made_site(tmp_path_factory.mktemp("certificates") / "site", "mosquitto", certificates=True) as made:
         await made.add_version("2.0", 2, os.urandom(IMAGE_BYTES))
-        for role in Role:
+        for role in EVERYWHERE:
             await made.start_broker(role)
         await made.start_service()
         yield made

@@ -18,7 +18,7 @@ from device_sdk.simulator.fleet import Fleet
 from service.demo.options import DemoOptions
 from service.demo.world import World, populate
 from service.installation import broker_plan
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE
 from service.settings import load_settings
 from tests.support.installation import firstlight, free_ports, serving, wait_for_port
 from tests.support.mosquitto import SEARCH, Mosquittos
@@ -41,7 +41,7 @@ def site(tmp_path: Path) -> Iterator[tuple[World, Mosquittos]]:
     brokers = Mosquittos(tmp_path / "unused")
     brokers.plan = broker_plan(settings, "local")
     try:
-        for role in Role:
+        for role in EVERYWHERE:
             brokers.start(role)
         yield world, brokers
     finally:
@@ -68,11 +68,11 @@ def test_a_fleet_comes_in_over_tls_and_the_service_outlives_a_restart_of_both_br
             "--config", world.config, "doctor"
         )  # beside the service, whose comparison leaves it alone
         assert examined.returncode == 0, examined.stdout + examined.stderr
-        for role in Role:
+        for role in EVERYWHERE:
             brokers.stop(role, signal.SIGKILL)
         serve.wait_until(503)
         assert firstlight("--config", world.config, "broker", "render").returncode == 0
-        for role in Role:
+        for role in EVERYWHERE:
             brokers.start(role)
         serve.wait_until(200)
         assert asyncio.run(_confirmed(world, count=3))

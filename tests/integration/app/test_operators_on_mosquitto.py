@@ -11,7 +11,7 @@ import aiomqtt
 import pytest
 
 from service.brokers import doctor
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE, Role
 from service.operations import accounts
 from service.operations.accounts import AccountKind
 from service.operations.verbs.verb import Role as AccountRole
@@ -49,7 +49,7 @@ async def ask(alice: Actor, verb: str, **fields) -> dict:
 async def test_an_operator_comes_and_goes_with_the_database(tmp_path):
     async with made_site(tmp_path, "mosquitto") as site:
         await site.register(["sn-1"])
-        for role in Role:
+        for role in EVERYWHERE:
             await site.start_broker(role)
         async with site.serving_here():
             async with site.database() as database:

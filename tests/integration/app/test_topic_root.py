@@ -11,7 +11,7 @@ import pytest
 from device_sdk.core.identity import Policy
 from device_sdk.simulator.fleet import Fleet
 from service.installation import broker_plan
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE
 from service.settings import SettingsError, load_settings
 from tests.support.site import ENVIRONMENT, Site, made_site
 from tests.support.site_agents import agent_file, run_once
@@ -49,7 +49,7 @@ async def test_mosquitto_s_access_lists_are_written_for_that_root_and_the_doctor
         site.mosquittos.plan = broker_plan(site.settings, ENVIRONMENT)
         await site.register(["simulated"])
         await site.add_version("2.0", 2, os.urandom(100_000))
-        for role in Role:
+        for role in EVERYWHERE:
             await site.start_broker(role)
         async with site.serving_here():
             fleet = Fleet([site.identity("simulated")], seed=1, jitter_s=0, policy=Policy(root=ROOT))

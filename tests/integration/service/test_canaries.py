@@ -14,7 +14,7 @@ from device_sdk.simulator import Fleet
 from device_sdk.wire import keys
 from service.domain.group import Group, KeyKind
 from service.errors import Secret
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE
 from tests.faults.test_disk import full_disk
 from tests.support.mqtt_peer import MqttPeer
 from tests.support.site import ENVIRONMENT, OU, PRODUCT_ID, Site, made_site, until
@@ -102,7 +102,7 @@ async def test_no_secret_appears_where_it_does_not_belong(tmp_path: Path, broker
         await site.command("device", "register", "derived", "canary-2")
         await site.add_version("2.0", 2, bytes(50_000))
         if site.mosquittos is not None:
-            for role in Role:
+            for role in EVERYWHERE:
                 await site.start_broker(role)
         await site.start_service(level="debug")
         fleet = Fleet([site.identity("canary-3")], seed=1, jitter_s=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE
 from tests.support.mqtt_peer import MqttPeer
 from tests.support.site import GROUP, Site, made_site
 
@@ -21,7 +21,7 @@ async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     async with made_site(tmp_path, request.param) as made:
         await made.register(["sn-1", "sn-2"])
         if made.mosquittos is not None:
-            for role in Role:
+            for role in EVERYWHERE:
                 await made.start_broker(role)
         await made.start_service()
         yield made

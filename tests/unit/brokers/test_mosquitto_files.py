@@ -21,12 +21,15 @@ from service.brokers.mosquitto.render import configuration, render
 from service.brokers.policy import Principal, may_publish, may_receive, may_subscribe
 from service.domain.credential import CredentialKind
 from service.errors import Secret
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE, Role
 from tests.support.mosquitto import make_issuer
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 KEY = Secret(b"5" * 64)
 LOGIN = Login("a" * 32, CredentialKind.API_KEY, KEY, hashlib.sha256(KEY.reveal()).digest())
+
+
+WAREHOUSE = Listener(8887, "192.0.2.9")
 
 
 def plan(folder, **more) -> BrokerPlan:
@@ -115,15 +118,38 @@ def test_an_environment_without_certificates_gets_no_listener_for_them(tmp_path)
 
 
 @pytest.mark.parametrize("role", Role)
-def test_every_limit_that_the_protocol_relies_on_is_in_both_configurations(tmp_path, role: Role) -> None:
-    lines = configuration(plan(tmp_path), role).splitlines()
+def test_every_limit_that_the_protocol_relies_on_is_in_every_configuration(tmp_path, role: Role) -> None:
+    lines = configuration(plan(tmp_path, warehouse=WAREHOUSE, warehouse_service_port=1886), role).splitlines()
     for wanted in (
         "retain_available false", "persistence false", "max_packet_size 262144", "max_queued_messages 1000",
         "max_inflight_messages 512", "set_tcp_nodelay true", "per_listener_settings false",
     ):  # fmt: skip
         assert wanted in lines
     assert any(line.startswith("plugin ") for line in lines)
-    assert ("allow_anonymous true" in lines) is (role is Role.BOOTSTRAP)
+    assert ("allow_anonymous true" in lines) is (role is not Role.OPERATIONAL)
+
+
+def test_the_warehouse_listens_on_its_own_address_and_marks_whatever_comes_from_there(tmp_path) -> None:
+    where = plan(tmp_path, warehouse=WAREHOUSE, warehouse_service_port=1886)
+    devices, service = configuration(where, Role.WAREHOUSE).split("\nlistener ")[1:]
+    assert devices.startswith("8887 192.0.2.9\n")
+    assert "mount_point warehouse/\n" in devices
+    assert service.startswith("1886 127.0.0.1\n")
+    assert "mount_point" not in service
+    rules = parse_acl(render_acl(Role.WAREHOUSE, "pv1"))
+    assert {rule.topic.split("/")[0] for rule in rules} == {"warehouse"}
+    for role in EVERYWHERE:
+        assert "mount_point" not in configuration(where, role)
+        assert "warehouse" not in render_acl(role, "pv1")
+
+
+def test_an_environment_without_a_warehouse_has_no_files_of_one(tmp_path) -> None:
+    render(plan(tmp_path), make_issuer(), [LOGIN], set(), NOW)
+    assert not (tmp_path / "warehouse").exists()
+    render(plan(tmp_path, warehouse=WAREHOUSE, warehouse_service_port=1886), make_issuer(), [LOGIN], set(), NOW)
+    assert {one.name for one in (tmp_path / "warehouse").iterdir()} == {"mosquitto.conf", "acl", "dynsec.json"}
+    assert LOGIN.credential_id not in (tmp_path / "warehouse" / "dynsec.json").read_text()
+    assert (tmp_path / "passwords" / "service-warehouse").exists()
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
