@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from service.operations.fleet_hints import FLEET_HINTS
 from service.operations.onboarding_hints import ONBOARDING_HINTS
+from service.operations.partner_hints import PARTNER_HINTS
 from service.operations.warehouse_hints import WAREHOUSE_HINTS
 from service.operations.web_hints import WEB_HINTS
 
@@ -17,6 +18,7 @@ _STORAGE = "Look at the disk of the data directory; the service goes on by itsel
 HINTS: dict[str, str] = {
     **FLEET_HINTS,
     **ONBOARDING_HINTS,
+    **PARTNER_HINTS,
     **WAREHOUSE_HINTS,
     **WEB_HINTS,
     # What arrives

@@ -7,18 +7,18 @@ service writes. Holds one page in memory, however long the file.
 from __future__ import annotations
 
 import asyncio
-import csv
-import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from device_sdk.wire import limits
 from service.domain.device import PublicKey
 from service.errors import ServiceError
+from service.operations import row_files
 from service.operations.registration import (
     Outcome,
     RandomBytes,
@@ -33,7 +33,6 @@ from service.storage.database import Database
 
 PAGE_ROWS = 2000
 PAUSE_S = 0.01  # between two transactions, so that others get the write lock
-MAX_LINE_CHARS = 64 * 1024
 FIELDS = frozenset({"group", "serial", "key", "public_key", "public_keys", "ou", "environment"})
 
 
@@ -55,12 +54,7 @@ async def import_file(
     ServiceError: BAD_REQUEST for a file that cannot be read at all, UNAVAILABLE where the database does not take a
     page (the rows already yielded are registered; run the import again for the rest).
     """
-    try:
-        file = await asyncio.to_thread(path.open, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise bad_request("import_unreadable", f"cannot read {path}: {error.strerror}") from error
-    with file:
-        rows = _csv_rows(file, group_id) if path.suffix.lower() == ".csv" else _json_rows(file, group_id)
+    with closing(_parsed(path, group_id)) as rows:
         first = 1
         while page := await asyncio.to_thread(list, islice(rows, PAGE_ROWS)):
             outcomes = iter(
@@ -77,45 +71,12 @@ async def import_file(
             await asyncio.sleep(PAUSE_S)
 
 
-def _csv_rows(file: TextIO, group_id: str | None) -> Iterator[Parsed]:
-    csv.field_size_limit(MAX_LINE_CHARS)
-    reader = csv.reader(file)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise bad_request("import_header", f"the first line is not CSV: {error}") from error
-    if "serial" not in header or not FIELDS.issuperset(header) or len(set(header)) != len(header):
-        raise bad_request(
-            "import_header", f"the first line names the columns: serial and some of {', '.join(sorted(FIELDS))}"
-        )
-    while True:
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield _error("", "", "row_malformed", str(error))
-            continue
-        if len(values) > len(header):
-            yield _error("", "", "row_malformed", "more values than columns")
-        elif values:
-            yield _parse({name: value for name, value in zip(header, values, strict=False) if value != ""}, group_id)
-
-
-def _json_rows(file: TextIO, group_id: str | None) -> Iterator[Parsed]:
-    while line := file.readline(MAX_LINE_CHARS):
-        if len(line) == MAX_LINE_CHARS and not line.endswith("\n"):
-            while (rest := file.readline(MAX_LINE_CHARS)) and not rest.endswith("\n"):
-                pass
-            yield _error("", "", "row_malformed", f"a line of more than {MAX_LINE_CHARS} characters")
-        elif line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            yield (
-                _parse(row, group_id) if isinstance(row, dict) else _error("", "", "row_malformed", "not a JSON object")
-            )
+def _parsed(path: Path, group_id: str | None) -> Generator[Parsed]:
+    for row in row_files.rows(path, FIELDS, needed="serial"):
+        if isinstance(row, ServiceError):
+            yield _error("", "", row.cause, row.public)
+        else:
+            yield _parse(row, group_id)
 
 
 def _parse(row: dict[str, Any], group_id: str | None) -> Parsed:

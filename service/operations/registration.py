@@ -34,6 +34,18 @@ from service.storage.store import SqlStore
 
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 4096  # a proof has at most 512 bytes
 RandomBytes = Callable[[int], bytes]
+# The y of edwards25519's eight points of order 1, 2, 4 and 8, in every encoding below 2**255 (RFC 8032, section 5.1.3).
+_SMALL_ORDER = frozenset(
+    {
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +100,8 @@ def parse_public_key(index: int, text: str) -> PublicKey:
     if not 0 <= index < limits.MAX_PUBLIC_KEYS:
         raise bad_request("public_key_illegal", f"a public key's index is 0 to {limits.MAX_PUBLIC_KEYS - 1}")
     if isinstance(loaded, Ed25519PublicKey):
+        if _is_of_small_order(loaded):
+            raise bad_request("public_key_illegal", "this Ed25519 key is one whose signatures anybody can make")
         algorithm = KeyAlgorithm.ED25519
     elif isinstance(loaded, EllipticCurvePublicKey) and isinstance(loaded.curve, SECP256R1):
         algorithm = KeyAlgorithm.ECDSA_P256
@@ -96,6 +110,13 @@ def parse_public_key(index: int, text: str) -> PublicKey:
     else:
         raise bad_request("public_key_illegal", "a public key is Ed25519, ECDSA P-256 or RSA of 2048 to 4096 bits")
     return PublicKey(index, algorithm, loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+
+
+def _is_of_small_order(key: Ed25519PublicKey) -> bool:
+    """Whether some signature under it holds for every message; the sign of x makes no difference."""
+    raw = bytearray(key.public_bytes_raw())
+    raw[-1] &= 0x7F
+    return raw.hex() in _SMALL_ORDER
 
 
 async def register(database: Database, asked: Registration, *, now: datetime, random_bytes: RandomBytes) -> Outcome:

@@ -1,0 +1,88 @@
+"""docs/partners/set-top-boxes.md, step by step: from the factory's list to a box that signs in and an entitlement."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from device_sdk.drivers.crypto import FullCrypto
+from device_sdk.simulator.fleet import Fleet
+from service.mqtt.port import Role
+from tests.support.access_provider import access_provider
+from tests.support.installation import free_ports
+from tests.support.site import ENVIRONMENT, OU, PRODUCT_ID, Site, made_site
+
+EMAIL, SERIAL, GROUP = "stb_user@example.com", "DNA-STB0001", "boxes"
+
+
+@pytest.mark.mosquitto
+async def test_a_box_is_made_sold_signs_in_and_is_entitled(tmp_path: Path) -> None:
+    keys = [Ed25519PrivateKey.generate() for _ in range(8)]
+    async with made_site(tmp_path / "site", "mosquitto", certificates=True) as site:
+        (port,) = free_ports(1)
+        with site.config.open("a", encoding="utf-8") as file:
+            file.write(f"[web]\nport = {port}\n")
+        for role in (Role.BOOTSTRAP, Role.OPERATIONAL):
+            await site.start_broker(role)
+        await site.start_service()
+        with access_provider() as provider:
+            await procedure(site, f"http://127.0.0.1:{port}", provider.url, keys)
+            assert [package for _, package in provider.granted.values()] == ["CINEMA-1"]
+        assert await site.stop_service() == 0
+        said = site.log()
+    assert base64.b64encode(public(keys[0])).decode() not in said
+
+
+async def procedure(site: Site, url: str, provider_url: str, keys: list[Ed25519PrivateKey]) -> None:
+    texts = [base64.b64encode(public(one)).decode() for one in keys]
+    # 1. Once: a group for the boxes, the service, and from where it asks.
+    place = ("--ou", OU, "--environment", ENVIRONMENT)
+    await site.command("group", "create", GROUP, "--product", PRODUCT_ID, "--key-kind", "public_key", *place)
+    made = await site.command("partner", "service", "create", "tv", "--group", GROUP, "--json")
+    token = json.loads(made)["token"]
+    await site.command("partner", "service", "allow-ip", "tv", "127.0.0.1")
+    # 2. At manufacture: the factory's list, here with the first key only.
+    listed = site.folder / "boxes.csv"
+    listed.write_text(f"serial_no,public_keys\n{SERIAL},{texts[0]}\n", encoding="utf-8")
+    assert "imported" in await site.command("stb", "import", str(listed), "--service", "tv")
+    async with httpx.AsyncClient(base_url=url, headers={"Service-Token": token}, trust_env=False) as client:
+        # 3. The user.
+        user = await client.post("/api/management/user", data={"email": EMAIL})
+        assert user.json()["email"] == EMAIL
+        # 4. The sale.
+        sale = {"serial_no": SERIAL, "email": EMAIL, "public_keys": ";".join(texts), "mac": "00:11:22:33:44:55"}
+        sold = await client.post("/api/management/stb/link_user", data=sale)
+        assert sold.status_code == 200, sold.text
+        assert sold.json()["user"] == user.json()
+        again = await client.post("/api/management/stb/link_user", data=sale)
+        assert (again.status_code, again.json()["error"]["code"]) == (400, 1433)
+        # 5. Sign-in: the box proves its sixth key in an ordinary activation.
+        await signs_in(site, keys[5], 5)
+        # 6. The purchase.
+        await site.command("partner", "provider", "set", "ca", "--url", provider_url, "--timeout-s", "5")
+        offer = ("tv", "cinema", "monthly", "--provider", "ca", "--package", "CINEMA-1")
+        await site.command("partner", "offer", "set", *offer)
+        path = f"/api/user/{EMAIL}/product/cinema/buy/option/monthly"
+        bought = [(await client.get(path)).json() for _ in range(2)]
+        assert bought[0] == bought[1]
+        assert bought[0]["reference"].startswith("ref-")
+
+
+async def signs_in(site: Site, key: Ed25519PrivateKey, index: int) -> None:
+    served = json.loads(await site.command("keys", "public", "--json"))["service_public_key"]
+    site.keys[GROUP, SERIAL] = b""
+    identity = site.identity(SERIAL, GROUP)
+    identity.key, identity.key_index, identity.service_keys = None, index, (base64.b64decode(served),)
+    crypto = FullCrypto(x509_credentials=True, signing_key=key)
+    await site.add_version("2.0", 2, b"firmware" * 1000)
+    assert await Fleet([identity], seed=5, jitter_s=0, crypto=crypto).run_until_confirmed(30)
+
+
+def public(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
