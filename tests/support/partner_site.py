@@ -50,7 +50,7 @@ class PartnerSite:
 
     def sale(self, **fields: str | None) -> dict[str, str]:
         """Parameters of a link that is right but for what is given; None takes one away."""
-        given = {"service_token": self.token, "serial_no": "DNA-STB0001", "email": EMAIL}
+        given: dict[str, str | None] = {"service_token": self.token, "serial_no": "DNA-STB0001", "email": EMAIL}
         given = {**given, "public_keys": fields.pop("public_keys", None) or eight_keys(), **fields}
         return {name: value for name, value in given.items() if value is not None}
 
