@@ -15,7 +15,7 @@ from service.domain.group import Group, KeyKind, Reactivation
 from service.domain.self_registration import MAX_PATTERN_CHARS, MAX_QUOTA
 from service.errors import Secret
 from service.operations.requests import bad_request, check_placement, conflict, not_found, raise_catalogue_rev
-from service.storage import rows
+from service.storage import catalogue_rows
 from service.storage.database import Database
 from service.storage.tables import device, product, registration_group
 
@@ -74,7 +74,7 @@ async def create(
         taken = select(registration_group.c.group_id).where(registration_group.c.group_id == group.group_id)
         if (await connection.execute(taken)).first() is not None:
             raise conflict("group_exists", f"there is a group {group.group_id}")
-        await connection.execute(insert(registration_group), [rows.group_row(group, database.sealer)])
+        await connection.execute(insert(registration_group), [catalogue_rows.group_row(group, database.sealer)])
         await raise_catalogue_rev(connection)
     return group, made
 
@@ -92,13 +92,15 @@ async def change(database: Database, group_id: str, changes: Mapping[str, Any]) 
         row = (await connection.execute(query)).first()
         if row is None:
             raise not_found("group_unknown", f"no group {group_id}")
-        before = rows.group_of(tuple(row), database.sealer)
+        before = catalogue_rows.group_of(tuple(row), database.sealer)
         after = replace(before, **changes)
         _check(after)
         if after == before:
             transaction.abandon()
             return before
-        changed = {name: value for name, value in rows.group_row(after, database.sealer).items() if name in changes}
+        changed = {
+            name: value for name, value in catalogue_rows.group_row(after, database.sealer).items() if name in changes
+        }
         await connection.execute(
             update(registration_group).where(registration_group.c.group_id == group_id).values(**changed)
         )
@@ -119,7 +121,7 @@ async def list_all(database: Database, group_id: str | None = None) -> list[Grou
         query = query.where(registration_group.c.group_id == group_id)
     async with database.read() as connection:
         return [
-            GroupView(rows.group_of(tuple(row)[:-1], database.sealer), row[-1])
+            GroupView(catalogue_rows.group_of(tuple(row)[:-1], database.sealer), row[-1])
             for row in await connection.execute(query)
         ]
 

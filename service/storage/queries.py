@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.domain.catalogue import Catalogue, Environment, Ou
 from service.domain.credential import Credential
 from service.domain.device import Device
-from service.storage import rows
+from service.storage import catalogue_rows, rows
 from service.storage.sealing import Sealer
 from service.storage.tables import (
     credential,
@@ -178,21 +178,25 @@ async def ous(connection: AsyncConnection) -> dict[str, Ou]:
 async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: Mapping[str, Environment]) -> Catalogue:
     """The whole catalogue, in one transaction's view."""
     rev = await catalogue_rev(connection)
-    groups = [rows.group_of(tuple(row), sealer) for row in await connection.execute(select(registration_group))]
+    groups = [
+        catalogue_rows.group_of(tuple(row), sealer) for row in await connection.execute(select(registration_group))
+    ]
     found = await connection.execute(select(*_VERSION_COLUMNS))
-    versions = {one.version_id: one for one in (rows.version_of(tuple(row)) for row in found)}
+    versions = {one.version_id: one for one in (catalogue_rows.version_of(tuple(row)) for row in found)}
     products = {}
     for *of_product, target in await connection.execute(
         select(product.c.product_id, product.c.name, product.c.hardware, product.c.target_version_id)
     ):
-        products[of_product[0]] = rows.product_of(of_product, versions.get(target))
+        products[of_product[0]] = catalogue_rows.product_of(of_product, versions.get(target))
     of = release_key.c
     keys = (await connection.execute(select(of.key_id, of.public_key, of.name, of.retired_at))).all()
     return Catalogue(
         rev=rev,
         groups={group.group_id: group for group in groups},
         products=products,
-        release_keys={row.key_id: rows.release_key_of(tuple(row)[:3]) for row in keys if row.retired_at is None},
+        release_keys={
+            row.key_id: catalogue_rows.release_key_of(tuple(row)[:3]) for row in keys if row.retired_at is None
+        },
         retired_keys=frozenset(row.key_id for row in keys if row.retired_at is not None),
         environments=environments,
         versions=versions,

@@ -1,7 +1,8 @@
 """Between rows and domain values: the one place that knows which column is which field.
 
-Owns the conversions of devices, things, credentials, groups, products, versions and traces, in both directions; does
-no query. Rows come in as positional tuples in the column order of tables.py, because a batch reads thousands.
+Owns the conversions of devices, things, credentials, events and traces, in both directions; does no query. Rows come in
+as positional tuples in the column order of tables.py, because a batch reads thousands. The catalogue (groups, products,
+versions, release keys) is in catalogue_rows.py.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from service.domain.changes import Trace
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState, Firmware, FirmwareState, KeyAlgorithm, PublicKey
 from service.domain.event import Event
-from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, Reactivation
-from service.domain.product import Product, ReleaseKey, Version
+from service.domain.group import MoveMethod
 from service.domain.thing import Move, Thing
 from service.errors import Secret
-from service.storage.sealing import Sealer, device_key_aad, group_secret_aad
+from service.storage.sealing import Sealer, device_key_aad
 
 Row = dict[str, Any]
 
@@ -59,11 +59,11 @@ def thing_difference(old: Thing, new: Thing) -> Row:
     return {name: value for name, value in after.items() if value != before[name]}
 
 
-def _json(value: Mapping[str, object]) -> str:
+def json_of(value: Mapping[str, object]) -> str:
     return json.dumps(dict(value), ensure_ascii=False, separators=(",", ":")) if value else "{}"
 
 
-def _map(text: str) -> dict[str, Any]:
+def map_of(text: str) -> dict[str, Any]:
     return {} if text == "{}" else dict(json.loads(text))
 
 
@@ -102,10 +102,10 @@ def device_row(device: Device) -> Row:
         "fw_confirmed_seq": firmware.confirmed_seq,
         "fw_reported_at": to_ms(firmware.reported_at),
         "batch": device.batch,
-        "attributes": _json(device.attributes),
+        "attributes": json_of(device.attributes),
         "frozen": device.frozen,
         "replaced_by": device.replaced_by,
-        "tries": _json(device.tries),
+        "tries": json_of(device.tries),
         "releases": device.releases,
         "clone_signs": device.clone_signs,
         "clone_at": to_ms(device.clone_at),
@@ -142,8 +142,8 @@ def thing_row(thing: Thing) -> Row:
         "created_at": to_ms(thing.created_at),
         "successor_device_id": thing.successor_device_id,
         "installed_version_id": thing.installed_version_id,
-        "attributes": _json(thing.attributes),
-        "settings": _json(thing.settings),
+        "attributes": json_of(thing.attributes),
+        "settings": json_of(thing.settings),
         "settings_rev": thing.settings_rev,
         "settings_reported_rev": thing.settings_reported_rev,
         "settings_state": thing.settings_state,
@@ -217,14 +217,14 @@ def event_row(event: Event, at: datetime) -> Row:
         "ou": event.ou,
         "environment": event.environment,
         "command_id": event.command_id,
-        "data": _json(event.data),
+        "data": json_of(event.data),
     }
 
 
 def event_of(row: Sequence[Any]) -> tuple[int, Event]:
     """From a row of `event`: its sequence number and the event."""
     (seq, at, kind, group_id, serial, thing_id, ou, environment, command_id, data) = row
-    return seq, Event(kind, group_id, serial, thing_id, ou, environment, command_id, _map(data), _at(at))
+    return seq, Event(kind, group_id, serial, thing_id, ou, environment, command_id, map_of(data), _at(at))
 
 
 def trace_row(step: Trace) -> Row:
@@ -272,10 +272,10 @@ def device_of(
         thing=thing,
         credentials=credentials,
         batch=batch,
-        attributes=_map(attributes),
+        attributes=map_of(attributes),
         frozen=bool(frozen),
         replaced_by=replaced_by,
-        tries=_map(tries),
+        tries=map_of(tries),
         releases=releases,
         clone_signs=clone_signs,
         clone_at=from_ms(clone_at),
@@ -325,8 +325,8 @@ def thing_of(row: Sequence[Any]) -> Thing:
         created_at=_at(created_at),
         successor_device_id=successor,
         installed_version_id=installed,
-        attributes=_map(attributes),
-        settings=_map(settings),
+        attributes=map_of(attributes),
+        settings=map_of(settings),
         settings_rev=settings_rev,
         settings_reported_rev=settings_reported_rev,
         settings_state=settings_state,
@@ -392,104 +392,3 @@ def credential_of(row: Sequence[Any]) -> Credential:
 def trace_of(row: Sequence[Any]) -> Trace:
     (group_id, serial, at, trace_id, verb, step, code, cause, detail, credential_id) = row
     return Trace(group_id, serial, _at(at), trace_id, verb, step, code, cause, detail, credential_id)
-
-
-def group_of(row: Sequence[Any], sealer: Sealer) -> Group:
-    (group_id, product_id, key_kind, sealed, self_registration, ou, environment, *rest) = row
-    (pending_expiry_s, reactivation, target, move_method, clone_policy, template, credential_life_s, *rest) = rest
-    (serial_pattern, quarantine_ou, self_quota, hook, failover_environment, failover_ou, failover_after_s) = rest
-    return Group(
-        group_id=group_id,
-        product_id=product_id,
-        key_kind=KeyKind(key_kind),
-        secret=None if sealed is None else Secret(sealer.open(sealed, group_secret_aad(group_id))),
-        self_registration=bool(self_registration),
-        default_ou=ou,
-        default_environment=environment,
-        pending_expiry_s=pending_expiry_s,
-        reactivation=Reactivation(reactivation),
-        target_version_id=target,
-        move_method=MoveMethod(move_method),
-        clone_policy=ClonePolicy(clone_policy),
-        template_settings=_map(template),
-        credential_life_s=credential_life_s,
-        serial_pattern=serial_pattern,
-        quarantine_ou=quarantine_ou,
-        self_quota=self_quota,
-        hook=hook,
-        failover_environment=failover_environment,
-        failover_ou=failover_ou,
-        failover_after_s=failover_after_s,
-    )
-
-
-def group_row(group: Group, sealer: Sealer) -> Row:
-    sealed = None if group.secret is None else sealer.seal(group.secret.reveal(), group_secret_aad(group.group_id))
-    return {
-        "group_id": group.group_id,
-        "product_id": group.product_id,
-        "key_kind": group.key_kind.value,
-        "secret_sealed": sealed,
-        "self_registration": group.self_registration,
-        "default_ou": group.default_ou,
-        "default_environment": group.default_environment,
-        "pending_expiry_s": group.pending_expiry_s,
-        "reactivation": group.reactivation.value,
-        "target_version_id": group.target_version_id,
-        "move_method": group.move_method.value,
-        "clone_policy": group.clone_policy.value,
-        "template_settings": _json(group.template_settings),
-        "credential_life_s": group.credential_life_s,
-        "serial_pattern": group.serial_pattern,
-        "quarantine_ou": group.quarantine_ou,
-        "self_quota": group.self_quota,
-        "hook": group.hook,
-        "failover_environment": group.failover_environment,
-        "failover_ou": group.failover_ou,
-        "failover_after_s": group.failover_after_s,
-    }
-
-
-def version_of(row: Sequence[Any]) -> Version:
-    """From a row of `version` without `added_at`."""
-    (version_id, product_id, name, description, product, hardware, seq, image_id, size, signature, key_id) = row
-    return Version(
-        version_id=version_id,
-        product_id=product_id,
-        name=name,
-        description=description,
-        product=product,
-        hardware=hardware,
-        seq=seq,
-        image_id=image_id,
-        size=size,
-        signature=signature,
-        key_id=key_id,
-    )
-
-
-def version_row(version: Version, added_at: datetime) -> Row:
-    return {
-        "version_id": version.version_id,
-        "product_id": version.product_id,
-        "name": version.name,
-        "description": version.description,
-        "product": version.product,
-        "hardware": version.hardware,
-        "seq": version.seq,
-        "image_id": version.image_id,
-        "size": version.size,
-        "signature": version.signature,
-        "key_id": version.key_id,
-        "added_at": to_ms(added_at),
-    }
-
-
-def product_of(row: Sequence[Any], target: Version | None) -> Product:
-    (product_id, name, hardware) = row
-    return Product(product_id, name, hardware, target)
-
-
-def release_key_of(row: Sequence[Any]) -> ReleaseKey:
-    (key_id, public_key, name) = row
-    return ReleaseKey(key_id, public_key, name)

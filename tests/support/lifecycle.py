@@ -39,7 +39,7 @@ from service.operations.outcomes import Result
 from service.pipeline.bounds import Bounds
 from service.pipeline.service import Pipeline
 from service.storage import tables
-from service.storage.rows import version_row
+from service.storage.catalogue_rows import version_row
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 from tests.support.auditor import Told, audit, confirmed_devices
@@ -75,6 +75,7 @@ class WireLink:
 
     def __init__(self, place: Place, world: World) -> None:
         self.environment, self.role = place
+        self.up = True
         self._world = world
 
     async def publish(self, topic: str, payload: bytes) -> None:
