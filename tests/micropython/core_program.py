@@ -2,7 +2,8 @@
 
 from device_sdk.core import job
 from device_sdk.core.ports import Product
-from tests.support.peer import Peer, Rig, firmware
+from tests.support.peer import Peer, firmware
+from tests.support.rig import Rig
 
 IMAGE = bytes([(k * 7 + k // 256) % 256 for k in range(40 * 256 + 1)])
 

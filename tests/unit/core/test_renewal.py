@@ -7,7 +7,9 @@ import pytest
 from device_sdk.core.identity import Endpoint
 from device_sdk.core.records import Records
 from device_sdk.wire.packer import unpackb
-from tests.support.peer import K, Machine, Peer, Rig, firmware
+from tests.support.machine import Machine
+from tests.support.peer import K, Peer, firmware
+from tests.support.rig import Rig
 
 
 def started(rig=None):
