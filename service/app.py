@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from service.brokers.gate import Login
@@ -110,7 +111,7 @@ class Application:
     ) -> None:
         self.database = database
         self.store = SqlStore(database, environments)
-        self.upkeep = Upkeep(database, settings.served)
+        self.upkeep = Upkeep(database)
         self.health = HealthServer(
             settings.http.host,
             settings.http.port,
@@ -132,7 +133,7 @@ class Application:
         self.links = [link for deployment in self.deployments for link in deployment.links]
         for link in self.links:
             self.pipeline.attach(link)
-            link.on_connect = self.pipeline.missed_messages
+            link.on_connect = partial(self.pipeline.link_connected, link)
         self._build_fleet(settings, environments)
         self._shared = bool(settings.environments.keys() - settings.served)
         self.newcomers = Newcomers(

@@ -110,7 +110,7 @@ def close_contact(
     contact.events += events
     credential, world = contact.credential, context.world
     if desired_rev is not None:
-        credential = documents.refreshed(device, credential, world, context.encoding, context.now, desired_rev)
+        credential = documents.heard(device, credential, world, context.encoding, context.now, desired_rev)
         if credential.desired_doc is not None and desired_rev != credential.desired_rev:
             fields = {**fields, "desired": documents.signed(device, credential, world)}
             device = updates.offered(device, world.catalogue, context.now)

@@ -40,6 +40,20 @@ def refreshed(
     return replace(credential, desired_rev=rev, desired_doc=_pack(rev, content, encoding), encoding=encoding)
 
 
+def heard(
+    device: Device, credential: Credential, world: World, encoding: str, now: datetime, reported_rev: int
+) -> Credential:
+    """`refreshed`, when the device has just said which revision it has."""
+    if reported_rev != credential.heard_rev:
+        credential = replace(credential, heard_rev=reported_rev)
+    return refreshed(device, credential, world, encoding, now, reported_rev)
+
+
+def is_unheard(credential: Credential) -> bool:
+    """Whether there is a document that the device has not said to have: a push that nobody may have got."""
+    return credential.desired_doc is not None and credential.heard_rev != credential.desired_rev
+
+
 def signed(device: Device, credential: Credential, world: World) -> dict[str, object]:
     """`{doc, mac}` of the stored document."""
     doc = credential.desired_doc

@@ -17,12 +17,12 @@ def expire(device: Device, context: Context) -> Decision:
 
 
 def refresh(device: Device, context: Context) -> Decision:
-    """Push the desired document to the credential `context.owner` if it has changed."""
+    """Push the desired document to the credential `context.owner` if it has changed, or was not heard of yet."""
     credential = moves.find(device, context.owner)
     if credential is None or credential is not moves.confirmed_of(device.credentials):
         return Decision()
     after = documents.refreshed(device, credential, context.world, credential.encoding, context.now)
-    if after is credential:
+    if not documents.is_unheard(after):
         return Decision()
     changed = updates.offered(moves.put(device, after), context.world.catalogue, context.now)
     return Decision(

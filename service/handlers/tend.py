@@ -24,7 +24,7 @@ def handle(device: Device, context: Context) -> Decision:
     confirmed = moves.confirmed_of(device.credentials)
     if confirmed is not None and device.thing is not None:
         fresh = documents.refreshed(device, confirmed, context.world, confirmed.encoding, context.now)
-        if fresh is not confirmed or (again and fresh.desired_doc is not None):
+        if documents.is_unheard(fresh) or (again and fresh.desired_doc is not None):
             device = updates.offered(moves.put(device, fresh), context.world.catalogue, context.now)
             effects.append(documents.push(device, fresh, context.world))
             steps.append(Step("desired_pushed", f"rev {fresh.desired_rev}"))

@@ -99,6 +99,10 @@ class MqttLink:
             close_refused(settings.tls)
 
     @property
+    def up(self) -> bool:
+        return self.connected.is_set()
+
+    @property
     def filter(self) -> str:
         return self._shared(topics.up_filter(_SPACES[self.role], self.settings.root))
 

@@ -58,6 +58,7 @@ class Outcome:
     job: Job
     reply: bytes | None = None
     effects: tuple[Effect, ...] = ()
+    put_off: bool = False  # nothing was decided, storage being away
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +258,7 @@ class Executor:
                 job.owner if job.operational else None,
             )
         )  # fmt: skip
-        return Outcome(job, self._refusal(job, error))
+        return Outcome(job, self._refusal(job, error), put_off=error.code == codes.UNAVAILABLE)
 
     def _refusal(self, job: Job, error: ServiceError) -> bytes | None:
         if job.link is None:

@@ -203,6 +203,7 @@ def credential_row(one: Credential) -> Row:
         "last_heard_at": to_ms(one.last_heard_at),
         "rekey": one.rekey,
         "renewed_from": one.renewed_from,
+        "heard_rev": one.heard_rev,
     }
 
 
@@ -352,7 +353,7 @@ def credential_of(row: Sequence[Any]) -> Credential:
     (boot_count, nonce, server_nonce, grant, encoding, api_key_sha256, pem, serial, spki_sha256, *rest) = rest
     (certificate_expires_at, confirmed_at, dropped_at, drop_cause, revoked_at, *rest) = rest
     (last_boot_count, last_n, last_reply, desired_rev, desired_doc, held_at, awaits, approved, *rest) = rest
-    (last_heard_at, rekey, renewed_from) = rest
+    (last_heard_at, rekey, renewed_from, heard_rev) = rest
     return Credential(
         credential_id=credential_id,
         device_id=device_id,
@@ -386,6 +387,7 @@ def credential_of(row: Sequence[Any]) -> Credential:
         last_heard_at=from_ms(last_heard_at),
         rekey=bool(rekey),
         renewed_from=renewed_from,
+        heard_rev=heard_rev,
     )
 
 

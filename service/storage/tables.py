@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0003"  # the newest migration; a test holds it equal to Alembic's head
+HEAD = "0004"  # the newest migration; a test holds it equal to Alembic's head
 
 metadata = MetaData(
     naming_convention={
@@ -270,6 +270,7 @@ credential = Table(
     Column("last_heard_at", BigInteger),
     Column("rekey", Boolean, nullable=False, server_default=text("0")),
     Column("renewed_from", String),
+    Column("heard_rev", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("state IN ('pending', 'confirmed', 'dropped')", name="state"),
     CheckConstraint("(state = 'dropped') = (dropped_at IS NOT NULL)", name="dropped"),
     Index("ix_credential_device", "device_id", "created_at"),

@@ -141,7 +141,7 @@ for one in sys.argv[1:]:
 
 @pytest.mark.parametrize(
     ("version", "cause"),
-    [("0004", "schema_newer"), ("9999", "schema_newer"), ("abc", "schema_newer"), ("0001", "schema_older")],
+    [("0099", "schema_newer"), ("9999", "schema_newer"), ("abc", "schema_newer"), ("0001", "schema_older")],
 )
 async def test_another_schema_is_refused_and_says_which(tmp_path, version, cause):
     path = tmp_path / "db"
