@@ -57,7 +57,7 @@ def retire(
 
 
 def transfer() -> dict[str, Any]:
-    """Open the next activation of devices for a new key: they change hands, and the old key is refused after it."""
+    """Give devices a new key, as they change hands: at once if connected, else at their next activation."""
     return {}
 
 

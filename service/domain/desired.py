@@ -6,7 +6,7 @@ Source: docs/protocol.md, section 5.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from service.domain.placement import ous_above
 from service.domain.product import Version
 from service.domain.thing import Move
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_TRUSTED = 8  # of each kind; a device keeps no more
 MAX_TRIES = 2  # how often a version may fail or be rolled back on a device before it is held back
 
@@ -65,9 +66,10 @@ def content(device: Device, credential: Credential, catalogue: Catalogue, now: d
     if thing is not None and thing.move is not None and thing.holder_device_id == device.device_id:
         wanted["placement"] = _placement(thing.move, credential.kind, catalogue)
     group = catalogue.groups.get(device.group_id)
-    if is_renewal_due(credential, now, group.credential_life_s if group is not None else None):
-        # Above the number of any earlier certificate, and the same however often it is computed.
-        wanted["credential"] = {"renew": int(credential.created_at.timestamp())}
+    # An operator opened a transfer of ownership: a device that is connected need not wait for its next activation.
+    if device.rekey or is_renewal_due(credential, now, group.credential_life_s if group is not None else None):
+        # Above the number of any earlier credential, and the same however often it is computed.
+        wanted["credential"] = {"renew": (credential.created_at - _EPOCH) // timedelta(milliseconds=1)}
     trust = _trust(credential, catalogue)
     if trust:
         wanted["trust"] = trust

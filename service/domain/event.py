@@ -65,6 +65,7 @@ TOUCHING = frozenset(
         "settings_changed",
         "target_changed",
         "version_released",
+        "transfer_opened",
     }
 )
 

@@ -298,11 +298,9 @@ def _credential(
         spki_sha256=issued.spki_sha256 if issued else None,
         certificate_expires_at=issued.expires_at if issued else None,
         last_boot_count=claim.boot_count,
-        approved=renewed_from is not None
-        or placement.is_expected(device, place.environment.name)
-        or (device.rekey and issued is None),
+        approved=renewed_from is not None or placement.is_expected(device, place.environment.name) or device.rekey,
         renewed_from=renewed_from,
-        rekey=device.rekey and issued is None,
+        rekey=device.rekey,
     )
 
 
@@ -330,7 +328,7 @@ def _grant_map(
         grant["certificate"] = issued.pem
     if endpoint.tls and place.environment.ca_pem is not None:
         grant["ca"] = place.environment.ca_pem
-    if device.rekey and issued is None:
+    if device.rekey:
         grant["rekey"] = True
     grant["time"] = int(context.now.timestamp())
     return encode.pack(grant, context.encoding)

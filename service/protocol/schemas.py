@@ -98,6 +98,7 @@ class SettingsReport(Model):
 
 class PlacementReport(Model):
     state: Word
+    environment: Annotated[str, Field(max_length=256)] | None = None
     cause: Cause | None = None
 
 
