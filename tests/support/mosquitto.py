@@ -27,14 +27,9 @@ from service.brokers.mosquitto.certificates import Issuer
 from service.brokers.mosquitto.plan import BrokerPlan, Listener
 from service.brokers.mosquitto.render import render
 from service.mqtt.port import Role
+from tests.support.ports import free_ports
 
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def make_issuer() -> Issuer:
@@ -72,15 +67,16 @@ class Mosquittos:
 
     def __init__(self, directory: Path, issuer: Issuer | None = None) -> None:
         self.issuer = issuer or make_issuer()
+        bootstrap, bootstrap_service, operational_service, api_key, certificates = free_ports(5)
         self.plan = BrokerPlan(
             environment="test",
             directory=directory,
             hostnames=("localhost", "127.0.0.1"),
-            bootstrap=Listener(free_port(), "127.0.0.1"),
-            bootstrap_service_port=free_port(),
-            operational_service_port=free_port(),
-            api_key=Listener(free_port(), "127.0.0.1"),
-            x509=Listener(free_port(), "127.0.0.1"),
+            bootstrap=Listener(bootstrap, "127.0.0.1"),
+            bootstrap_service_port=bootstrap_service,
+            operational_service_port=operational_service,
+            api_key=Listener(api_key, "127.0.0.1"),
+            x509=Listener(certificates, "127.0.0.1"),
             run_as="root" if os.geteuid() == 0 else None,
         )
         self.processes: dict[Role, subprocess.Popen[bytes]] = {}

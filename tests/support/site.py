@@ -45,8 +45,9 @@ from service.storage.schema import migrate
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 from tests.support.environment_section import environment_section
-from tests.support.installation import clean_environment, free_ports
+from tests.support.installation import clean_environment
 from tests.support.mosquitto import Mosquittos
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT, OU, GROUP = "local", "acme/plant-7", "plant-7"
