@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from service.brokers.gate import Login
+from service.brokers.gate import AccountLogin, Login
 from service.brokers.mosquitto.certificates import Issuer
 from service.brokers.mosquitto.plan import BrokerPlan, Listener
 from service.brokers.mosquitto.render import render
@@ -81,8 +81,10 @@ class Mosquittos:
         )
         self.processes: dict[Role, subprocess.Popen[bytes]] = {}
 
-    def render(self, logins: Iterable[Login] = (), revoked: Iterable[int] = ()) -> None:
-        render(self.plan, self.issuer, logins, set(revoked), datetime.now(UTC))
+    def render(
+        self, logins: Iterable[Login] = (), revoked: Iterable[int] = (), accounts: Sequence[AccountLogin] = ()
+    ) -> None:
+        render(self.plan, self.issuer, logins, set(revoked), datetime.now(UTC), accounts=accounts)
 
     def start(self, role: Role) -> None:
         program = shutil.which("mosquitto", path=SEARCH)
