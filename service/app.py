@@ -14,16 +14,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from service.brokers.gate import Login
 from service.credentials.authority import Authority, AuthorityError
 from service.credentials.keyfile import KeyFile, KeyFileError
-from service.deployment import build_deployment
+from service.deployment import Compare, build_deployment
 from service.domain.catalogue import Environment
 from service.domain.credential import CredentialKind
 from service.errors import ServiceError
@@ -92,7 +91,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Application:
     # 2. What listens. An address that is taken ends the start with nothing left behind.
     for deployment in application.deployments:
         stack.push_async_callback(deployment.stop)
-        await deployment.start(application.expected(deployment.name))
+        await deployment.start(application.compare(deployment.name), application.accounts.look_at)
     stack.push_async_callback(application.health.stop)
     await _listen(application.health)
     return application
@@ -151,9 +150,10 @@ class Application:
                 links[link.environment].append(link)
         commands = Commands(self.database, environments, random_bytes=os.urandom, guard=mass_guard(settings))
         every = [link for of in links.values() for link in of]
-        self.commander = Commander(self.database, commands, every, count=self.pipeline.record.count)
+        root = settings.topic_root
+        self.commander = Commander(self.database, commands, every, root=root, count=self.pipeline.record.count)
         self.accounts = AccountsKeeper(self.database, {one.name: one.gate for one in self.deployments})
-        self.publisher = Publisher(self.database, links, self.commander.push)
+        self.publisher = Publisher(self.database, links, self.commander.push, root=root)
 
     def _deliver(self, message: Inbound) -> None:
         if self.commander.is_for_it(message.topic):
@@ -161,10 +161,10 @@ class Application:
         else:
             self.pipeline.deliver(message)
 
-    def expected(self, environment: str) -> Callable[[], AsyncIterable[Login]]:
-        """What an environment's broker must let in, walked anew at each call."""
-        service_key = self._keys.service_private_key()
-        return lambda: expected_logins(self.upkeep, self.store, environment, service_key)
+    def compare(self, environment: str) -> Compare:
+        """How an environment's broker is made to let in exactly what the database says, by a new walk at each call."""
+        service_key, granter = self._keys.service_private_key(), self.pipeline.granters[environment]
+        return lambda: granter.reconcile(expected_logins(self.upkeep, self.store, environment, service_key))
 
     async def run(self, stop: asyncio.Event, started: Callable[[Application], None]) -> None:
         """Run everything until `stop` is set, then drain."""
@@ -179,7 +179,7 @@ class Application:
             if self._shared:
                 tasks.append(group.create_task(self.newcomers.run(), name="newcomers"))
             for deployment in self.deployments:
-                for name, work in deployment.tasks(self.expected(deployment.name)).items():
+                for name, work in deployment.tasks(self.compare(deployment.name)).items():
                     tasks.append(group.create_task(work, name=name))
             log.info("firstlight is running", extra={"health": f"http://{self.health.host}:{self.health.port}/health"})
             started(self)

@@ -13,7 +13,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from amqtt.adapters import BufferReader, ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WriterAdapter
 from amqtt.broker import Broker
@@ -286,15 +286,6 @@ class EmbeddedGate:
 
     async def snapshot(self) -> frozenset[str]:
         return frozenset(self._broker.logins)
-
-    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
-        """Make the broker hold exactly `expected`. Returns (granted, revoked). Raises GateError."""
-        wanted = [login async for login in expected]
-        before = set(self._broker.logins)
-        await self.grant(wanted)
-        extra = before - {login.credential_id for login in wanted}
-        await self._drop([*extra])
-        return len({login.credential_id for login in wanted} - before), len(extra)
 
     async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
         before, after = self._broker.accounts, {login.name: login for login in wanted}

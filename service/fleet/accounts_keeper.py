@@ -38,16 +38,21 @@ class AccountsKeeper:
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        for environment, gate in self._gates.items():
-            try:
-                granted, revoked = await gate.set_accounts(await account_logins(self._database, environment))
-            except (GateError, ServiceError) as error:
-                now = self._monotonic()
-                if now - self._failing.setdefault(environment, now) >= PATIENCE_S and environment not in self._warned:
-                    log.warning("accounts of %s are not up to date: %s", environment, error)
-                    self._warned.add(environment)
-                continue
-            self._failing.pop(environment, None)
-            self._warned.discard(environment)
-            if granted or revoked:
-                log.info("accounts of %s: %d granted, %d revoked", environment, granted, revoked)
+        for environment in self._gates:
+            await self.look_at(environment)
+
+    async def look_at(self, environment: str) -> None:
+        """One environment's part of a round."""
+        try:
+            wanted = await account_logins(self._database, environment)
+            granted, revoked = await self._gates[environment].set_accounts(wanted)
+        except (GateError, ServiceError) as error:
+            now = self._monotonic()
+            if now - self._failing.setdefault(environment, now) >= PATIENCE_S and environment not in self._warned:
+                log.warning("accounts of %s are not up to date: %s", environment, error)
+                self._warned.add(environment)
+            return
+        self._failing.pop(environment, None)
+        self._warned.discard(environment)
+        if granted or revoked:
+            log.info("accounts of %s: %d granted, %d revoked", environment, granted, revoked)

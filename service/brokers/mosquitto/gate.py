@@ -1,7 +1,7 @@
 """The gate to an operational Mosquitto: API keys by the dynamic-security plugin, certificates by CRL and kick.
 
-Owns how a credential becomes valid and dead there. The database is the truth: `reconcile` makes the plugin's list equal
-to what the database expects, each minute and after every reconnect; `render` writes the file before each start.
+Owns how a credential becomes valid and dead there. The database is the truth: the plugin's list is compared with it each
+minute and after every reconnect (pipeline/granter.py), and `render` writes the file before each start.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from device_sdk.wire import ids, topics
-from service.brokers.gate import CANARY_PREFIX, AccountLogin, GateError, Login
+from service.brokers.gate import AccountLogin, GateError, Login
 from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.accounts import AccountBook, check
 from service.brokers.mosquitto.control import Command, DynsecControl
@@ -108,31 +108,6 @@ class MosquittoGate:
             if not names or offset >= answer["data"]["totalCount"]:
                 return frozenset(found - OWN_USERS)
 
-    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
-        """Delete what the database does not know, grant what the broker lost. Returns (granted, deleted).
-
-        `expected` is read once, after the broker was asked, so that a credential granted meanwhile is not taken for
-        an extra one. Raises GateError.
-        """
-        have = await self.snapshot()
-        known: set[str] = set()
-        missing: list[Login] = []
-        granted = 0
-        async for login in expected:
-            if login.kind is not CredentialKind.API_KEY:
-                continue
-            known.add(login.credential_id)
-            if login.credential_id not in have:
-                missing.append(login)
-            if len(missing) >= 100:
-                await self.grant(missing)
-                granted += len(missing)
-                missing.clear()
-        await self.grant(missing)
-        extra = {name for name in have - known if not name.startswith(CANARY_PREFIX)}
-        await self._delete(sorted(extra))
-        return granted + len(missing), len(extra)
-
     async def _revoke_certificates(self, logins: Sequence[Login]) -> None:
         if self._crl is None:
             raise GateError("this broker takes no certificates")
@@ -201,11 +176,6 @@ class NoGate:
     async def snapshot(self) -> None:
         """It keeps no list."""
         return
-
-    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
-        """Nothing to compare with."""
-        del expected
-        return 0, 0
 
 
 def _hang_up(pid_file: Path) -> None:

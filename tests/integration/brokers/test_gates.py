@@ -14,6 +14,9 @@ from service.brokers.gate import CANARY_PREFIX, GateError, Login
 from service.brokers.mosquitto.gate import MosquittoGate, RevocationList, reload_by_command, reload_by_signal
 from service.domain.credential import CredentialKind
 from service.mqtt.port import Role
+from service.pipeline.bounds import Bounds
+from service.pipeline.granter import Granter
+from service.pipeline.record import Record
 from tests.support.broker_site import Site, account_login, api_key_login
 
 A, B, C = (api_key_login(n) for n in (0xA, 0xB, 0xC))
@@ -23,6 +26,10 @@ DEAD_WITHIN_S = 2.0
 async def expected(*logins: Login):
     for login in logins:
         yield login
+
+
+async def reconcile(site: Site, logins) -> tuple[int, int]:
+    return await Granter(site.gate, Bounds(), Record(10)).reconcile(logins)
 
 
 async def test_a_granted_login_works_at_once_and_a_second_grant_does_not_disturb_it(site: Site) -> None:
@@ -54,13 +61,13 @@ async def test_a_revoked_login_is_dead_within_two_seconds_and_the_others_live_on
 async def test_reconcile_deletes_what_the_database_does_not_know_and_grants_what_the_broker_lost(site: Site) -> None:
     await site.gate.grant([A, B])
     async with site.device(B) as extra:
-        assert await site.gate.reconcile(expected(A, C)) == (1, 1)
+        assert await reconcile(site, expected(A, C)) == (1, 1)
         async with asyncio.timeout(DEAD_WITHIN_S):
             await extra.lost.wait()
     assert await site.gate.snapshot() == {A.credential_id, C.credential_id}
     async with site.device(C):
         pass
-    assert await site.gate.reconcile(expected(A, C)) == (0, 0)
+    assert await reconcile(site, expected(A, C)) == (0, 0)
 
 
 async def test_a_login_whose_key_is_not_at_hand_is_not_granted_in_silence(site: Site) -> None:
@@ -172,7 +179,7 @@ async def test_an_account_that_somebody_has_changed_at_the_broker_is_mended(real
 async def test_a_comparison_leaves_the_doctors_logins_alone(real_site: Site) -> None:
     canary = replace(A, credential_id=CANARY_PREFIX + A.credential_id[len(CANARY_PREFIX) :])
     await real_site.gate.grant([canary])
-    assert await real_site.gate.reconcile(expected(B)) == (1, 0)
+    assert await reconcile(real_site, expected(B)) == (1, 0)
     assert canary.credential_id in await real_site.gate.snapshot()
 
 
@@ -184,7 +191,7 @@ async def test_a_killed_broker_comes_back_and_the_drift_is_mended(real_site: Sit
     real.stop(Role.OPERATIONAL, 9)
     real.render([])  # as if the file had been written before A
     real.start(Role.OPERATIONAL)
-    assert await real_site.gate.reconcile(expected(A)) == (1, 0)
+    assert await reconcile(real_site, expected(A)) == (1, 0)
     assert control.connects == 2
     async with real_site.device(A):
         pass
