@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from device_sdk.wire import limits
@@ -40,11 +41,22 @@ class Reactivation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OldSecret:
+    """A secret that another one has followed; what it is still good for: group_secrets.py."""
+
+    generation: int
+    secret: Secret
+    superseded_at: datetime
+    grace_until: datetime  # until then it is as good as the newest
+    retired_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     group_id: str
     product_id: str
     key_kind: KeyKind = KeyKind.INDIVIDUAL
-    secret: Secret | None = None  # kinds derived and group only
+    secret: Secret | None = None  # kinds derived and group only; the newest
     self_registration: bool = False
     default_ou: str | None = None
     default_environment: str | None = None
@@ -62,3 +74,5 @@ class Group:
     failover_environment: str | None = None
     failover_ou: str | None = None
     failover_after_s: int | None = None
+    secret_generation: int = 1  # of `secret`
+    old_secrets: tuple[OldSecret, ...] = ()  # by generation

@@ -15,7 +15,7 @@ from service.domain.group import Group, KeyKind, Reactivation
 from service.domain.self_registration import MAX_PATTERN_CHARS, MAX_QUOTA
 from service.errors import Secret
 from service.operations.requests import bad_request, check_placement, conflict, not_found, raise_catalogue_rev
-from service.storage import catalogue_rows
+from service.storage import catalogue_rows, queries
 from service.storage.database import Database
 from service.storage.tables import device, product, registration_group
 
@@ -120,8 +120,9 @@ async def list_all(database: Database, group_id: str | None = None) -> list[Grou
     if group_id is not None:
         query = query.where(registration_group.c.group_id == group_id)
     async with database.read() as connection:
+        older = await queries.old_secrets(connection, database.sealer)
         return [
-            GroupView(catalogue_rows.group_of(tuple(row)[:-1], database.sealer), row[-1])
+            GroupView(catalogue_rows.group_of(tuple(row)[:-1], database.sealer, older.get(row.group_id, ())), row[-1])
             for row in await connection.execute(query)
         ]
 

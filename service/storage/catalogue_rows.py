@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, Reactivation
+from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, OldSecret, Reactivation
 from service.domain.product import Product, ReleaseKey, Version
 from service.errors import Secret
-from service.storage.rows import Row, json_of, map_of, to_ms
-from service.storage.sealing import Sealer, group_secret_aad
+from service.storage.rows import Row, from_ms, json_of, map_of, time_of, to_ms
+from service.storage.sealing import Sealer, group_secret_aad, old_secret_aad
 
 
-def group_of(row: Sequence[Any], sealer: Sealer) -> Group:
+def group_of(row: Sequence[Any], sealer: Sealer, old_secrets: tuple[OldSecret, ...] = ()) -> Group:
     (group_id, product_id, key_kind, sealed, self_registration, ou, environment, *rest) = row
     (pending_expiry_s, reactivation, target, move_method, clone_policy, template, credential_life_s, *rest) = rest
-    (serial_pattern, quarantine_ou, self_quota, hook, failover_environment, failover_ou, failover_after_s) = rest
+    (serial_pattern, quarantine_ou, self_quota, hook, failover_environment, failover_ou, *rest) = rest
+    (failover_after_s, secret_generation) = rest
     return Group(
         group_id=group_id,
         product_id=product_id,
@@ -43,7 +44,34 @@ def group_of(row: Sequence[Any], sealer: Sealer) -> Group:
         failover_environment=failover_environment,
         failover_ou=failover_ou,
         failover_after_s=failover_after_s,
+        secret_generation=secret_generation,
+        old_secrets=old_secrets,
     )
+
+
+def old_secret_of(row: Sequence[Any], sealer: Sealer) -> OldSecret:
+    """From a row of `group_secret`."""
+    (secret_id, _, generation, sealed, superseded_at, grace_until, retired_at) = row
+    return OldSecret(
+        generation,
+        Secret(sealer.open(sealed, old_secret_aad(secret_id))),
+        time_of(superseded_at),
+        time_of(grace_until),
+        from_ms(retired_at),
+    )
+
+
+def old_secret_row(group_id: str, one: OldSecret, sealer: Sealer) -> Row:
+    secret_id = f"{group_id}/{one.generation}"
+    return {
+        "secret_id": secret_id,
+        "group_id": group_id,
+        "generation": one.generation,
+        "secret_sealed": sealer.seal(one.secret.reveal(), old_secret_aad(secret_id)),
+        "superseded_at": to_ms(one.superseded_at),
+        "grace_until": to_ms(one.grace_until),
+        "retired_at": to_ms(one.retired_at),
+    }
 
 
 def group_row(group: Group, sealer: Sealer) -> Row:
@@ -70,6 +98,7 @@ def group_row(group: Group, sealer: Sealer) -> Row:
         "failover_environment": group.failover_environment,
         "failover_ou": group.failover_ou,
         "failover_after_s": group.failover_after_s,
+        "secret_generation": group.secret_generation,
     }
 
 

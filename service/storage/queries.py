@@ -16,12 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.domain.catalogue import Catalogue, Environment, Ou
 from service.domain.credential import Credential
 from service.domain.device import Device
+from service.domain.group import OldSecret
 from service.storage import catalogue_rows, rows
 from service.storage.sealing import Sealer
 from service.storage.tables import (
     credential,
     device,
     device_public_key,
+    group_secret,
     meta,
     ou,
     product,
@@ -175,11 +177,22 @@ async def ous(connection: AsyncConnection) -> dict[str, Ou]:
     return {row.path: Ou(*row) for row in await connection.execute(select(ou))}
 
 
+async def old_secrets(connection: AsyncConnection, sealer: Sealer) -> dict[str, tuple[OldSecret, ...]]:
+    """The secrets of each group before its present one."""
+    found: dict[str, list[OldSecret]] = {}
+    query = select(group_secret).order_by(group_secret.c.group_id, group_secret.c.generation)
+    for row in await connection.execute(query):
+        found.setdefault(row.group_id, []).append(catalogue_rows.old_secret_of(tuple(row), sealer))
+    return {group_id: tuple(of_group) for group_id, of_group in found.items()}
+
+
 async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: Mapping[str, Environment]) -> Catalogue:
     """The whole catalogue, in one transaction's view."""
     rev = await catalogue_rev(connection)
+    older = await old_secrets(connection, sealer)
     groups = [
-        catalogue_rows.group_of(tuple(row), sealer) for row in await connection.execute(select(registration_group))
+        catalogue_rows.group_of(tuple(row), sealer, older.get(row.group_id, ()))
+        for row in await connection.execute(select(registration_group))
     ]
     found = await connection.execute(select(*_VERSION_COLUMNS))
     versions = {one.version_id: one for one in (catalogue_rows.version_of(tuple(row)) for row in found)}

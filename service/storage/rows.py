@@ -76,7 +76,7 @@ def from_ms(ms: int | None) -> datetime | None:
     return None if ms is None else _EPOCH + timedelta(milliseconds=ms)
 
 
-def _at(ms: int) -> datetime:
+def time_of(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
@@ -114,6 +114,7 @@ def device_row(device: Device) -> Row:
         "fw_notified": firmware.notified,
         "fw_deferred_until": to_ms(firmware.deferred_until),
         "fw_deferred_reason": firmware.deferred_reason,
+        "secret_generation": device.secret_generation,
     }
 
 
@@ -225,7 +226,7 @@ def event_row(event: Event, at: datetime) -> Row:
 def event_of(row: Sequence[Any]) -> tuple[int, Event]:
     """From a row of `event`: its sequence number and the event."""
     (seq, at, kind, group_id, serial, thing_id, ou, environment, command_id, data) = row
-    return seq, Event(kind, group_id, serial, thing_id, ou, environment, command_id, map_of(data), _at(at))
+    return seq, Event(kind, group_id, serial, thing_id, ou, environment, command_id, map_of(data), time_of(at))
 
 
 def trace_row(step: Trace) -> Row:
@@ -254,14 +255,14 @@ def device_of(
     (device_id, group_id, serial, state, registered_at, key_sealed, ou, environment, boot_count, model, caps, *rest) = (
         row
     )
-    fw, rest = [*rest[:7], *rest[16:]], rest[7:16]
+    fw, rest, secret_generation = [*rest[:7], *rest[16:20]], rest[7:16], rest[20]
     (batch, attributes, frozen, replaced_by, tries, releases, clone_signs, clone_at, rekey) = rest
     return Device(
         device_id=device_id,
         group_id=group_id,
         serial=serial,
         state=_DEVICE_STATES[state],
-        registered_at=_at(registered_at),
+        registered_at=time_of(registered_at),
         key=None if key_sealed is None else Secret(sealer.open(key_sealed, device_key_aad(device_id))),
         public_keys=() if not public_keys or public_keys == "[]" else public_keys_of(public_keys),
         ou=ou,
@@ -281,6 +282,7 @@ def device_of(
         clone_signs=clone_signs,
         clone_at=from_ms(clone_at),
         rekey=bool(rekey),
+        secret_generation=secret_generation,
     )
 
 
@@ -323,7 +325,7 @@ def thing_of(row: Sequence[Any]) -> Thing:
         ou=ou,
         environment=environment,
         holder_device_id=holder,
-        created_at=_at(created_at),
+        created_at=time_of(created_at),
         successor_device_id=successor,
         installed_version_id=installed,
         attributes=map_of(attributes),
@@ -345,7 +347,9 @@ def _move_of(row: Sequence[Any]) -> Move | None:
     (ou, environment, method, started_at, deadline_at, command_id, announced) = row
     if ou is None:
         return None
-    return Move(ou, environment, MoveMethod(method), _at(started_at), _at(deadline_at), command_id, bool(announced))
+    return Move(
+        ou, environment, MoveMethod(method), time_of(started_at), time_of(deadline_at), command_id, bool(announced)
+    )
 
 
 def credential_of(row: Sequence[Any]) -> Credential:
@@ -360,8 +364,8 @@ def credential_of(row: Sequence[Any]) -> Credential:
         kind=_CREDENTIAL_KINDS[kind],
         state=_CREDENTIAL_STATES[state],
         environment=environment,
-        created_at=_at(created_at),
-        expires_at=_at(expires_at),
+        created_at=time_of(created_at),
+        expires_at=time_of(expires_at),
         boot_count=boot_count,
         nonce=nonce,
         server_nonce=server_nonce,
@@ -393,4 +397,4 @@ def credential_of(row: Sequence[Any]) -> Credential:
 
 def trace_of(row: Sequence[Any]) -> Trace:
     (group_id, serial, at, trace_id, verb, step, code, cause, detail, credential_id) = row
-    return Trace(group_id, serial, _at(at), trace_id, verb, step, code, cause, detail, credential_id)
+    return Trace(group_id, serial, time_of(at), trace_id, verb, step, code, cause, detail, credential_id)

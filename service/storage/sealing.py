@@ -35,6 +35,10 @@ def group_secret_aad(group_id: str) -> bytes:
     return b"registration_group.secret_sealed:" + group_id.encode()
 
 
+def old_secret_aad(secret_id: str) -> bytes:
+    return b"group_secret.secret_sealed:" + secret_id.encode()
+
+
 def account_key_aad(name: str) -> bytes:
     return b"account.key_sealed:" + name.encode()
 
