@@ -144,12 +144,9 @@ class Application:
 
     def _build_fleet(self, settings: Settings, environments: Mapping[str, Environment]) -> None:
         """What serves operators and integrators, on the operational brokers."""
-        links: dict[str, list[Link]] = {one.name: [] for one in self.deployments}
-        for link in self.links:
-            if link.role is Role.OPERATIONAL:
-                links[link.environment].append(link)
+        links: dict[str, Link] = {link.environment: link for link in self.links if link.role is Role.OPERATIONAL}
         commands = Commands(self.database, environments, random_bytes=os.urandom, guard=mass_guard(settings))
-        every = [link for of in links.values() for link in of]
+        every = [*links.values()]
         root = settings.topic_root
         self.commander = Commander(self.database, commands, every, root=root, count=self.pipeline.record.count)
         self.accounts = AccountsKeeper(self.database, {one.name: one.gate for one in self.deployments})
