@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import os
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from device_sdk.wire import limits
-from service.cli import context
+from service.cli import context, group_secrets
 from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, Reactivation
 from service.errors import ServiceError
+from service.operations import group_secrets as secrets_of
 from service.operations import groups
+from service.storage.database import Database
 
 app = typer.Typer(help="Registration groups: which keys their devices hold and how they come in.", no_args_is_help=True)
 
@@ -148,9 +151,24 @@ def list_(as_json: context.JsonOption = False) -> None:
 
 @app.command()
 def show(group_id: GroupId, as_json: context.JsonOption = False) -> None:
-    """One group. Its secret is never shown again."""
-    found = context.run(lambda database: groups.show(database, group_id))
-    context.emit(found, as_json=as_json, text=lambda: _show([found]))
+    """One group and the generations of its secret. No secret is ever shown again."""
+
+    async def both(database: Database) -> tuple[groups.GroupView, list[secrets_of.SecretView]]:
+        found = await groups.show(database, group_id)
+        return found, await secrets_of.list_all(database, group_id, now=datetime.now(UTC))
+
+    found, secrets = context.run(both)
+
+    def text() -> None:
+        _show([found])
+        if secrets:
+            group_secrets.table(secrets)
+
+    context.emit({**context.plain(found), "secrets": secrets}, as_json=as_json, text=text)
+
+
+app.command("rotate-secret")(group_secrets.rotate_secret)
+app.command("retire-secret")(group_secrets.retire_secret)
 
 
 def _show(found: list[groups.GroupView]) -> None:

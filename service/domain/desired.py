@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+from service.domain import group_secrets
 from service.domain.catalogue import Catalogue, Endpoint
 from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device, DeviceState
@@ -66,8 +67,10 @@ def content(device: Device, credential: Credential, catalogue: Catalogue, now: d
     if thing is not None and thing.move is not None and thing.holder_device_id == device.device_id:
         wanted["placement"] = _placement(thing.move, credential.kind, catalogue)
     group = catalogue.groups.get(device.group_id)
-    # An operator opened a transfer of ownership: a device that is connected need not wait for its next activation.
-    if device.rekey or is_renewal_due(credential, now, group.credential_life_s if group is not None else None):
+    # A device that changes hands, or leaves a secret of its group, need not wait for its next activation if it is
+    # connected.
+    new_key = device.rekey or (group is not None and group_secrets.leaves(group, device))
+    if new_key or is_renewal_due(credential, now, group.credential_life_s if group is not None else None):
         # Above the number of any earlier credential, and the same however often it is computed.
         wanted["credential"] = {"renew": (credential.created_at - _EPOCH) // timedelta(milliseconds=1)}
     trust = _trust(credential, catalogue)

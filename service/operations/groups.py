@@ -12,6 +12,7 @@ from sqlalchemy import func, insert, select, update
 
 from device_sdk.wire import ids
 from service.domain.group import Group, KeyKind, Reactivation
+from service.domain.group_secrets import WITH_SECRET
 from service.domain.self_registration import MAX_PATTERN_CHARS, MAX_QUOTA
 from service.errors import Secret
 from service.operations.requests import bad_request, check_placement, conflict, not_found, raise_catalogue_rev
@@ -34,7 +35,6 @@ CHANGEABLE = frozenset(
         "failover_environment", "failover_ou", "failover_after_s",
     }
 )  # fmt: skip
-_WITH_SECRET = (KeyKind.DERIVED, KeyKind.GROUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ async def create(
     """
     _check(group)
     made: Secret | None = None
-    if group.key_kind in _WITH_SECRET and group.secret is None:
+    if group.key_kind in WITH_SECRET and group.secret is None:
         made = Secret(random_bytes(NEW_SECRET_BYTES))
         group = replace(group, secret=made)
     async with database.write() as transaction:
@@ -141,7 +141,7 @@ def _check(group: Group) -> None:
     if group.key_kind is KeyKind.GROUP and group.reactivation is not Reactivation.OPERATOR:
         # Every device of such a group can speak for all of them.
         raise bad_request("group_needs_operator", "key kind group needs --reactivation operator")
-    if group.secret is not None and group.key_kind not in _WITH_SECRET:
+    if group.secret is not None and group.key_kind not in WITH_SECRET:
         raise bad_request("group_secret_needless", "only the key kinds derived and group have a group secret")
     if not MIN_EXPIRY_S <= group.pending_expiry_s <= MAX_EXPIRY_S:
         raise bad_request("pending_expiry_illegal", f"the expiry is {MIN_EXPIRY_S} to {MAX_EXPIRY_S} seconds")

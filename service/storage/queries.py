@@ -177,10 +177,14 @@ async def ous(connection: AsyncConnection) -> dict[str, Ou]:
     return {row.path: Ou(*row) for row in await connection.execute(select(ou))}
 
 
-async def old_secrets(connection: AsyncConnection, sealer: Sealer) -> dict[str, tuple[OldSecret, ...]]:
-    """The secrets of each group before its present one."""
+async def old_secrets(
+    connection: AsyncConnection, sealer: Sealer, group_id: str | None = None
+) -> dict[str, tuple[OldSecret, ...]]:
+    """The secrets of each group, or of one, before its present one."""
     found: dict[str, list[OldSecret]] = {}
     query = select(group_secret).order_by(group_secret.c.group_id, group_secret.c.generation)
+    if group_id is not None:
+        query = query.where(group_secret.c.group_id == group_id)
     for row in await connection.execute(query):
         found.setdefault(row.group_id, []).append(catalogue_rows.old_secret_of(tuple(row), sealer))
     return {group_id: tuple(of_group) for group_id, of_group in found.items()}
