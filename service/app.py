@@ -85,7 +85,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Application:
     if settings.database_path.is_file():
         await asyncio.to_thread(migrate, settings.database_path)
         await asyncio.to_thread(check_openable, settings.database_path, keys.seal_keys)
-    database = await Database.open(settings.database_path, keys.sealer())
+    database = await Database.open(settings.database_path, keys.sealer(), changed_by=None)
     stack.push_async_callback(database.close)
     application = Application(settings, keys, database, environments, authorities)
     # 2. What listens. An address that is taken ends the start with nothing left behind.

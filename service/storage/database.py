@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import URL, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from service.storage.auditing import THIS_MACHINE, actor, arm, disarm, settle
 from service.storage.errors import unavailable, unavailable_on_error
 from service.storage.schema import BUSY_TIMEOUT_S, check_current, schema_of
 from service.storage.sealing import Sealer
@@ -29,23 +30,34 @@ READER_CACHE_KIB = 4 * 1024
 class Database:
     """An open database. Use `Database.open`; call `close` at the end."""
 
-    def __init__(self, path: Path, sealer: Sealer, engine: AsyncEngine) -> None:
+    def __init__(self, path: Path, sealer: Sealer, engine: AsyncEngine, changed_by: str | None) -> None:
         self.path = path
         self.sealer = sealer
+        self.changed_by = changed_by
         self._engine = engine
+        self._armed = False  # whether the writer's connection notes what is changed
         self._lock = asyncio.Lock()
         self._writer: AsyncConnection | None = None
 
     @classmethod
-    async def open(cls, path: Path, sealer: Sealer, *, check: bool = True, max_pages: int | None = None) -> Database:
+    async def open(
+        cls,
+        path: Path,
+        sealer: Sealer,
+        *,
+        check: bool = True,
+        max_pages: int | None = None,
+        changed_by: str | None = THIS_MACHINE,
+    ) -> Database:
         """Open a database that has the newest schema; `schema.migrate` makes or upgrades one.
 
-        `check` reads the whole file once for damage. `max_pages` bounds the file's size in pages of 4 KiB. Raises
+        `check` reads the whole file once for damage. `max_pages` bounds the file's size in pages of 4 KiB. `changed_by`
+        is whom the audit names for what is written; None, for the service's own work, audits nothing. Raises
         ServiceError UNAVAILABLE: no database, another schema, damaged, locked.
         """
         if not path.is_file():  # noqa: ASYNC240 - one look before anything runs
             check_current(None)
-        database = cls(path, sealer, _engine(path, max_pages))
+        database = cls(path, sealer, _engine(path, max_pages), changed_by)
         try:
             async with database.read() as connection:
                 check_current(await connection.run_sync(schema_of))
@@ -71,19 +83,24 @@ class Database:
                 yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
+    async def write(self, *, audit: bool = True) -> AsyncIterator[Transaction]:
         """One immediate transaction: committed durably at a clean exit, rolled back at an error.
 
-        Waits for the other writers of this process, and up to 5 s for those of others. Raises ServiceError
-        UNAVAILABLE; nothing is half written.
+        Waits for the other writers of this process, and up to 5 s for those of others. What it changes is audited, if
+        somebody acts (auditing.py); `audit=False` for a transaction that writes audit rows of its own. Raises
+        ServiceError UNAVAILABLE; nothing is half written.
         """
         async with self._lock:
             with unavailable_on_error():
                 connection = await self._open_writer()
+                acting = actor(self.changed_by) if audit else None
+                await self._arm(connection, wanted=acting is not None)
                 begun = await connection.begin()
                 transaction = Transaction(connection)
                 try:
                     yield transaction
+                    if acting is not None and not transaction.abandoned:
+                        await settle(connection, acting)
                 except BaseException:
                     await begun.rollback()
                     raise
@@ -106,6 +123,12 @@ class Database:
                 raw = await connection.get_raw_connection()
                 return int((await _pragma(raw.driver_connection, "PRAGMA data_version"))[0])
 
+    async def _arm(self, connection: AsyncConnection, *, wanted: bool) -> None:
+        if self._armed is not wanted:
+            raw = await connection.get_raw_connection()
+            await _script(raw.driver_connection, arm() if wanted else disarm())
+            self._armed = wanted
+
     async def _open_writer(self) -> AsyncConnection:
         """The writer's connection; a new one where the last was broken by a cancelled task."""
         if self._writer is not None and (self._writer.closed or self._writer.invalidated):
@@ -113,6 +136,7 @@ class Database:
             self._writer = None
         if self._writer is None:
             connection = await self._engine.connect()
+            self._armed = False
             raw = await connection.get_raw_connection()
             await _pragma(raw.driver_connection, f"PRAGMA cache_size=-{WRITER_CACHE_KIB}")
             self._writer = await connection.execution_options(firstlight_writes=True)
@@ -168,6 +192,10 @@ async def _pragma(driver: Any, statement: str) -> Any:
     row = await cursor.fetchone()
     await cursor.close()
     return row
+
+
+async def _script(driver: Any, script: str) -> None:
+    await (await driver.executescript(script)).close()
 
 
 async def _check(connection: AsyncConnection) -> None:

@@ -39,9 +39,11 @@ def empty_database() -> bytes:
         return path.read_bytes()
 
 
-async def new_database(path: Path, *, max_pages: int | None = None, seeded: bool = True) -> Database:
+async def new_database(
+    path: Path, *, max_pages: int | None = None, seeded: bool = True, changed_by: str | None = None
+) -> Database:
     path.write_bytes(empty_database())
-    database = await Database.open(path, a_sealer(), max_pages=max_pages)
+    database = await Database.open(path, a_sealer(), max_pages=max_pages, changed_by=changed_by)
     if seeded:
         async with database.write() as transaction:
             product = {"product_id": PRODUCT.product_id, "name": PRODUCT.name, "hardware": PRODUCT.hardware}
