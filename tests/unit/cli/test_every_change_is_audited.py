@@ -63,6 +63,8 @@ LIFE = [
     "group create g --product thermometer --ou acme --environment local",
     "group change g --pending-expiry-s 600",
     "group create burned --product thermometer --key-kind derived --ou acme --environment local",
+    "group rotate-secret burned",
+    "group retire-secret burned 1",
     "ou set acme/b --environment local",
     "ou clear acme/b --environment",
     "release key add {public} --name laptop",
