@@ -17,12 +17,13 @@ from service.errors import ServiceError
 
 RETRY_MIN_S, RETRY_MAX_S = 5, 15  # UNAVAILABLE is usually over in seconds; spread, so that devices do not come at once
 
+READ_ONLY = "storage_read_only"
 _CAUSES = {
     sqlite3.SQLITE_BUSY: "storage_busy",
     sqlite3.SQLITE_LOCKED: "storage_busy",
     sqlite3.SQLITE_FULL: "storage_full",
-    sqlite3.SQLITE_READONLY: "storage_read_only",
-    sqlite3.SQLITE_PERM: "storage_read_only",
+    sqlite3.SQLITE_READONLY: READ_ONLY,
+    sqlite3.SQLITE_PERM: READ_ONLY,
     sqlite3.SQLITE_IOERR: "storage_io_error",
     sqlite3.SQLITE_CANTOPEN: "storage_gone",
     sqlite3.SQLITE_CORRUPT: "storage_corrupt",

@@ -166,13 +166,13 @@ async def test_what_the_ticker_asks_each_second_is_answered_from_an_index(databa
         if "registration_group" not in statement and ("credential" in statement or "trace" in statement):
             asked.append((statement, parameters))
 
-    event.listen(database._engine.sync_engine, "before_cursor_execute", note)
+    event.listen(database._connections.engine.sync_engine, "before_cursor_execute", note)
     await upkeep.unrevoked()
     await upkeep.pending_expired(NOW)
     await upkeep.delete_dropped(NOW)
     async with SqlStore(database, {}).batch() as batch:
         await batch.load(serials=[("line-1", "x")], credential_ids=["f" * 32], spki=[b"p" * 32, b"q" * 32])
-    event.remove(database._engine.sync_engine, "before_cursor_execute", note)
+    event.remove(database._connections.engine.sync_engine, "before_cursor_execute", note)
     plans = []
     with closing(sqlite3.connect(database.path)) as connection:
         for statement, parameters in asked:
