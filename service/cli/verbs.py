@@ -50,10 +50,13 @@ def unblock() -> dict[str, Any]:
 
 
 def retire(
-    reason: Annotated[str | None, typer.Option(help="What the trace and the event say.")] = None,
+    reason: Annotated[str | None, typer.Option(help="What the device is told, and the event says.")] = None,
+    deadline_s: Annotated[
+        int | None, typer.Option(help="A device that was not heard of by then loses its credential all the same.")
+    ] = None,
 ) -> dict[str, Any]:
     """Take devices out of use for good: they are told to wipe their credentials."""
-    return given({"reason": reason})
+    return given({"reason": reason, "deadline_s": deadline_s})
 
 
 def transfer() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from service.domain import group_secrets
+from service.domain import retirement
 from service.domain.catalogue import Catalogue, Endpoint
 from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device, DeviceState
@@ -54,7 +55,7 @@ def is_held_back(device: Device, version_id: str) -> bool:
 def content(device: Device, credential: Credential, catalogue: Catalogue, now: datetime) -> dict[str, object]:
     """The document without its `rev`; empty when nothing is wanted."""
     if device.state is DeviceState.RETIRED:
-        return {"retired": {"reason": "retired by an operator"}}
+        return {"retired": {"reason": device.retired_reason or retirement.REASON}}
     wanted: dict[str, Any] = {}
     version = target_of(device, catalogue)
     if version is not None:

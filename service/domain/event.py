@@ -30,6 +30,7 @@ KINDS = frozenset(
         "blocked",
         "unblocked",
         "retired",
+        "retirement_unheard",
         "clone_suspected",
         "frozen",
         "unfrozen",

@@ -30,6 +30,11 @@ class Product:
     target: Version | None = None
 
 
+def name_of(product: Product, number: int) -> str:
+    """What the product's thing of that number is called at first, for example `Thermometer 2`."""
+    return f"{product.name} {number}"
+
+
 @dataclass(frozen=True, slots=True)
 class ReleaseKey:
     key_id: str

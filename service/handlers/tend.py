@@ -5,7 +5,7 @@ There is no request and no reply. Works on the device whatever credentials it ha
 
 from __future__ import annotations
 
-from service.domain import moves, placement, replacement, updates
+from service.domain import moves, placement, replacement, retirement, updates
 from service.domain.device import Device
 from service.domain.event import Event
 from service.handlers import documents
@@ -44,6 +44,10 @@ def _lapse(device: Device, context: Context, events: list[Event], steps: list[St
     if told:
         events += told
         steps.append(Step("move_failed", "deadline"))
+    device, told = retirement.lapse(device, context.now)
+    if told:
+        events += told
+        steps.append(Step("retirement_unheard", "deadline"))
     partner = context.partner
     if partner is None or replacement.is_successor(device):
         return device, None

@@ -115,6 +115,8 @@ def device_row(device: Device) -> Row:
         "fw_deferred_until": to_ms(firmware.deferred_until),
         "fw_deferred_reason": firmware.deferred_reason,
         "secret_generation": device.secret_generation,
+        "retire_deadline_at": to_ms(device.retire_deadline_at),
+        "retired_reason": device.retired_reason,
     }
 
 
@@ -155,6 +157,8 @@ def thing_row(thing: Thing) -> Row:
         "home_environment": thing.home_environment,
         "failover_at": to_ms(thing.failover_at),
         **_move_row(thing.move),
+        "number": thing.number,
+        "home_ou": thing.home_ou,
     }
 
 
@@ -255,7 +259,8 @@ def device_of(
     (device_id, group_id, serial, state, registered_at, key_sealed, ou, environment, boot_count, model, caps, *rest) = (
         row
     )
-    fw, rest, secret_generation = [*rest[:7], *rest[16:20]], rest[7:16], rest[20]
+    fw, rest, last = [*rest[:7], *rest[16:20]], rest[7:16], rest[20:]
+    secret_generation, retire_deadline_at, retired_reason = last
     (batch, attributes, frozen, replaced_by, tries, releases, clone_signs, clone_at, rekey) = rest
     return Device(
         device_id=device_id,
@@ -283,6 +288,8 @@ def device_of(
         clone_at=from_ms(clone_at),
         rekey=bool(rekey),
         secret_generation=secret_generation,
+        retire_deadline_at=from_ms(retire_deadline_at),
+        retired_reason=retired_reason,
     )
 
 
@@ -316,7 +323,7 @@ def _firmware_of(row: Sequence[Any]) -> Firmware:
 def thing_of(row: Sequence[Any]) -> Thing:
     (thing_id, group_id, product_id, name, ou, environment, holder, created_at, successor, installed, *rest) = row
     (attributes, settings, settings_rev, settings_reported_rev, settings_state, rev, target, *rest) = rest
-    (successor_deadline_at, successor_command_id, home_environment, failover_at, *of_move) = rest
+    (successor_deadline_at, successor_command_id, home_environment, failover_at, *of_move, number, home_ou) = rest
     return Thing(
         thing_id=thing_id,
         group_id=group_id,
@@ -340,6 +347,8 @@ def thing_of(row: Sequence[Any]) -> Thing:
         successor_command_id=successor_command_id,
         home_environment=home_environment,
         failover_at=from_ms(failover_at),
+        number=number,
+        home_ou=home_ou,
     )
 
 

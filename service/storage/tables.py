@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0005"  # the newest migration; a test holds it equal to Alembic's head
+HEAD = "0006"  # the newest migration; a test holds it equal to Alembic's head
 
 metadata = MetaData(
     naming_convention={
@@ -207,10 +207,13 @@ device = Table(
     Column("fw_deferred_until", BigInteger),
     Column("fw_deferred_reason", String),
     Column("secret_generation", Integer),  # which secret of its group its key is made from; None: not proven yet
+    Column("retire_deadline_at", BigInteger),
+    Column("retired_reason", String),
     UniqueConstraint("group_id", "serial"),
     Index("ix_device_serial", "serial"),
     Index("ix_device_state", "state", "group_id", "serial"),
     Index("ix_device_batch", "batch", sqlite_where=text("batch IS NOT NULL")),
+    Index("ix_device_retirement", "retire_deadline_at", sqlite_where=text("retire_deadline_at IS NOT NULL")),
     Index("ix_device_replaced_by", "replaced_by", sqlite_where=text("replaced_by IS NOT NULL")),
     # What the clock looks at: firmware states that someone still has to move on from.
     Index(
@@ -262,6 +265,8 @@ thing = Table(
     Column("move_deadline_at", BigInteger),
     Column("move_command_id", String),
     Column("move_announced", Boolean, nullable=False, server_default=text("0")),
+    Column("number", Integer, nullable=False, server_default=text("0")),  # of its product's things; 0: unknown
+    Column("home_ou", String),
     Index("ix_thing_ou", "ou"),
     Index("ix_thing_move", "move_deadline_at", sqlite_where=text("move_deadline_at IS NOT NULL")),
     Index(

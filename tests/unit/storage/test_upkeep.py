@@ -13,7 +13,7 @@ from sqlalchemy import event, text
 from service.domain import updates
 from service.domain.changes import Changes, Trace
 from service.domain.credential import CredentialKind, CredentialState
-from service.domain.device import Firmware, FirmwareState
+from service.domain.device import DeviceState, Firmware, FirmwareState
 from service.domain.event import Event
 from service.domain.group import MoveMethod
 from service.domain.thing import Move
@@ -223,6 +223,15 @@ async def test_moves_and_successors_are_due_at_their_deadlines_for_the_holder(da
     assert await upkeep.due(NOW) == []
     assert await upkeep.due(NOW + timedelta(hours=1)) == ["dev-moving"]
     assert set(await upkeep.due(deadline)) == {"dev-moving", "dev-replaced"}
+
+
+async def test_a_retired_device_is_due_at_its_deadline(database, upkeep):
+    deadline = NOW + timedelta(hours=1)
+    retired = a_device("retired", state=DeviceState.RETIRED, retire_deadline_at=deadline, retired_reason="sold")
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, retired),)))
+    assert await upkeep.due(deadline - timedelta(milliseconds=1)) == []
+    assert await upkeep.due(deadline) == ["dev-retired"]
 
 
 async def test_changes_by_others_are_found_once(database, upkeep):
