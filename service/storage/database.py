@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncTransaction
 from service.errors import ServiceError
 from service.storage.auditing import THIS_MACHINE, actor, arm, disarm, settle
 from service.storage.connections import Connections, pragma
-from service.storage.errors import READ_ONLY, unavailable, unavailable_on_error
+from service.storage.errors import BUSY, READ_ONLY, unavailable, unavailable_on_error
 from service.storage.schema import check_current, schema_of
 from service.storage.sealing import Sealer
 
@@ -36,6 +36,7 @@ class Database:
         self.changed_by = changed_by
         self._connections = connections
         self._lock = asyncio.Lock()
+        self._in_vain_at = float("-inf")  # when one of us last gave up waiting for another process
 
     @classmethod
     async def open(
@@ -81,11 +82,14 @@ class Database:
     async def write(self, *, audit: bool = True) -> AsyncIterator[Transaction]:
         """One immediate transaction: committed durably at a clean exit, rolled back at an error.
 
-        Waits for the other writers of this process, and up to 5 s for those of others. What it changes is audited, if
-        somebody acts (auditing.py); `audit=False` for a transaction that writes audit rows of its own. Raises
-        ServiceError UNAVAILABLE; nothing is half written.
+        Waits for the other writers of this process, and up to 5 s for those of others; who was waiting when one of us
+        gave up after these 5 s gives up too. What it changes is audited, if somebody acts (auditing.py); `audit=False`
+        for a transaction that writes audit rows of its own. Raises ServiceError UNAVAILABLE; nothing is half written.
         """
+        asked_at = asyncio.get_running_loop().time()
         async with self._lock:
+            if asked_at < self._in_vain_at:
+                raise unavailable(BUSY, "the writer before has waited in vain")
             with self._watched():
                 acting = actor(self.changed_by) if audit else None
                 connection, begun = await self._begin(noting=acting is not None)
@@ -151,6 +155,8 @@ class Database:
         except ServiceError as error:
             if error.cause == READ_ONLY:
                 self._connections.suspect()
+            elif error.cause == BUSY:
+                self._in_vain_at = asyncio.get_running_loop().time()
             raise
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import aiosqlite
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import event, func, insert, select, text
 
 from service.domain.changes import Changes, Trace
 from service.domain.event import Event
@@ -158,6 +158,29 @@ async def test_a_database_that_another_process_holds_is_unavailable(database, mo
     assert (refused.value.code, refused.value.cause) == ("UNAVAILABLE", "storage_busy")
     assert 5 <= refused.value.retry_after_s <= 15
     await save_devices(impatient, [1])
+    await impatient.close()
+
+
+async def test_when_one_writer_has_waited_in_vain_those_behind_it_do_not_wait_in_turn(database, monkeypatch):
+    monkeypatch.setattr("service.storage.connections.BUSY_TIMEOUT_S", 0.2)
+    impatient = await Database.open(database.path, a_sealer(), check=False)
+    tries = []
+
+    def note(_connection, _cursor, statement, *_):
+        tries.extend([statement] if statement == "BEGIN IMMEDIATE" else [])
+
+    event.listen(impatient._connections.engine.sync_engine, "before_cursor_execute", note)
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused = await asyncio.gather(*(save_devices(impatient, [n]) for n in range(6)), return_exceptions=True)
+        assert [(one.cause, one.code) for one in refused] == [("storage_busy", "UNAVAILABLE")] * 6
+        assert len(tries) == 1
+        with pytest.raises(ServiceError):
+            await save_devices(impatient, [6])  # who comes later waits for itself
+        assert len(tries) == 2
+        other.execute("ROLLBACK")
+    await save_devices(impatient, [7])
+    assert await count(impatient, tables.device) == 1
     await impatient.close()
 
 
