@@ -10,17 +10,18 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from service.domain import group_secrets
-from service.domain import retirement
+from device_sdk.wire.ids import release_key_id
+from service.domain import group_secrets, retirement
 from service.domain.catalogue import Catalogue, Endpoint
 from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device, DeviceState
 from service.domain.placement import ous_above
-from service.domain.product import Version
+from service.domain.product import Endorsement, Version
 from service.domain.thing import Move
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_TRUSTED = 8  # of each kind; a device keeps no more
+MAX_ENDORSEMENTS = 16  # a device takes no more
 MAX_TRIES = 2  # how often a version may fail or be rolled back on a device before it is held back
 
 
@@ -102,7 +103,24 @@ def _trust(credential: Credential, catalogue: Catalogue) -> dict[str, object]:
     if len(catalogue.release_keys) > 1 or catalogue.retired_keys:
         known = sorted(catalogue.release_keys.values(), key=lambda one: one.key_id)
         trust["release_keys"] = [one.public_key for one in known[:MAX_TRUSTED]]
+        leading = _leading_to([one.public_key for one in known], catalogue.endorsements)
+        if leading:
+            trust["endorsements"] = [
+                {"key": one.public_key, "by": one.by, "signature": one.signature} for one in leading
+            ]
     return trust
+
+
+def _leading_to(listed: list[bytes], endorsements: tuple[Endorsement, ...]) -> list[Endorsement]:
+    """Those that lead to a listed key, over others if need be; the nearest first, as many as a device takes."""
+    wanted, found = {release_key_id(one) for one in listed}, list[Endorsement]()
+    left = list(endorsements)
+    while wanted:
+        near = [one for one in left if release_key_id(one.public_key) in wanted]
+        left = [one for one in left if one not in near]
+        found += near
+        wanted = {one.by for one in near}
+    return found[:MAX_ENDORSEMENTS]
 
 
 @lru_cache(maxsize=64)

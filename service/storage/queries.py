@@ -17,12 +17,14 @@ from service.domain.catalogue import Catalogue, Environment, Ou
 from service.domain.credential import Credential
 from service.domain.device import Device
 from service.domain.group import OldSecret
+from service.domain.product import Endorsement
 from service.storage import catalogue_rows, rows
 from service.storage.sealing import Sealer
 from service.storage.tables import (
     credential,
     device,
     device_public_key,
+    endorsement,
     group_secret,
     meta,
     ou,
@@ -207,6 +209,10 @@ async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: M
         products[of_product[0]] = catalogue_rows.product_of(of_product, versions.get(target))
     of = release_key.c
     keys = (await connection.execute(select(of.key_id, of.public_key, of.name, of.retired_at))).all()
+    vouched = select(of.public_key, endorsement.c.by_key_id, endorsement.c.signature).join(
+        endorsement, endorsement.c.key_id == of.key_id
+    )
+    endorsements = await connection.execute(vouched.order_by(endorsement.c.key_id, endorsement.c.by_key_id))
     return Catalogue(
         rev=rev,
         groups={group.group_id: group for group in groups},
@@ -214,6 +220,7 @@ async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: M
         release_keys={
             row.key_id: catalogue_rows.release_key_of(tuple(row)[:3]) for row in keys if row.retired_at is None
         },
+        endorsements=tuple(Endorsement(*row) for row in endorsements),
         retired_keys=frozenset(row.key_id for row in keys if row.retired_at is not None),
         environments=environments,
         versions=versions,

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "demo": "makes an installation of its own and throws it away",
     "backup": "writes a copy of what is there",
     "broker render": "writes what the database says",
+    "release endorse": "works on files of its owner, offline",
     "release keygen": "works on a file of its owner, offline",
     "release sign": "works on a file of its owner, offline",
 }
@@ -68,6 +69,8 @@ LIFE = [
     "ou set acme/b --environment local",
     "ou clear acme/b --environment",
     "release key add {public} --name laptop",
+    "release key add {other} --name other --unendorsed",
+    "release key endorse {endorsement}",
     "version add thermometer 2.0 {image} --signature {signature}",
     "version target thermometer 2.0",
     "version target thermometer --none",
@@ -176,7 +179,9 @@ def test_every_change_leaves_an_audit_row_and_no_secret(installed, run, tmp_path
     (tmp_path / "devices.csv").write_text("serial,group\nsn-3,g\nsn-4,g\n")
     (tmp_path / "image").write_bytes(b"firmware")
     run(f"release keygen {tmp_path}/own.key")
+    run(f"release keygen {tmp_path}/other.key --endorsed-by {tmp_path}/own.key")
     words |= {"public": f"{tmp_path}/own.key.pub", "signature": f"{words['image']}.sig"}
+    words |= {"other": f"{tmp_path}/other.key.pub", "endorsement": f"{tmp_path}/other.key.endorsement"}
     run(
         f"release sign {words['image']} --key {tmp_path}/own.key --product Thermometer --hardware rev-a --name 2.0 --seq 2"
     )
