@@ -93,7 +93,9 @@ def change(
     reactivation: Annotated[Reactivation | None, typer.Option(help="When an activated device activates again.")] = None,
     move_method: Annotated[MoveMethod | None, typer.Option(help="What a reprovision does, unless it says.")] = None,
     clone_policy: Annotated[ClonePolicy | None, typer.Option(help="When two devices use one serial.")] = None,
-    credential_life_s: Annotated[int | None, typer.Option(help="Seconds after which API keys are renewed.")] = None,
+    credential_life_s: Annotated[
+        int | None, typer.Option(help="Life of API keys in seconds: renewed at two thirds, ended at its end.")
+    ] = None,
     failover_environment: Annotated[
         str | None, typer.Option(help="Where devices go that cannot reach theirs; with --failover-after-s.")
     ] = None,

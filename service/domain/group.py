@@ -66,7 +66,7 @@ class Group:
     move_method: MoveMethod = MoveMethod.MIGRATE
     clone_policy: ClonePolicy = ClonePolicy.REPORT
     template_settings: Mapping[str, object] = field(default_factory=dict, hash=False)  # of new and initialised things
-    credential_life_s: int | None = None  # of API keys; renewed at two thirds of it. None: as long as nobody drops it
+    credential_life_s: int | None = None  # of API keys; renewed at two thirds, dropped at its end. None: no end
     serial_pattern: str | None = None  # of self-registered serials: shell patterns, separated by blanks
     quarantine_ou: str | None = None  # where a self-registered serial that does not match goes
     self_quota: int | None = None  # how many may register themselves

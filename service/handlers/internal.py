@@ -9,11 +9,16 @@ from service.handlers.decision import Context, Decision, Step
 
 
 def expire(device: Device, context: Context) -> Decision:
-    """Drop the pending credentials whose time is over."""
+    """Drop the pending credentials whose time is over, and an API key that has come to the end of its life."""
     after = moves.drop_expired(device, context.now)
-    if after is device:
+    steps = [Step("pending_expired")] if after is not device else []
+    group = context.world.catalogue.groups.get(device.group_id)
+    left = moves.drop_outlived(after, group.credential_life_s if group is not None else None, context.now)
+    if left is not after:
+        steps.append(Step("api_key_outlived"))
+    if not steps:
         return Decision()
-    return Decision(device=after, steps=(Step("pending_expired"),), counters=("pending_expired",))
+    return Decision(device=left, steps=tuple(steps), counters=tuple(one.step for one in steps))
 
 
 def refresh(device: Device, context: Context) -> Decision:

@@ -113,6 +113,7 @@ HINTS: dict[str, str] = {
     "number_lower": "The device has lost its counters, or a copy of it speaks; if it goes on, let it activate anew.",
     "old_version_booted": "The new firmware did not start; look at the device's boot log before you offer it again.",
     "rename_pending": "The device wants a name before it said online.",
+    "outlived": "Its API key came to the end of the group's credential life before it was renewed; the device activates again by itself.",
     "superseded": "A newer credential of the same device took over.",
     "too_many_pending": "The device activates again and again without connecting: check its way to the operational broker.",
     "version_not_found": "The device reports a version that this product does not have; add it, or look at its build.",

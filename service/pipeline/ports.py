@@ -87,6 +87,10 @@ class Upkeep(Protocol):
         """Ids of pending credentials whose time is over."""
         ...
 
+    async def outlived(self, now: datetime, *, limit: int = 1000) -> Sequence[str]:
+        """Ids of confirmed API keys that have come to the end of the life that their group gives."""
+        ...
+
     async def due(self, now: datetime, *, limit: int = 1000) -> Sequence[str]:
         """Ids of devices of which some deadline is over: a move, a successor, a firmware state."""
         ...

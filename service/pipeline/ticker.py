@@ -22,7 +22,7 @@ from service.pipeline.record import Record
 from service.pipeline.telling import Teller
 
 _PAGE = 256
-_PRUNE_EVERY = 60  # ticks
+_SELDOM = 60  # ticks
 
 
 class Ticker:
@@ -70,7 +70,8 @@ class Ticker:
             await guarded("changes", self._record, teller.tend)
             await guarded("renewals", self._record, teller.renew)
         await guarded("counters", self._record, self.flush)
-        if self._ticks % _PRUNE_EVERY == 1:
+        if self._ticks % _SELDOM == 1:
+            await guarded("lives", self._record, self._end_lives)
             await guarded("prune", self._record, self._prune)
 
     async def flush(self) -> None:
@@ -91,6 +92,11 @@ class Ticker:
 
     async def _expire(self) -> None:
         for credential_id in await self._upkeep.pending_expired(self._clock(), limit=_PAGE):
+            self._submit(Job(EXPIRE, credential_id, operational=True, trace_id=secrets.token_hex(8)))
+
+    async def _end_lives(self) -> None:
+        """API keys that nobody renewed in time. One walk over those in use, where a group gives them a life."""
+        for credential_id in await self._upkeep.outlived(self._clock(), limit=_PAGE):
             self._submit(Job(EXPIRE, credential_id, operational=True, trace_id=secrets.token_hex(8)))
 
     async def _lapse(self) -> None:

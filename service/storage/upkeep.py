@@ -91,6 +91,30 @@ class Upkeep:
         async with self._database.read() as connection:
             return list((await connection.execute(query)).scalars())
 
+    async def outlived(self, now: datetime, *, limit: int = PAGE) -> list[str]:
+        """Ids of confirmed API keys at the end of the life that their group gives, the oldest first.
+
+        One walk over the confirmed credentials where any group gives one; not for every second.
+        """
+        of, life_s = credential.c, registration_group.c.credential_life_s
+        query = (
+            select(of.credential_id)
+            .select_from(
+                credential.join(device, device.c.device_id == of.device_id).join(
+                    registration_group, registration_group.c.group_id == device.c.group_id
+                )
+            )
+            .where(_IS_CONFIRMED, of.kind == CredentialKind.API_KEY.value, life_s.is_not(None))
+            .where(of.created_at + life_s * 1000 <= rows.to_ms(now))
+            .order_by(of.created_at)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            some = select(registration_group.c.group_id).where(life_s.is_not(None)).limit(1)
+            if (await connection.execute(some)).first() is None:
+                return []
+            return list((await connection.execute(query)).scalars())
+
     async def due(self, now: datetime, *, limit: int = PAGE) -> list[str]:
         """Ids of devices of which some deadline is over, each once."""
         over = rows.to_ms(now)

@@ -186,6 +186,14 @@ class FakeUpkeep:
             if one.state is CredentialState.PENDING and one.expires_at <= now
         ][:limit]
 
+    async def outlived(self, now, *, limit: int = 1000):
+        lives = {name: one.credential_life_s for name, one in self._store.catalogue.groups.items()}
+        return [
+            moves.confirmed_of(device.credentials).credential_id
+            for device in self._store.devices.values()
+            if moves.drop_outlived(device, lives[device.group_id], now) is not device
+        ][:limit]
+
     async def delete_dropped(self, dropped_before, *, limit: int = 1000) -> int:
         return 0
 

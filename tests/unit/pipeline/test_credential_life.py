@@ -69,6 +69,68 @@ async def test_a_device_that_never_asks_is_told_by_push_that_its_credential_grow
         assert "renew" in peer.document(peer.unpack(pushed)["desired"])["credential"]
 
 
+async def lives_end(site):
+    """The next minute of the clock."""
+    for _ in range(60):
+        await site.pipeline.ticker.tick()
+    await site.settle()
+
+
+@pytest.mark.parametrize("policy", list(Reactivation))
+async def test_an_api_key_that_nobody_renewed_ends_with_its_life_and_the_device_activates_anew(tmp_path, policy):
+    world = catalogue(group(credential_life_s=LIFE_S, reactivation=policy), target=None)
+    async with running(tmp_path, world=world) as site:
+        peer = await in_service(site)
+        old = peer.credential_id
+        site.clock.advance(LIFE_S - 1)
+        await lives_end(site)
+        assert device_of(site).credentials[-1].state is CredentialState.CONFIRMED
+        site.clock.advance(1)
+        await lives_end(site)
+        (ended,) = device_of(site).credentials
+        assert (ended.state, ended.drop_cause) == (CredentialState.DROPPED, "outlived")
+        assert site.counted("api_key_outlived") == 1
+        await site.pipeline.revoker.revoke_all()
+        assert old not in site.gate.logins
+        peer.session, peer.nonce, peer.n, peer.boot_count = "5" * 32, b"n" * 16, 0, 2
+        assert (await peer.activate())["ok"]
+        reply = await peer.online()
+        assert reply["ok"] is (policy is not Reactivation.OPERATOR)  # that policy asks for approval each time
+        assert reply.get("code") == (codes.CONFLICT if policy is Reactivation.OPERATOR else None)
+        assert peer.credential_id != old
+
+
+async def test_the_end_of_a_life_takes_neither_a_credential_that_waits_nor_one_of_a_group_without(tmp_path):
+    devices = [registered(), registered("sn-2", "line-2")]
+    world = catalogue(group(credential_life_s=LIFE_S), group("line-2"), target=None)
+    async with running(tmp_path, world=world, devices=devices) as site:
+        peer = await in_service(site)
+        other = Peer(site, "sn-2", "line-2")
+        assert (await other.activate())["ok"]
+        assert (await other.online())["ok"]
+        site.clock.advance(LIFE_S - 60)
+        peer.nonce = bytes(16)
+        assert (await peer.activate("c"))["ok"]  # renewed in the last minute
+        site.clock.advance(120)
+        await lives_end(site)
+        assert [one.state for one in device_of(site).credentials] == [CredentialState.DROPPED, CredentialState.PENDING]
+        peer.n = 0
+        assert (await peer.online())["ok"]
+        assert (await other.online())["ok"]
+
+
+async def test_a_certificate_s_life_is_its_own(tmp_path):
+    world = catalogue(group(credential_life_s=3600), target=None, kinds=(CredentialKind.X509,), tls=True)
+    issuer = Authority.create(tmp_path / "ca", "prod", START)
+    async with running(tmp_path, world=world, authorities={"prod": issuer}) as site:
+        peer = Peer(site)
+        assert (await peer.activate(csr=a_csr()))["ok"]
+        assert (await peer.online())["ok"]
+        site.clock.advance(7200)
+        await lives_end(site)
+        assert (await peer.online())["ok"]
+
+
 async def opened(site):
     async with site.store.batch() as batch:
         before = device_of(site)

@@ -287,3 +287,15 @@ async def test_credentials_that_came_to_two_thirds_of_their_life_are_found_once(
         await transaction.connection.execute(text("UPDATE registration_group SET credential_life_s = 86400"))
     assert await upkeep.renewable("prod", NOW, NOW + timedelta(hours=15)) == []
     assert await upkeep.renewable("prod", NOW, NOW + timedelta(hours=16)) == ["dev-sn-b"]
+
+
+async def test_api_keys_at_the_end_of_their_group_s_life_are_found(database, upkeep):
+    certificate = {"kind": CredentialKind.X509, "certificate_expires_at": NOW, "certificate_serial": "1"}
+    await save(database, a={**CONFIRMED}, b={**CONFIRMED, **certificate}, c={})
+    year = NOW + timedelta(days=365)
+    assert await upkeep.outlived(year) == []
+    async with database.write() as transaction:
+        await transaction.connection.execute(text("UPDATE registration_group SET credential_life_s = 86400"))
+    assert await upkeep.outlived(NOW + timedelta(seconds=86399)) == []
+    assert await upkeep.outlived(NOW + timedelta(seconds=86400)) == ["a" * 32]
+    assert await upkeep.outlived(year, limit=0) == []
