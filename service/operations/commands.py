@@ -166,7 +166,7 @@ class Commands:
         batch = await self._store.within(transaction)
         setting = Setting(verb, arguments, operator, command.created_at, self._random_bytes)
         done = await command_page.work(transaction, batch, command, setting)
-        return Status(done.command, _shown(done.outcomes))
+        return Status(done.command, _shown(done.outcomes), result=done.result)
 
     async def _make(
         self, transaction: Transaction, verb: Making, command: Command, arguments: Arguments, operator: Operator
