@@ -15,6 +15,7 @@ from service.domain import group_secrets, retirement
 from service.domain.catalogue import Catalogue, Endpoint
 from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device, DeviceState
+from service.domain.group import KeyKind
 from service.domain.placement import ous_above
 from service.domain.product import Endorsement, Version
 from service.domain.thing import Move
@@ -53,8 +54,14 @@ def is_held_back(device: Device, version_id: str) -> bool:
     return bool(device.tries) and device.tries.get(version_id, 0) >= MAX_TRIES
 
 
-def content(device: Device, credential: Credential, catalogue: Catalogue, now: datetime) -> dict[str, object]:
-    """The document without its `rev`; empty when nothing is wanted."""
+def content(
+    device: Device,
+    credential: Credential,
+    catalogue: Catalogue,
+    now: datetime,
+    service_keys: tuple[bytes, ...] = (),
+) -> dict[str, object]:
+    """The document without its `rev`; empty when nothing is wanted. `service_keys`: see World."""
     if device.state is DeviceState.RETIRED:
         return {"retired": {"reason": device.retired_reason or retirement.REASON}}
     wanted: dict[str, Any] = {}
@@ -76,6 +83,8 @@ def content(device: Device, credential: Credential, catalogue: Catalogue, now: d
         # Above the number of any earlier credential, and the same however often it is computed.
         wanted["credential"] = {"renew": (credential.created_at - _EPOCH) // timedelta(milliseconds=1)}
     trust = _trust(credential, catalogue)
+    if service_keys and group is not None and group.key_kind is KeyKind.PUBLIC_KEY:
+        trust["service_keys"] = list(service_keys)
     if trust:
         wanted["trust"] = trust
     return wanted

@@ -30,7 +30,7 @@ def refreshed(
 
     A new revision is above the stored one and above `reported_rev`, what the device says it has.
     """
-    content = desired.content(device, credential, world.catalogue, now)
+    content = desired.content(device, credential, world.catalogue, now, world.told_service_keys)
     ahead = reported_rev is not None and reported_rev > credential.desired_rev
     if not content and credential.desired_doc is None and not ahead:
         return credential

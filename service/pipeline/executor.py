@@ -80,7 +80,9 @@ class Executor:
         clock: Callable[[], datetime],
         random_bytes: Callable[[int], bytes],
         admit: Callable[[str, str], None],
+        told_service_keys: tuple[bytes, ...] = (),
     ) -> None:
+        self._told_service_keys = told_service_keys
         self._store = store
         self._record = record
         self._service_key = service_key
@@ -135,6 +137,7 @@ class Executor:
             random_bytes=self._random_bytes,
             admit=self._admit,
             listening_since=self.listening_since,
+            told_service_keys=self._told_service_keys,
             down_since=self.down_since,
         )
 

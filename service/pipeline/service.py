@@ -93,6 +93,7 @@ class Pipeline:
             clock=clock,
             random_bytes=random_bytes,
             admit=self._admit_proven,
+            told_service_keys=keys.told_service_keys(),
         )
         self.granters = {name: Granter(gate, self.bounds, self.record) for name, gate in gates.items()}
         self.hooks = HookRunner(ask_hook, self.bounds, self.record, monotonic=monotonic, answered=self._answered)

@@ -18,6 +18,11 @@ class Sealer(Protocol):
         """What signs labels. Raises ServiceError where the key file was not at hand."""
         ...
 
+    @property
+    def label_keys(self) -> tuple[Secret, ...]:
+        """That one, and those before it whose labels are still good."""
+        ...
+
     def seal(self, plaintext: bytes, aad: bytes) -> bytes:
         """Encrypt under the current key: key id, nonce, ciphertext."""
         ...

@@ -109,6 +109,9 @@ LIFE = [
     "retire g/waits",
     "release key retire laptop",
     "keys rotate",
+    "keys rotate-service",
+    "keys use-service",
+    "keys rotate-labels",
     "restore {backup} --replace",
 ]
 # Their rows are the command's, or there is nothing to do for them here: their own tests look closer.
