@@ -14,15 +14,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from service.brokers.gate import Login
 from service.credentials.authority import Authority, AuthorityError
 from service.credentials.keyfile import KeyFile, KeyFileError
-from service.deployment import build_deployment
+from service.deployment import Compare, build_deployment
 from service.domain.catalogue import Environment
 from service.domain.credential import CredentialKind
 from service.errors import ServiceError
@@ -88,13 +88,13 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Application:
     if settings.database_path.is_file():
         await asyncio.to_thread(migrate, settings.database_path)
         await asyncio.to_thread(check_openable, settings.database_path, keys.seal_keys)
-    database = await Database.open(settings.database_path, keys.sealer())
+    database = await Database.open(settings.database_path, keys.sealer(), changed_by=None)
     stack.push_async_callback(database.close)
     application = Application(settings, keys, database, environments, authorities)
     # 2. What listens. An address that is taken ends the start with nothing left behind.
     for deployment in application.deployments:
         stack.push_async_callback(deployment.stop)
-        await deployment.start(application.expected(deployment.name))
+        await deployment.start(application.compare(deployment.name), application.accounts.look_at)
     stack.push_async_callback(application.health.stop)
     await _listen(application.health)
     if settings.web is not None:
@@ -118,7 +118,7 @@ class Application:
         self.environments = environments
         self.images = ImageFiles(settings.images_dir)
         self.store = SqlStore(database, environments)
-        self.upkeep = Upkeep(database, settings.served)
+        self.upkeep = Upkeep(database)
         self.health = HealthServer(
             settings.http.host,
             settings.http.port,
@@ -140,7 +140,7 @@ class Application:
         self.links = [link for deployment in self.deployments for link in deployment.links]
         for link in self.links:
             self.pipeline.attach(link)
-            link.on_connect = self.pipeline.missed_messages
+            link.on_connect = partial(self.pipeline.link_connected, link)
         self._build_fleet(settings, environments)
         self._shared = bool(settings.environments.keys() - settings.served)
         self.newcomers = Newcomers(
@@ -153,15 +153,13 @@ class Application:
 
     def _build_fleet(self, settings: Settings, environments: Mapping[str, Environment]) -> None:
         """What serves operators and integrators, on the operational brokers."""
-        links: dict[str, list[Link]] = {one.name: [] for one in self.deployments}
-        for link in self.links:
-            if link.role is Role.OPERATIONAL:
-                links[link.environment].append(link)
+        links: dict[str, Link] = {link.environment: link for link in self.links if link.role is Role.OPERATIONAL}
         commands = Commands(self.database, environments, random_bytes=os.urandom, guard=mass_guard(settings))
-        every = [link for of in links.values() for link in of]
-        self.commander = Commander(self.database, commands, every, count=self.pipeline.record.count)
+        every = [*links.values()]
+        root = settings.topic_root
+        self.commander = Commander(self.database, commands, every, root=root, count=self.pipeline.record.count)
         self.accounts = AccountsKeeper(self.database, {one.name: one.gate for one in self.deployments})
-        self.publisher = Publisher(self.database, links, self.commander.push)
+        self.publisher = Publisher(self.database, links, self.commander.push, root=root)
 
     def _deliver(self, message: Inbound) -> None:
         if self.commander.is_for_it(message.topic):
@@ -169,10 +167,10 @@ class Application:
         else:
             self.pipeline.deliver(message)
 
-    def expected(self, environment: str) -> Callable[[], AsyncIterable[Login]]:
-        """What an environment's broker must let in, walked anew at each call."""
-        service_key = self.keys.service_private_key()
-        return lambda: expected_logins(self.upkeep, self.store, environment, service_key)
+    def compare(self, environment: str) -> Compare:
+        """How an environment's broker is made to let in exactly what the database says, by a new walk at each call."""
+        service_key, granter = self.keys.service_private_key(), self.pipeline.granters[environment]
+        return lambda: granter.reconcile(expected_logins(self.upkeep, self.store, environment, service_key))
 
     async def run(self, stop: asyncio.Event, started: Callable[[Application], None]) -> None:
         """Run everything until `stop` is set, then drain."""
@@ -187,7 +185,7 @@ class Application:
             if self._shared:
                 tasks.append(group.create_task(self.newcomers.run(), name="newcomers"))
             for deployment in self.deployments:
-                for name, work in deployment.tasks(self.expected(deployment.name)).items():
+                for name, work in deployment.tasks(self.compare(deployment.name)).items():
                     tasks.append(group.create_task(work, name=name))
             addresses = {"health": f"http://{self.health.host}:{self.health.port}/health"}
             web = None

@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from service.brokers.embedded import EmbeddedBroker, EmbeddedGate
-from service.brokers.gate import BrokerGate, GateError, Login
+from service.brokers.gate import BrokerGate, GateError
 from service.brokers.mosquitto.certificates import load_issuer
 from service.brokers.mosquitto.control import DynsecControl
 from service.brokers.mosquitto.gate import (
@@ -36,13 +36,8 @@ log = logging.getLogger("firstlight.deployment")
 RECONCILE_S = 60.0  # how long a drift of a broker's list can last while the service is connected
 RECONCILE_RETRY_S = 5.0
 
-Expected = Callable[[], AsyncIterable[Login]]  # a new walk over what the database expects
-
-
-class Gate(BrokerGate, Protocol):
-    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
-        """Make the broker's list equal to `expected`; returns (granted, revoked). Raises GateError."""
-        ...
+# Makes the broker's list of API keys equal to what the database expects; (granted, revoked). Raises GateError.
+Compare = Callable[[], Awaitable[tuple[int, int]]]
 
 
 class Deployment:
@@ -52,7 +47,7 @@ class Deployment:
         self,
         name: str,
         links: Sequence[MqttLink],
-        gate: Gate,
+        gate: BrokerGate,
         *,
         brokers: Sequence[EmbeddedBroker] = (),
         control: DynsecControl | None = None,
@@ -64,34 +59,35 @@ class Deployment:
         self.reconciled = 0  # logins that were granted or revoked because the broker's list had drifted
         self._control = control
 
-    async def start(self, expected: Expected) -> None:
-        """Fill the embedded brokers' list, then let them listen. Raises OSError when an address cannot be had."""
+    async def start(self, compare: Compare, look_at_accounts: Callable[[str], Awaitable[None]]) -> None:
+        """Fill the embedded brokers' lists, then let them listen. Raises OSError when an address cannot be had."""
         if self.brokers:
-            await self.gate.reconcile(expected())
+            await compare()
+            await look_at_accounts(self.name)
         for broker in self.brokers:
             await broker.start()
 
-    def tasks(self, expected: Expected) -> dict[str, Coroutine[Any, Any, None]]:
+    def tasks(self, compare: Compare) -> dict[str, Coroutine[Any, Any, None]]:
         """What runs for ever, by task name."""
         found: dict[str, Coroutine[Any, Any, None]] = {
             f"link {self.name} {link.role.value}": link.run() for link in self.links
         }
         if self._control is not None:
             found[f"control {self.name}"] = self._control.run()
-            found[f"reconcile {self.name}"] = self._reconcile(self._control, expected)
+            found[f"reconcile {self.name}"] = self._reconcile(self._control, compare)
         return found
 
     async def stop(self) -> None:
         for broker in self.brokers:
             await broker.stop()
 
-    async def _reconcile(self, control: DynsecControl, expected: Expected) -> None:
+    async def _reconcile(self, control: DynsecControl, compare: Compare) -> None:
         """At each new connection and every minute: the broker may have lost its file, or kept what is gone."""
         while True:
             await control.connected.wait()
             connects = control.connects
             try:
-                granted, revoked = await self.gate.reconcile(expected())
+                granted, revoked = await compare()
             except (GateError, ServiceError) as error:
                 log.warning("logins of %s not compared: %s", self.name, error)
                 await asyncio.sleep(RECONCILE_RETRY_S)
@@ -117,7 +113,7 @@ def build_deployment(settings: Settings, name: str, deliver: Deliver) -> Deploym
         command = of.mosquitto.reload_command
         reload = reload_by_command(*command) if command else reload_by_signal(plan.pid_file(Role.OPERATIONAL))
         crl = RevocationList(plan.crl, load_issuer(settings.ca_dir(name)), reload, owner=plan.run_as)
-    return Deployment(name, links, MosquittoGate(control, crl), control=control)
+    return Deployment(name, links, MosquittoGate(control, crl, root=settings.topic_root), control=control)
 
 
 def _embedded(settings: Settings, name: str, deliver: Deliver) -> Deployment:

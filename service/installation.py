@@ -79,8 +79,7 @@ def own_secrets(settings: Settings) -> list[Secret]:
     """The service's own secrets, to be masked in its log; what cannot be read is left to whoever needs it."""
     found: list[Secret] = []
     with contextlib.suppress(KeyFileError):
-        keys = KeyFile.load(settings.key_file)
-        found += [*keys.seal_keys.values(), *keys.nonce_keys(), keys.service_key]
+        found += KeyFile.load(settings.key_file).secrets()
     for name in settings.environments:
         for role in settings.environments[name].roles:
             with contextlib.suppress(SettingsError):

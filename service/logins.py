@@ -1,7 +1,7 @@
 """What a broker must let in, computed from the database: the truth that each broker's own list is a cache of.
 
-Owns the walk over all live credentials, page by page. API keys are derived again from the device keys, never stored.
-Used by the reconcilers of app.py and by `firstlight broker render`.
+Owns the walk over all live credentials, page by page, and the list of accounts. API keys are derived again from the
+device keys, never stored. Used by the reconcilers of app.py and by `firstlight broker render`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,27 @@ from collections.abc import AsyncIterator
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from service.brokers.gate import Login
+from service.brokers.gate import AccountLogin, Login
 from service.credentials.proofs import HmacProver, Unproven, signer_of
 from service.domain.catalogue import Catalogue
 from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device
+from service.mqtt import account_topics
+from service.operations import accounts
+from service.operations.accounts import AccountKind
+from service.storage.database import Database
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
+
+_SPACES = {AccountKind.OPERATOR: account_topics.OPERATORS, AccountKind.INTEGRATOR: account_topics.EVENTS}
+
+
+async def account_logins(database: Database, environment: str) -> list[AccountLogin]:
+    """Every operator and integrator that one environment lets in. Raises ServiceError UNAVAILABLE."""
+    return [
+        AccountLogin(one.name, _SPACES[one.kind], key, one.key_sha256)
+        for one, key in await accounts.live(database, environment)
+    ]
 
 
 async def expected_logins(

@@ -148,27 +148,29 @@ class Activation:
         return record
 
     def _add_login(self, record: "dict[str, Any]", values: "dict[str, Any]") -> None:
+        key = self._key_for(record, values.get("rekey") is True)
+        if key != self._context.identity.key:
+            record["key"] = key
         if record["kind"] == "api_key":
-            key = self._key_for(record, values.get("rekey") is True)
+            if key is None:
+                raise MalformedError("kind")  # a device with a private key has no API keys
             hmac = self._context.crypto.hmac_sha256
             record["password"] = keys.api_key(
                 key, self._nonce, self._server_nonce, record["thing_id"], record["credential_id"], hmac
             )
-            if key != self._context.identity.key:
-                record["key"] = key
         elif record["kind"] == "x509" and self._csr is not None:
             record["certificate"] = fields.text(values, "certificate", _MAX_PEM_CHARS)
             record["private_key"] = self._csr[1]
         else:
             raise MalformedError("kind")
 
-    def _key_for(self, record: "dict[str, Any]", rekey: bool) -> bytes:
+    def _key_for(self, record: "dict[str, Any]", rekey: bool) -> "bytes | None":
         """The device key that goes with the credential: another one after a transfer of ownership."""
         key = self._context.prover.key
-        if key is None:
-            raise MalformedError("kind")  # a device with a private key has no API keys
         if not rekey:
             return key
+        if key is None:
+            raise MalformedError("rekey")  # who holds a private key makes a new one by itself
         return keys.rekey(
             key,
             self._nonce,

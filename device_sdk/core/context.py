@@ -42,7 +42,7 @@ class Context:
         self.random_bytes = random_bytes
         self.product = product
         self.prover = Prover(identity, crypto)
-        self.more_release_keys: list[bytes] = []  # besides those from the factory
+        self.release_keys = list(identity.release_keys)  # those in force; the factory's until told otherwise
         self.must_be_signed = bool(identity.release_keys)  # for good, once the device has known a release key
         self.outbox: list[Action] = []
         self.counters: dict[str, int] = {}

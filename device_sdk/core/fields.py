@@ -46,6 +46,18 @@ def raw(source: "dict[str, Any]", key: str) -> bytes:
     return value
 
 
+def raw_list(source: "dict[str, Any]", key: str, most: int, length: int) -> "list[bytes] | None":
+    """At most `most` byte strings of `length` bytes each; None when absent."""
+    value = source.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or len(value) > most:
+        raise MalformedError(key)
+    if not all([isinstance(one, bytes) and len(one) == length for one in value]):
+        raise MalformedError(key)
+    return list(value)
+
+
 def integer(source: "dict[str, Any]", key: str, low: int, high: int) -> int:
     value = source.get(key)
     if not isinstance(value, int) or value is True or value is False or not low <= value <= high:

@@ -116,13 +116,14 @@ class Policy:
 class Prover:
     """Makes and checks the proofs of one device, by HMAC under K or by signatures.
 
-    `key` is K where the device speaks just now, `more_service_keys` may speak besides those from the factory.
+    `key` is K where the device speaks just now; `service_keys` are the keys that may speak for the service, the factory's
+    until told otherwise; `proven_by` is the one of them that made the proof that held last.
     """
 
     def __init__(self, identity: Identity, crypto: "Crypto") -> None:
         self.key = identity.key
-        self.more_service_keys: list[bytes] = []
-        self._service_keys = identity.service_keys
+        self.service_keys: list[bytes] = list(identity.service_keys)
+        self.proven_by: bytes | None = None
         self._crypto = crypto
 
     def prove(self, message: bytes) -> bytes:
@@ -137,5 +138,8 @@ class Prover:
         """Whether the service made this proof over these bytes."""
         if self.key is not None:
             return keys.same(self._crypto.hmac_sha256(self.key, message), proof)
-        known = list(self._service_keys) + self.more_service_keys
-        return any([self._crypto.verify_ed25519(key, message, proof) for key in known])
+        for key in self.service_keys:
+            if self._crypto.verify_ed25519(key, message, proof):
+                self.proven_by = key
+                return True
+        return False

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 import aiomqtt
 
+from device_sdk.aiomqtt_mended import close_socket, mend
 from device_sdk.core import actions
 from device_sdk.core.client import Client
 from device_sdk.drivers import connection
-from device_sdk.drivers.mended import close_socket, mend
 
 # aiomqtt logs a trace when an answer comes after its connection was given up, and a line for each dropped message;
 # the core notices both by itself and says what matters in its notes.

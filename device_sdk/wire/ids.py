@@ -80,5 +80,10 @@ def release_key_id(public_key: bytes) -> str:
     return digest_id(canon("pv1 release-key", public_key))
 
 
+def endorsement_message(public_key: bytes) -> bytes:
+    """The bytes that a release key signs to vouch for another one, given by its 32 raw public bytes."""
+    return canon("pv1 endorse", public_key)
+
+
 def _only(text: str, allowed: "frozenset[str]") -> bool:
     return allowed.issuperset(text)

@@ -13,18 +13,18 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiomqtt
 
-from device_sdk.wire import topics
+from device_sdk.wire import ids, topics
 from service.brokers.canary import Canary, Door
-from service.brokers.gate import CANARY_PREFIX, BrokerGate, GateError, Login
-from service.brokers.mosquitto.accounts import is_account
+from service.brokers.gate import CANARY_PREFIX, AccountLogin, BrokerGate, GateError, Login
+from service.brokers.mosquitto.accounts import acls_of, clients_of, is_account
 from service.brokers.mosquitto.acl import AclError, parse_acl, too_wide
-from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER, BrokerPlan
+from service.brokers.mosquitto.plan import ADMIN_USER, OWN_USERS, SERVICE_USER, BrokerPlan
 from service.domain.credential import CredentialKind
 from service.errors import Secret
 from service.mqtt.port import SPACES, Role, root_of
@@ -138,9 +138,7 @@ def _logins(plan: BrokerPlan, role: Role) -> Check:
     text, problem = _read(plan.dynsec(role))
     try:
         document = json.loads(text or "{}")
-        known = {
-            x["rolename"]: {(acl["acltype"], acl["topic"]) for acl in x["acls"]} for x in document.get("roles", [])
-        }
+        known = {x["rolename"]: acls_of(x) for x in document.get("roles", [])}
         roled = [
             x["username"]
             for x in document["clients"]
@@ -151,6 +149,23 @@ def _logins(plan: BrokerPlan, role: Role) -> Check:
         return Check(name, ok=False, reason=problem or f"{plan.dynsec(role)}: damaged ({type(error).__name__})")
     odd = [user for user in roled if user != ADMIN_USER] + [f"default {key}" for key in open_defaults]
     return Check(name, ok=not odd and len(document["defaultACLAccess"]) == 4, reason=", ".join(odd))
+
+
+def accounts_in_file(plan: BrokerPlan, wanted: Sequence[AccountLogin]) -> Check:
+    """Whether the plugin's file lets in exactly the operators and integrators that it should, with their keys.
+
+    The broker writes it at each change, so where the service runs this is also what the broker has.
+    """
+    name = "operational: the accounts in the plugin's file are those of the database"
+    text, problem = _read(plan.dynsec(Role.OPERATIONAL))
+    try:
+        clients = {one["username"]: one.get("textname") for one in json.loads(text or "{}")["clients"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return Check(name, ok=False, reason=problem or f"damaged ({type(error).__name__})")
+    have = {one: mark for one, mark in clients.items() if not ids.is_hex_id(one) and one not in OWN_USERS}
+    expected = {session["username"]: session["textname"] for login in wanted for session in clients_of(login)}
+    odd = sorted(one for one in have | expected if have.get(one, "") != expected.get(one))
+    return Check(name, ok=not odd, reason=", ".join(odd))
 
 
 def _read(path: Path) -> tuple[str, str]:

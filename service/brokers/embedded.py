@@ -13,7 +13,7 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from amqtt.adapters import BufferReader, ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WriterAdapter
 from amqtt.broker import Broker
@@ -27,9 +27,10 @@ from amqtt.session import Session
 from device_sdk.wire import ids, topics
 from service.brokers.connection import Connection, ProtocolViolation
 from service.brokers.gate import AccountLogin, GateError, Login
-from service.brokers.policy import Principal, may_publish, may_receive, may_subscribe, receiver_of
+from service.brokers.policy import Principal, may_publish, may_receive, may_subscribe, receivers_of
 from service.domain.credential import CredentialKind
 from service.errors import Secret
+from service.mqtt import account_topics
 from service.mqtt.port import MOUNT, Role
 
 SERVICE_USER = "firstlight"
@@ -148,7 +149,7 @@ class GuardedBroker(Broker):  # type: ignore[misc] # amqtt is untyped
             self._count("publish_not_allowed")
             return
         if sender.principal.is_service:
-            targets = [self.connections.get(receiver_of(sender.principal, topic))]
+            targets = [self.connections.get(one) for one in receivers_of(sender.principal, topic)]
             topic = topic.removeprefix(self._mount)
         else:
             targets = [*self._services]
@@ -258,11 +259,11 @@ class EmbeddedBroker:
         client_id: str = session.client_id or ""
         username: str | None = session.username
         password = (session.password or "").encode()
-        # 0. An operator or integrator: client id = user name = account. No account's name is 32 hex.
-        account = self.accounts.get(client_id)
+        # 0. An operator or integrator: client id = user name = one of the account's sessions, none of which is 32 hex.
+        account = self.accounts.get(account_topics.account_of(client_id))
         if account is not None and username == client_id:
             ok = hmac.compare_digest(hashlib.sha256(password).digest(), account.key_sha256)
-            return Principal(self.role, client_id, self.root, account.space) if ok else NOT_AUTHORIZED
+            return Principal(self.role, account.name, self.root, account.space) if ok else NOT_AUTHORIZED
         # 1. Every client id is 32 lower-case hex: no slash, no wildcard, nothing that could stand for another's topic.
         if not ids.is_hex_id(client_id):
             return IDENTIFIER_REJECTED
@@ -299,20 +300,11 @@ class EmbeddedGate:
     async def snapshot(self) -> frozenset[str]:
         return frozenset(self._broker.logins)
 
-    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
-        """Make the broker hold exactly `expected`. Returns (granted, revoked). Raises GateError."""
-        wanted = [login async for login in expected]
-        before = set(self._broker.logins)
-        await self.grant(wanted)
-        extra = before - {login.credential_id for login in wanted}
-        await self._drop([*extra])
-        return len({login.credential_id for login in wanted} - before), len(extra)
-
     async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
         before, after = self._broker.accounts, {login.name: login for login in wanted}
         self._broker.accounts = after
         gone = [name for name, login in before.items() if after.get(name) != login]
-        await self._end(gone)
+        await self._end([session for name in gone for session in account_topics.session_names(name)])
         return len([name for name, login in after.items() if before.get(name) != login]), len(gone)
 
     async def _drop(self, credential_ids: Sequence[str]) -> None:
@@ -320,8 +312,8 @@ class EmbeddedGate:
             self._broker.logins.pop(credential_id, None)
         await self._end(credential_ids)
 
-    async def _end(self, credential_ids: Sequence[str]) -> None:
-        live = [c for c in map(self._broker.connection_of, credential_ids) if c is not None]
+    async def _end(self, client_ids: Sequence[str]) -> None:
+        live = [c for c in map(self._broker.connection_of, client_ids) if c is not None]
         for connection in live:
             connection.end()
         for connection in live:

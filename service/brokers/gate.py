@@ -31,7 +31,9 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class AccountLogin:
-    """What an operator or integrator looks like to a broker: user name = client id = its name."""
+    """What an operator or integrator looks like to a broker: user name = client id = its name, or one of its
+    further sessions' (account_topics.session_names), all with the same key.
+    """
 
     name: str
     space: str  # "o" or "e": the topics that it may use
@@ -55,7 +57,7 @@ class BrokerGate(Protocol):
     async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
         """Let in exactly these accounts, each to its own topics; returns (granted, revoked). Raises GateError.
 
-        The session of one that is gone, or whose key has changed, ends. Nothing happens where nothing has changed.
+        The sessions of one that is gone, or whose key has changed, end. Nothing happens where nothing has changed.
         """
         ...
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from device_sdk.wire import topics
+from device_sdk.wire import ids, topics
 from service.mqtt import account_topics
 from service.mqtt.port import SPACES, Role, root_of
 
@@ -89,6 +89,10 @@ def _is_event(who: Principal, topic: str) -> bool:
     return who.role is Role.OPERATIONAL and topic.startswith(prefix) and len(parts) == 2 and all(parts)
 
 
-def receiver_of(who: Principal, topic: str) -> str:
-    """The client id of the one device or account that a message of the service is for; it was checked before."""
-    return topic.split("/")[-2 if _is_event(who, topic) else -3]
+def receivers_of(who: Principal, topic: str) -> tuple[str, ...]:
+    """The client ids that a message of the service is for: one device's, or those of an account's sessions.
+
+    The topic was checked before.
+    """
+    owner = topic.split("/")[-2 if _is_event(who, topic) else -3]
+    return (owner,) if ids.is_hex_id(owner) else account_topics.session_names(owner)

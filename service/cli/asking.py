@@ -111,6 +111,27 @@ def request_from(body: dict[str, Any]) -> Request:
         context.fail(field_refused(error, "field").public)
 
 
+def given(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Without what was left out."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def request_one(device: str, arguments: dict[str, Any], **more: Any) -> Request:
+    """A request for one device. Ends the command where it is none."""
+    body = {
+        "id": os.urandom(8).hex(),
+        "selector": {"devices": [device]},
+        "arguments": given(arguments),
+        **{name: value for name, value in more.items() if value},
+    }
+    return request_from(body)
+
+
+def ask_one(verb: str, device: str, arguments: dict[str, Any], as_json: bool, **more: Any) -> None:
+    """`ask` about one device; `more` are fields of the request."""
+    ask(verb, request_one(device, arguments, **more), as_json=as_json)
+
+
 def ask(verb: str, request: Request, *, as_json: bool) -> None:
     """Run one command to its end and show what came of it; exit code 1 where a device was refused."""
 

@@ -12,7 +12,8 @@ from service.cli import context
 from service.credentials.keyfile import KeyFile, KeyFileError
 from service.errors import ServiceError
 from service.images.files import ImageFiles
-from service.operations import backups
+from service.operations import audits, backups
+from service.storage.tables import HEAD
 
 
 def backup(
@@ -46,6 +47,10 @@ def restore(
         restored = backups.restore(directory, of.database_path, images, replace=replace, kids=kids)
     except (ServiceError, KeyFileError) as error:
         context.fail(error.public if isinstance(error, ServiceError) else str(error))
+
+    if kids is not None and restored.manifest.schema == HEAD:  # else it is upgraded first, by the service
+        made_at = {"made_at": restored.manifest.made_at}
+        context.run(lambda database: audits.note(database, {"backup": str(directory)}, after=made_at))
 
     def text() -> None:
         print(f"restored the database of {restored.manifest.made_at}")

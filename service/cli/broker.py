@@ -12,15 +12,15 @@ from typing import Annotated
 
 import typer
 
-from service.brokers.doctor import Check, files
-from service.brokers.gate import Login
+from service.brokers.doctor import Check, accounts_in_file, files
+from service.brokers.gate import AccountLogin, Login
 from service.brokers.mosquitto.certificates import load_issuer
 from service.brokers.mosquitto.render import render
 from service.cli import context
 from service.cli.context import CommandError
 from service.credentials.keyfile import KeyFile
 from service.installation import broker_plan, domain_environments
-from service.logins import expected_logins
+from service.logins import account_logins, expected_logins
 from service.settings import Settings
 from service.storage.database import Database
 from service.storage.store import SqlStore
@@ -47,7 +47,9 @@ def render_files(environment: EnvironmentArgument = None, as_json: context.JsonO
 def check_files(environment: EnvironmentArgument = None, as_json: context.JsonOption = False) -> None:
     """Look at the rendered files: the guard, the ACL files, identities that should not be there. `doctor` also connects."""
     of = context.settings()
-    found = [(name, check) for name in chosen(of, environment) for check in files(broker_plan(of, name))]
+    names = chosen(of, environment)
+    found = [(name, check) for name in names for check in files(broker_plan(of, name))]
+    found += context.run(lambda database: accounts_checks(of, database, names))
     show(found, as_json=as_json)
 
 
@@ -59,6 +61,11 @@ def chosen(of: Settings, environment: str | None) -> list[str]:
     if not names:
         context.fail('no such environment with broker = "mosquitto"')
     return names
+
+
+async def accounts_checks(of: Settings, database: Database, names: Sequence[str]) -> list[tuple[str, Check]]:
+    """Whether each of these environments' plugin files has the accounts of the database."""
+    return [(name, accounts_in_file(broker_plan(of, name), await account_logins(database, name))) for name in names]
 
 
 def show(found: Sequence[tuple[str, Check]], *, as_json: bool) -> None:
@@ -82,14 +89,17 @@ async def _render_all(of: Settings, database: Database, names: Sequence[str]) ->
     for name in names:
         logins = [login async for login in expected_logins(upkeep, store, name, service_key)]
         revoked = await _revoked(database, name)
-        written += await asyncio.to_thread(_render, of, name, logins, revoked)
+        accounts = await account_logins(database, name)
+        written += await asyncio.to_thread(_render, of, name, logins, revoked, accounts)
     return written
 
 
-def _render(of: Settings, name: str, logins: Sequence[Login], revoked: set[int]) -> list[str]:
+def _render(
+    of: Settings, name: str, logins: Sequence[Login], revoked: set[int], accounts: Sequence[AccountLogin]
+) -> list[str]:
     try:
-        issuer = load_issuer(of.ca_dir(name))
-        return [str(path) for path in render(broker_plan(of, name), issuer, logins, revoked, datetime.now(UTC))]
+        issuer, now = load_issuer(of.ca_dir(name)), datetime.now(UTC)
+        return [str(path) for path in render(broker_plan(of, name), issuer, logins, revoked, now, accounts=accounts)]
     except (OSError, ValueError, TypeError) as error:
         raise CommandError(f"the files of {name} cannot be written: {error}") from error
 

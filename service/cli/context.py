@@ -26,12 +26,16 @@ from rich.table import Table
 from service.credentials.keyfile import KeyFile, KeyFileError, SealError
 from service.errors import Secret, ServiceError
 from service.settings import CONFIG_NAME, Settings, SettingsError, load_settings
+from service.storage.auditing import acting
 from service.storage.database import Database
 
 MAX_OPEN_FILES = 65536
 PIPE_WIDTH = 1000  # columns of a table that is not shown on a terminal
 T = TypeVar("T")
 chosen_config: ContextVar[Path] = ContextVar("chosen_config", default=Path(CONFIG_NAME))  # main's callback sets it
+command_name: ContextVar[str] = ContextVar(
+    "command_name", default="change"
+)  # such as `product create`; main.py sets it
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document instead of text.")]
 
@@ -81,7 +85,8 @@ def guarded(action: Callable[[], Awaitable[T]]) -> T:
     """Run an async action; what it raises by design ends the command with one line."""
 
     async def inside() -> T:
-        return await action()
+        with acting(command_name.get()):
+            return await action()
 
     try:
         return asyncio.run(inside())

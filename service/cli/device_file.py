@@ -43,6 +43,7 @@ async def collect(
         "hardware": product.hardware,
         "release_keys": [_base64(one.public_key) for one in await releases.list_keys(database)],
         "bootstrap": [endpoint],
+        "state_dir": f"state-{serial}",  # beside the file: two devices of one folder must not share it
     }
     if settings.topic_root != topics.ROOT:
         content["topic_root"] = settings.topic_root

@@ -22,8 +22,10 @@ from service.brokers.mosquitto.control import DynsecControl
 from service.brokers.mosquitto.gate import MosquittoGate, NoGate
 from service.brokers.mosquitto.render import read_password
 from service.cli import context
-from service.cli.broker import show
+from service.cli.broker import accounts_checks, show
 from service.cli.context import CommandError
+from service.credentials.keyfile import KeyFileError
+from service.errors import ServiceError
 from service.installation import broker_plan, service_login
 from service.mqtt.port import Role
 from service.settings import EndpointSettings, LinkSettings, Settings
@@ -47,7 +49,17 @@ async def _examine_all(of: Settings, names: list[str]) -> list[tuple[str, Check]
             continue
         async with patient_of(of, name) as patient:
             found += [(name, check) async for check in examine(patient)]
+        if of.environments[name].broker == "mosquitto":
+            found += await _accounts(of, name)
     return found
+
+
+async def _accounts(of: Settings, name: str) -> list[tuple[str, Check]]:
+    try:
+        async with context.open_database(of) as database:
+            return await accounts_checks(of, database, [name])
+    except (ServiceError, KeyFileError) as error:
+        return [(name, Check("the accounts of the database can be read", ok=False, reason=str(error)))]
 
 
 def _embedded(of: Settings, name: str) -> list[Check]:

@@ -28,6 +28,7 @@ from service.cli.doctor import patient_of
 from service.cli.init import Broker, check_words, make_authority, mosquitto_user
 from service.errors import Secret
 from service.installation import broker_plan
+from service.operations import audits
 from service.settings import EnvironmentSettings, Settings, SettingsError, make_settings
 
 app = typer.Typer(help="Environments: deployments with brokers of their own.", no_args_is_help=True)
@@ -73,6 +74,8 @@ def add(
         context.fail(f"ports {', '.join(map(str, sorted(taken)))} belong to another environment; give --port-offset")
     lines = context.guarded(lambda: _make(settings, name))
     _replace(config, text)  # last: what is in the configuration is whole
+    made = {"broker": broker, "host": host}
+    context.run(lambda database: audits.note(database, {"environment": name}, after=made))
     for line in [*lines, f"{config}: section environments.{name}"]:
         print(line)
     print("\nNext:")

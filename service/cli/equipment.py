@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import context, warehouse_asking
-from service.cli.verbs import given
+from service.cli.asking import given
 from service.cli.warehouse_asking import AfterOption, DryRunOption, FileArgument, LimitOption, LinesOption, cell
 from service.domain.warehouse import Step
 from service.operations import warehouse_imports, warehouse_show

@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from device_sdk.wire import limits
-from service.cli import context
+from service.cli import context, group_secrets
 from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, Reactivation
 from service.errors import ServiceError
 from service.operations import accounts, bare_serials, groups
+from service.operations import group_secrets as secrets_of
+from service.storage.database import Database
 
 app = typer.Typer(help="Registration groups: which keys their devices hold and how they come in.", no_args_is_help=True)
 
@@ -91,7 +93,9 @@ def change(
     reactivation: Annotated[Reactivation | None, typer.Option(help="When an activated device activates again.")] = None,
     move_method: Annotated[MoveMethod | None, typer.Option(help="What a reprovision does, unless it says.")] = None,
     clone_policy: Annotated[ClonePolicy | None, typer.Option(help="When two devices use one serial.")] = None,
-    credential_life_s: Annotated[int | None, typer.Option(help="Seconds after which API keys are renewed.")] = None,
+    credential_life_s: Annotated[
+        int | None, typer.Option(help="Life of API keys in seconds: renewed at two thirds, ended at its end.")
+    ] = None,
     failover_environment: Annotated[
         str | None, typer.Option(help="Where devices go that cannot reach theirs; with --failover-after-s.")
     ] = None,
@@ -171,9 +175,24 @@ def list_(as_json: context.JsonOption = False) -> None:
 
 @app.command()
 def show(group_id: GroupId, as_json: context.JsonOption = False) -> None:
-    """One group. Its secret is never shown again."""
-    found = context.run(lambda database: groups.show(database, group_id))
-    context.emit(found, as_json=as_json, text=lambda: _show([found]))
+    """One group and the generations of its secret. No secret is ever shown again."""
+
+    async def both(database: Database) -> tuple[groups.GroupView, list[secrets_of.SecretView]]:
+        found = await groups.show(database, group_id)
+        return found, await secrets_of.list_all(database, group_id, now=datetime.now(UTC))
+
+    found, secrets = context.run(both)
+
+    def text() -> None:
+        _show([found])
+        if secrets:
+            group_secrets.table(secrets)
+
+    context.emit({**context.plain(found), "secrets": secrets}, as_json=as_json, text=text)
+
+
+app.command("rotate-secret")(group_secrets.rotate_secret)
+app.command("retire-secret")(group_secrets.retire_secret)
 
 
 def _show(found: list[groups.GroupView]) -> None:

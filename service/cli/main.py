@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from service.cli import (
     account,
@@ -49,8 +50,24 @@ from service.cli import (
 )
 from service.cli import version as version_noun
 
+
+class _Named(TyperGroup):
+    """Notes which command was asked for: the audit calls a change by it."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        found, words = self.commands, list[str]()
+        for word in args:
+            if word not in found:
+                break
+            words.append(word)
+            found = getattr(found[word], "commands", {})
+        context.command_name.set(" ".join(words) or "change")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="firstlight",
+    cls=_Named,
     help="Device provisioning over MQTT: from factory key to confirmed firmware.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import context, warehouse_asking
-from service.cli.verbs import given
+from service.cli.asking import given
 from service.cli.warehouse_asking import AfterOption, DryRunOption, FileArgument, LimitOption, LinesOption
 from service.operations import warehouse_imports, warehouse_show
 from service.operations.accounts import THIS_MACHINE

@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from device_sdk.wire.ids import release_key_id
 from service.cli import context
+from service.domain.product import Endorsement
 from service.errors import Secret, ServiceError
-from service.operations import releases
+from service.operations import endorsing, releases
 
 app = typer.Typer(help="Release keys and signatures; keep the private key offline.", no_args_is_help=True)
 key_app = typer.Typer(help="The public release keys that this installation trusts.", no_args_is_help=True)
@@ -24,20 +26,62 @@ AskPassphrase = Annotated[
 ]
 
 
+ENDORSER_VARIABLE = "FIRSTLIGHT_ENDORSER_PASSPHRASE"
+
+
 @app.command()
 def keygen(
     file: Annotated[Path, typer.Argument(help="Where the private key goes; the public one goes to FILE.pub.")],
     passphrase: AskPassphrase = False,
+    endorsed_by: Annotated[
+        Path | None, typer.Option(help="The private key that devices trust by now; it endorses the new one.")
+    ] = None,
+    endorser_passphrase: Annotated[
+        bool, typer.Option("--endorser-passphrase", help=f"Ask for that key's (or take it from {ENDORSER_VARIABLE}).")
+    ] = False,
     as_json: context.JsonOption = False,
 ) -> None:
-    """Make a release key (Ed25519, PKCS8 PEM, mode 0600). Do this on the machine that signs, not on the server."""
+    """Make a release key (Ed25519, PKCS8 PEM, mode 0600). Do this on the machine that signs, not on the server.
+
+    With --endorsed-by the endorsement goes to FILE.endorsement: without one devices do not take a further key.
+    """
     secret = ask_passphrase(wanted=passphrase, confirm=True)
     try:
+        by = None
+        if endorsed_by is not None:
+            asked = ask_passphrase(wanted=endorser_passphrase, variable=ENDORSER_VARIABLE)
+            by = releases.load_private(endorsed_by, asked)
         made = releases.keygen(file, passphrase=secret)
+        if by is not None:
+            text = endorsing.to_json(endorsing.endorse(made.public_key, by)) + "\n"
+            releases.write_new(file.with_name(file.name + ".endorsement"), text.encode("ascii"), 0o644)
     except ServiceError as error:
         context.fail(error.public)
     said = f"release key {made.key_id}\nprivate key: {file}\npublic key: {file}.pub"
+    if by is not None:
+        said += f"\nendorsement: {file}.endorsement"
     context.emit(made, as_json=as_json, text=lambda: print(said))
+
+
+@app.command()
+def endorse(
+    file: Annotated[Path, typer.Argument(help="The public key of the new release key.")],
+    key: Annotated[Path, typer.Option(help="The private release key that devices trust by now.")],
+    out: Annotated[Path | None, typer.Option(help="The endorsement; default: FILE.endorsement")] = None,
+    passphrase: AskPassphrase = False,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Let a release key that devices trust vouch for another one. Needs no service and no database."""
+    secret = ask_passphrase(wanted=passphrase)
+    target = out or file.with_name(file.name.removesuffix(".pub") + ".endorsement")
+    try:
+        made = endorsing.endorse(releases.read_public_key(file).public_key, releases.load_private(key, secret))
+        releases.write_new(target, (endorsing.to_json(made) + "\n").encode("ascii"), 0o644)
+    except ServiceError as error:
+        context.fail(error.public)
+    context.emit(
+        json.loads(endorsing.to_json(made)), as_json=as_json, text=lambda: print(f"endorsed by {made.by}: {target}")
+    )
 
 
 @app.command()
@@ -71,23 +115,57 @@ def sign(
 def key_add(
     file: Annotated[Path, typer.Argument(help="The public key that `firstlight release keygen` has written.")],
     name: Annotated[str, typer.Option(help="What people call it.")],
+    endorsement: Annotated[
+        list[Path] | None, typer.Option(help="What `keygen --endorsed-by` or `endorse` has written; repeatable.")
+    ] = None,
+    unendorsed: Annotated[
+        bool, typer.Option("--unendorsed", help="Without one: only devices made from now on will know it.")
+    ] = False,
     as_json: context.JsonOption = False,
 ) -> None:
-    """Trust a release key."""
+    """Trust a release key. A further one needs the endorsement of one that devices know, or they do not take it."""
     try:
         public = releases.read_public_key(file)
+        endorsements = [_endorsement(one) for one in endorsement or ()]
     except ServiceError as error:
         context.fail(error.public)
-    added = context.run(lambda database: releases.add_key(database, public, name, now=datetime.now(UTC)))
+    added = context.run(
+        lambda database: releases.add_key(
+            database, public, name, now=datetime.now(UTC), endorsements=endorsements, unendorsed=unendorsed
+        )
+    )
     context.emit(added, as_json=as_json, text=lambda: print(f"release key {added.key_id} is trusted as {added.name}"))
+
+
+@key_app.command("endorse")
+def key_endorse(
+    file: Annotated[Path, typer.Argument(help="What `firstlight release endorse` has written.")],
+    as_json: context.JsonOption = False,
+) -> None:
+    """Keep a further endorsement of a release key, for devices that know only the key it is by."""
+    try:
+        one = _endorsement(file)
+    except ServiceError as error:
+        context.fail(error.public)
+    fresh = context.run(lambda database: endorsing.add(database, one, now=datetime.now(UTC)))
+    said = f"release key {release_key_id(one.public_key)} is endorsed by {one.by}"
+    context.emit(
+        {"key_id": release_key_id(one.public_key), "by": one.by, "added": fresh},
+        as_json=as_json,
+        text=lambda: print(said),
+    )
 
 
 @key_app.command("list")
 def key_list(as_json: context.JsonOption = False) -> None:
-    """Every release key, and whether it is trusted or was retired."""
+    """Every release key, whether it is trusted or was retired, and which other ones endorse it."""
     found = context.run(releases.all_keys)
-    rows = [[one.name, one.key_id, one.public_key.hex(), _state(one)] for one in found]
-    columns = ["name", "key id", "public key", "state"]
+    names = {one.key_id: one.name for one in found}
+    rows = [
+        [one.name, one.key_id, one.public_key.hex(), _state(one), ", ".join(names[by] for by in one.endorsed_by) or "-"]
+        for one in found
+    ]
+    columns = ["name", "key id", "public key", "state", "endorsed by"]
     context.emit(found, as_json=as_json, text=lambda: context.table("Release keys", columns, rows))
 
 
@@ -106,12 +184,17 @@ def _state(one: releases.KeyView) -> str:
     return "trusted" if one.retired_at is None else f"retired {one.retired_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def ask_passphrase(*, wanted: bool, confirm: bool = False) -> Secret | None:
+def _endorsement(path: Path) -> Endorsement:
+    return endorsing.parse(releases.read_file(path, "endorsement_unreadable"))
+
+
+def ask_passphrase(*, wanted: bool, confirm: bool = False, variable: str = PASSPHRASE_VARIABLE) -> Secret | None:
     """That of a release key: from the environment, or asked for on the terminal where it is wanted."""
-    given = os.environ.get(PASSPHRASE_VARIABLE)
+    given = os.environ.get(variable)
     if given:
         return Secret(given.encode())
     if not wanted:
         return None
-    asked: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
+    words = "Passphrase" if variable == PASSPHRASE_VARIABLE else "Passphrase of the endorsing key"
+    asked: str = typer.prompt(words, hide_input=True, confirmation_prompt=confirm, err=True)
     return Secret(asked.encode())

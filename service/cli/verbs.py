@@ -6,17 +6,15 @@ Owns their words; asking.py adds the options that select devices and runs the co
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from service.cli import context
-from service.cli.asking import ask, request_from, selected_command
+from service.cli import context, replacing
+from service.cli.asking import ask_one, given, selected_command
+from service.cli.replacing import DeviceArgument
 from service.domain.group import MoveMethod
-
-DeviceArgument = Annotated[str, typer.Argument(metavar="GROUP/SERIAL")]
 
 
 def reprovision(
@@ -50,14 +48,17 @@ def unblock() -> dict[str, Any]:
 
 
 def retire(
-    reason: Annotated[str | None, typer.Option(help="What the trace and the event say.")] = None,
+    reason: Annotated[str | None, typer.Option(help="What the device is told, and the event says.")] = None,
+    deadline_s: Annotated[
+        int | None, typer.Option(help="A device that was not heard of by then loses its credential all the same.")
+    ] = None,
 ) -> dict[str, Any]:
     """Take devices out of use for good: they are told to wipe their credentials."""
-    return given({"reason": reason})
+    return given({"reason": reason, "deadline_s": deadline_s})
 
 
 def transfer() -> dict[str, Any]:
-    """Open the next activation of devices for a new key: they change hands, and the old key is refused after it."""
+    """Give devices a new key, as they change hands: at once if connected, else at their next activation."""
     return {}
 
 
@@ -95,39 +96,6 @@ def set_settings(
     return {"settings": _pairs(values, unset), "replace": replace}
 
 
-def replace_(
-    old: DeviceArgument,
-    new: Annotated[str, typer.Argument(metavar="SERIAL", help="Of the same group; or GROUP/SERIAL.")],
-    device_key: Annotated[
-        str | None,
-        typer.Option(envvar="FIRSTLIGHT_DEVICE_KEY", help="Base64: registers the new device along."),
-    ] = None,
-    deadline_s: Annotated[
-        int | None, typer.Option(help="A new device that has not appeared by then is let go.")
-    ] = None,
-    expected_rev: Annotated[int | None, typer.Option(help="Only where the thing has this revision.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
-    as_json: context.JsonOption = False,
-) -> None:
-    """Let a new device become the thing of an old one: name, place, settings, target and history stay."""
-    group = old.rpartition("/")[0]
-    arguments = {
-        "new": new if "/" in new else f"{group}/{new}",
-        "device_key": device_key,
-        "deadline_s": deadline_s,
-    }
-    _ask_one("replace", old, arguments, as_json, expected_rev=expected_rev, dry_run=dry_run)
-
-
-def undo_replace(
-    device: DeviceArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
-    as_json: context.JsonOption = False,
-) -> None:
-    """Let a named successor go, for as long as it has not confirmed; either device may be named."""
-    _ask_one("undo-replace", device, {}, as_json, dry_run=dry_run)
-
-
 def rename(
     device: DeviceArgument,
     name: Annotated[str, typer.Argument(help="1 to 128 printable characters.")],
@@ -135,7 +103,7 @@ def rename(
     as_json: context.JsonOption = False,
 ) -> None:
     """Give a thing another name."""
-    _ask_one("rename", device, {"name": name}, as_json, expected_rev=expected_rev)
+    ask_one("rename", device, {"name": name}, as_json, expected_rev=expected_rev)
 
 
 def set_target(
@@ -167,23 +135,12 @@ def mount(app: typer.Typer) -> None:
     """Add every verb."""
     for function in SELECTED:
         app.command(function.__name__.replace("_", "-"))(selected_command(function))
-    for name, command in (("replace", replace_), ("undo-replace", undo_replace), ("rename", rename)):
+    for name, command in (
+        ("replace", replacing.replace_),
+        ("undo-replace", replacing.undo_replace),
+        ("rename", rename),
+    ):
         app.command(name)(command)
-
-
-def given(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Without what was left out."""
-    return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _ask_one(verb: str, device: str, arguments: dict[str, Any], as_json: bool, **more: Any) -> None:
-    body = {
-        "id": os.urandom(8).hex(),
-        "selector": {"devices": [device]},
-        "arguments": given(arguments),
-        **{name: value for name, value in more.items() if value},
-    }
-    ask(verb, request_from(body), as_json=as_json)
 
 
 def _pairs(values: Sequence[str], unset: Sequence[str]) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Sealer:
     the place (table, column, row), so that a value moved elsewhere does not open.
     """
 
-    __slots__ = ("_ciphers", "_current", "_label_key", "_random")
+    __slots__ = ("_ciphers", "_current", "_label_keys", "_random")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Sealer:
         keys: dict[str, Secret],
         *,
         label_key: Secret | None = None,
+        old_label_keys: Sequence[Secret] = (),
         random_bytes: RandomBytes = os.urandom,
     ) -> None:
         if current not in keys:
@@ -69,14 +71,19 @@ class Sealer:
         self._current = current
         self._ciphers = {kid: AESGCM(key.reveal()) for kid, key in keys.items()}
         self._random = random_bytes
-        self._label_key = label_key
+        self._label_keys = () if label_key is None else (label_key, *old_label_keys)
 
     @property
     def label_key(self) -> Secret:
-        """What signs the installation's labels: it goes with the database, and no rotation changes it."""
-        if self._label_key is None:
+        """What signs the installation's labels."""
+        return self.label_keys[0]
+
+    @property
+    def label_keys(self) -> tuple[Secret, ...]:
+        """That one, and those before it whose labels are still good."""
+        if not self._label_keys:
             raise SealError("this database was opened without the key of labels")
-        return self._label_key
+        return self._label_keys
 
     @property
     def current_kid(self) -> str:
@@ -105,14 +112,28 @@ def kid_of(sealed: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class OldLabelKey:
+    key: Secret
+    until: datetime  # when the last of its labels expires
+
+
+@dataclass(frozen=True, slots=True)
 class KeyFile:
-    """The keys of one data directory. `nonce_previous` is None until the first rotation."""
+    """The keys of one data directory. `nonce_previous` is None until the first rotation.
+
+    `service_next` is announced to devices and takes the place of `service_key` later; `service_rolled`: that has
+    happened before. `label_current` is None as long as labels are signed by a key made from the service key.
+    """
 
     seal_current: str
     seal_keys: dict[str, Secret]
     nonce_current: Secret
     nonce_previous: Secret | None
     service_key: Secret  # Ed25519, raw private bytes
+    service_next: Secret | None = None
+    service_rolled: bool = False
+    label_current: Secret | None = None
+    label_previous: tuple[OldLabelKey, ...] = ()
 
     @classmethod
     def create(cls, path: Path, *, random_bytes: RandomBytes = os.urandom) -> KeyFile:
@@ -149,8 +170,8 @@ class KeyFile:
     def check(self) -> None:
         """Refuse wrong lengths, repeated keys and keys that everyone knows. Raises KeyFileError."""
         keys = [*self.seal_keys.values(), self.nonce_current, self.service_key]
-        if self.nonce_previous is not None:
-            keys.append(self.nonce_previous)
+        keys += [one for one in (self.nonce_previous, self.service_next, self.label_current) if one is not None]
+        keys += [one.key for one in self.label_previous]
         for key in keys:
             raw = key.reveal()
             if len(raw) != KEY_BYTES:
@@ -199,11 +220,31 @@ class KeyFile:
         """Both rotations. The service key stays, because devices hold its public part."""
         return self.rotate_seal(random_bytes=random_bytes).rotate_nonce(random_bytes=random_bytes)
 
+    def announce_service_key(self, *, random_bytes: RandomBytes = os.urandom) -> KeyFile:
+        """With the key that is to follow the service key; the service goes on proving with the present one."""
+        return replace(self, service_next=Secret(random_bytes(KEY_BYTES)))
+
+    def use_next_service_key(self) -> KeyFile:
+        """With the announced service key in place of the present one, which is gone; labels stay good."""
+        if self.service_next is None:
+            raise KeyFileError("no service key was announced")
+        label = self.label_key()
+        return replace(self, service_key=self.service_next, service_next=None, service_rolled=True, label_current=label)
+
+    def rotate_labels(self, until: datetime, now: datetime, *, random_bytes: RandomBytes = os.urandom) -> KeyFile:
+        """With a new key for labels; the present one is good until its last label expires (`until`)."""
+        previous = (OldLabelKey(self.label_key(), until), *self.label_previous)
+        kept = tuple(one for one in previous if one.until > now)
+        return replace(self, label_current=Secret(random_bytes(KEY_BYTES)), label_previous=kept)
+
     def sealer(self) -> Sealer:
-        return Sealer(self.seal_current, self.seal_keys, label_key=self.label_key())
+        older = [one.key for one in self.label_previous]
+        return Sealer(self.seal_current, self.seal_keys, label_key=self.label_key(), old_label_keys=older)
 
     def label_key(self) -> Secret:
-        """The key that signs labels: derived from the service key, used for nothing else."""
+        """The key that signs labels and does nothing else; made from the service key until it is rotated."""
+        if self.label_current is not None:
+            return self.label_current
         derived = HKDF(SHA256(), KEY_BYTES, salt=None, info=b"firstlight label key").derive(self.service_key.reveal())
         return Secret(derived)
 
@@ -216,9 +257,34 @@ class KeyFile:
 
     def service_public_key(self) -> bytes:
         """32 raw bytes, as `public_key` devices hold it."""
-        return self.service_private_key().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return _public(self.service_key)
+
+    def told_service_keys(self) -> tuple[bytes, ...]:
+        """The public keys that devices of kind `public_key` are told to trust; none before the first exchange."""
+        if self.service_next is not None:
+            return (_public(self.service_key), _public(self.service_next))
+        return (_public(self.service_key),) if self.service_rolled else ()
+
+    def secrets(self) -> list[Secret]:
+        """Every key, for a log that must show none."""
+        found = [*self.seal_keys.values(), *self.nonce_keys(), self.service_key, self.label_key()]
+        found += [one for one in (self.service_next,) if one is not None]
+        return found + [one.key for one in self.label_previous]
 
     def _to_json(self) -> dict[str, Any]:
+        found = self._first_keys()
+        # As it was before there was anything else to say, so that an older version reads what it knows.
+        if self.service_next is not None or self.service_rolled:
+            following = None if self.service_next is None else _b64(self.service_next)
+            found["service"] = {"next": following, "rolled": self.service_rolled}
+        if self.label_current is not None:
+            found["label"] = {
+                "current": _b64(self.label_current),
+                "previous": [{"key": _b64(one.key), "until": one.until.isoformat()} for one in self.label_previous],
+            }
+        return found
+
+    def _first_keys(self) -> dict[str, Any]:
         return {
             "seal": {"current": self.seal_current, "keys": {kid: _b64(key) for kid, key in self.seal_keys.items()}},
             "nonce": {
@@ -231,12 +297,19 @@ class KeyFile:
 
 def _from_json(data: Any) -> KeyFile:
     previous = data["nonce"]["previous"]
+    service, label = data.get("service", {}), data.get("label", {})
     return KeyFile(
         seal_current=data["seal"]["current"],
         seal_keys={kid: _key(text) for kid, text in data["seal"]["keys"].items()},
         nonce_current=_key(data["nonce"]["current"]),
         nonce_previous=None if previous is None else _key(previous),
         service_key=_key(data["service_key"]),
+        service_next=_optional(service.get("next")),
+        service_rolled=bool(service.get("rolled", False)),
+        label_current=_optional(label.get("current")),
+        label_previous=tuple(
+            OldLabelKey(_key(one["key"]), datetime.fromisoformat(one["until"])) for one in label.get("previous", [])
+        ),
     )
 
 
@@ -268,6 +341,15 @@ def _is_known(raw: bytes) -> bool:
 
 def _b64(key: Secret) -> str:
     return base64.b64encode(key.reveal()).decode("ascii")
+
+
+def _optional(text: str | None) -> Secret | None:
+    return None if text is None else _key(text)
+
+
+def _public(key: Secret) -> bytes:
+    private = Ed25519PrivateKey.from_private_bytes(key.reveal())
+    return private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 def _key(text: str) -> Secret:

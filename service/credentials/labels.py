@@ -58,15 +58,16 @@ def encode(label: LabelText, key: Secret) -> str:
     return PREFIX + base64.b32encode(body + _signature(key, body)).decode("ascii").rstrip("=")
 
 
-def decode(text: str, key: Secret) -> LabelText:
-    """What a scanner read. Blanks around it and small letters do not matter.
+def decode(text: str, *keys: Secret) -> LabelText:
+    """What a scanner read; `keys`: those that may have signed it. Blanks around it and small letters do not matter.
 
     Raises ServiceError BAD_REQUEST: `label_malformed` (no label of ours), `label_foreign` (another installation's),
     `label_altered` (cut, misread or forged). Says nothing of expiry or use.
     """
     raw = _raw(text)
     # 1. Whose label it is: a hint for the reader, proved by the next step.
-    if raw[:INSTALLATION_BYTES] != _installation(key):
+    key = next((one for one in keys if raw[:INSTALLATION_BYTES] == _installation(one)), None)
+    if key is None:
         raise _refused("label_foreign", "this label was made by another installation")
     # 2. Signature, over every byte, before any of them is used.
     body, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from device_sdk.wire import keys
+from service.domain import group_secrets
 from service.domain.device import Device, KeyAlgorithm, PublicKey
 from service.domain.group import Group, KeyKind
 from service.errors import Secret
@@ -41,9 +43,10 @@ def hmac_sha256(key: bytes, data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class HmacProver:
-    """Both directions under a device key K."""
+    """Both directions under a device key K. `generation`: of the group's secret that K is made from, None for others."""
 
     key: Secret
+    generation: int | None = None
 
     def verify(self, message: bytes, proof: bytes) -> None:
         if not hmac.compare_digest(hmac_sha256(self.key.reveal(), message), proof):
@@ -82,21 +85,19 @@ class SignatureProver:
 Prover = HmacProver | SignatureProver
 
 
-def device_key(group: Group, device: Device | None, serial: str) -> Secret | None:
-    """K of this serial in this group, or None where there is none. Always takes one HMAC, whatever the kind."""
-    shared = group.secret if group.key_kind in (KeyKind.DERIVED, KeyKind.GROUP) else None
-    derived = Secret(keys.derive_key((shared or _DUMMY_KEY).reveal(), serial, hmac_sha256))
-    # A key of its own comes before that of its group: it changed hands.
-    if shared is not None and (device is None or device.key is None):
-        return derived
-    return device.key if device is not None else None
+def device_key(group: Group, device: Device) -> Secret | None:
+    """K of a known device, or None where there is none. A key of its own comes before that of its group."""
+    if device.key is not None:
+        return device.key
+    shared = group_secrets.secret_for(group, device.secret_generation)
+    return None if shared is None else _derived(shared, device.serial)
 
 
 def prover_of(group: Group, device: Device, service_key: ed25519.Ed25519PrivateKey, key_index: int = 0) -> Prover:
     """Who speaks for a device that is known. Raises Unproven when it has no such key."""
     if group.key_kind is KeyKind.PUBLIC_KEY:
         return SignatureProver(_public_key(device.public_keys, key_index), service_key)
-    key = device_key(group, device, device.serial)
+    key = device_key(group, device)
     if key is None:
         raise Unproven("no device key is registered")
     return HmacProver(key)
@@ -117,14 +118,24 @@ def verify_claimant(
     service_key: ed25519.Ed25519PrivateKey,
     message: bytes,
     proof: bytes,
+    *,
+    now: datetime,
+    vouched: bool = False,
 ) -> Prover:
     """Check a proof against whoever is claimed, known or not, at the same cost. Raises Unproven.
 
-    A proof of 32 bytes always takes two HMACs, any other one signature check.
+    A proof of 32 bytes always takes the same number of HMACs, any other one signature check. `vouched`: it comes over
+    the device's confirmed credential.
     """
     # 1. Which work is done follows from the proof alone, so time tells nothing of who exists.
     if len(proof) == HMAC_BYTES:
-        return _verify_hmac(group, device, serial, message, proof)
+        prover = _verify_hmac(group, device, serial, message, proof)
+        # A secret of the group proves whom it may still prove.
+        if group is not None and prover.generation is not None:
+            cause = group_secrets.refusal(group, device, prover.generation, now, vouched=vouched)
+            if cause is not None:
+                raise Unproven(cause)
+        return prover
     public_key = None
     # 2. A signature counts only where the group has public keys and this device has that index.
     if group is not None and group.key_kind is KeyKind.PUBLIC_KEY and device is not None:
@@ -157,16 +168,34 @@ def verify_signature(public_key: PublicKey, message: bytes, signature: bytes) ->
         raise Unproven("wrong signature") from error
 
 
-def _verify_hmac(group: Group | None, device: Device | None, serial: str, message: bytes, proof: bytes) -> Prover:
-    key = device_key(group, device, serial) if group is not None else None
-    if group is None:
-        keys.derive_key(_DUMMY_KEY.reveal(), serial, hmac_sha256)
-    if key is None or (group is not None and group.key_kind is KeyKind.PUBLIC_KEY):
-        hmac.compare_digest(hmac_sha256(_DUMMY_KEY.reveal(), message), bytes(HMAC_BYTES))
-        raise Unproven(_absence(group, device))
-    prover = HmacProver(key)
-    prover.verify(message, proof)
-    return prover
+def _verify_hmac(group: Group | None, device: Device | None, serial: str, message: bytes, proof: bytes) -> HmacProver:
+    """Every secret of the group is tried, and dummies up to their number: the work is the same for everybody."""
+    tried = _candidates(group, device)
+    found: HmacProver | None = None
+    for place in range(group_secrets.MAX_SECRETS):
+        generation, secret, own = tried[place] if place < len(tried) else (None, _DUMMY_KEY, None)
+        derived = _derived(secret, serial)
+        key = own if own is not None else derived
+        fits = hmac.compare_digest(hmac_sha256(key.reveal(), message), proof)
+        if fits and place < len(tried):
+            found = HmacProver(key, generation)
+    if found is None:
+        raise Unproven("wrong proof" if tried else _absence(group, device))
+    return found
+
+
+def _candidates(group: Group | None, device: Device | None) -> list[tuple[int | None, Secret, Secret | None]]:
+    """(generation, secret of the group, key of one's own) of what may have made this proof."""
+    if group is None or group.key_kind is KeyKind.PUBLIC_KEY:
+        return []
+    # A key of its own comes before that of its group: it changed hands.
+    if device is not None and device.key is not None:
+        return [(None, _DUMMY_KEY, device.key)]
+    return [(generation, secret, None) for generation, secret in group_secrets.all_of(group)]
+
+
+def _derived(secret: Secret, serial: str) -> Secret:
+    return Secret(keys.derive_key(secret.reveal(), serial, hmac_sha256))
 
 
 def _verify_nobody(message: bytes, proof: bytes) -> None:

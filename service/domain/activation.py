@@ -16,7 +16,7 @@ from service.domain.credential import CredentialKind
 from service.domain.device import Device, DeviceState
 from service.domain.group import Group, KeyKind
 from service.domain.placement import bound_environment
-from service.domain.product import Product
+from service.domain.product import Product, name_of
 from service.domain.thing import Thing
 from service.errors import ServiceError
 
@@ -81,11 +81,6 @@ def kind_of(group: Group, place: Place, *, has_csr: bool) -> CredentialKind:
     raise ServiceError(codes.BAD_REQUEST, "a CSR is needed here", cause="csr_missing")
 
 
-def thing_name(product: Product, number: int) -> str:
-    """For example `Thermometer 2`."""
-    return f"{product.name} {number}"
-
-
 def new_thing(
     thing_id: str,
     device: Device,
@@ -101,7 +96,8 @@ def new_thing(
         thing_id=thing_id,
         group_id=device.group_id,
         product_id=product.product_id,
-        name=thing_name(product, number),
+        name=name_of(product, number),
+        number=number,
         ou=place.ou,
         environment=place.environment.name,
         attributes=device.attributes,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from service.domain.credential import CredentialKind
 from service.domain.group import Group
-from service.domain.product import Product, ReleaseKey, Version
+from service.domain.product import Endorsement, Product, ReleaseKey, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class Catalogue:
     environments: Mapping[str, Environment] = field(default_factory=dict)
     versions: Mapping[str, Version] = field(default_factory=dict)  # by version_id; every one, not only targets
     ous: Mapping[str, Ou] = field(default_factory=dict)  # by path
+    endorsements: tuple[Endorsement, ...] = ()  # of any release key by any other, retired ones too
     retired_keys: frozenset[str] = frozenset()  # key ids that are trusted no more
 
     def version(self, product_id: str, version_id: str) -> Version | None:

@@ -59,6 +59,7 @@ class Credential:
     last_reply: bytes | None = None
     desired_rev: int = 0
     desired_doc: bytes | None = None  # the exact bytes under desired_rev
+    heard_rev: int = 0  # the revision that the device said to have
     held_at: datetime | None = None  # reactivation under policy hold: when its first online was put off
     awaits_operator: bool = False
     approved: bool = False  # an operator approved this reactivation

@@ -6,19 +6,23 @@ Source: docs/protocol.md, section 5.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from service.domain import staging
+from device_sdk.wire.ids import release_key_id
+from service.domain import group_secrets, retirement, staging
 from service.domain.catalogue import Catalogue, Endpoint
 from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device, DeviceState
+from service.domain.group import KeyKind
 from service.domain.placement import ous_above
-from service.domain.product import Version
+from service.domain.product import Endorsement, Version
 from service.domain.thing import Move
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_TRUSTED = 8  # of each kind; a device keeps no more
+MAX_ENDORSEMENTS = 16  # a device takes no more
 MAX_TRIES = 2  # how often a version may fail or be rolled back on a device before it is held back
 
 
@@ -50,10 +54,16 @@ def is_held_back(device: Device, version_id: str) -> bool:
     return bool(device.tries) and device.tries.get(version_id, 0) >= MAX_TRIES
 
 
-def content(device: Device, credential: Credential, catalogue: Catalogue, now: datetime) -> dict[str, object]:
-    """The document without its `rev`; empty when nothing is wanted."""
+def content(
+    device: Device,
+    credential: Credential,
+    catalogue: Catalogue,
+    now: datetime,
+    service_keys: tuple[bytes, ...] = (),
+) -> dict[str, object]:
+    """The document without its `rev`; empty when nothing is wanted. `service_keys`: see World."""
     if device.state is DeviceState.RETIRED:
-        return {"retired": {"reason": "retired by an operator"}}
+        return {"retired": {"reason": device.retired_reason or retirement.REASON}}
     wanted: dict[str, Any] = {}
     version = target_of(device, catalogue)
     if version is not None:
@@ -66,13 +76,18 @@ def content(device: Device, credential: Credential, catalogue: Catalogue, now: d
     if thing is not None and thing.move is not None and thing.holder_device_id == device.device_id:
         wanted["placement"] = _placement(thing.move, credential.kind, catalogue)
     group = catalogue.groups.get(device.group_id)
-    if is_renewal_due(credential, now, group.credential_life_s if group is not None else None):
-        # Above the number of any earlier certificate, and the same however often it is computed.
-        wanted["credential"] = {"renew": int(credential.created_at.timestamp())}
+    # A device that changes hands, or leaves a secret of its group, need not wait for its next activation if it is
+    # connected.
+    new_key = device.rekey or (group is not None and group_secrets.leaves(group, device))
+    if new_key or is_renewal_due(credential, now, group.credential_life_s if group is not None else None):
+        # Above the number of any earlier credential, and the same however often it is computed.
+        wanted["credential"] = {"renew": (credential.created_at - _EPOCH) // timedelta(milliseconds=1)}
     settings_rev = staging.wanted_rev(device)
     if settings_rev is not None:
         wanted["handshake"] = {"settings_rev": settings_rev}
     trust = _trust(credential, catalogue)
+    if service_keys and group is not None and group.key_kind is KeyKind.PUBLIC_KEY:
+        trust["service_keys"] = list(service_keys)
     if trust:
         wanted["trust"] = trust
     return wanted
@@ -100,7 +115,24 @@ def _trust(credential: Credential, catalogue: Catalogue) -> dict[str, object]:
     if len(catalogue.release_keys) > 1 or catalogue.retired_keys:
         known = sorted(catalogue.release_keys.values(), key=lambda one: one.key_id)
         trust["release_keys"] = [one.public_key for one in known[:MAX_TRUSTED]]
+        leading = _leading_to([one.public_key for one in known], catalogue.endorsements)
+        if leading:
+            trust["endorsements"] = [
+                {"key": one.public_key, "by": one.by, "signature": one.signature} for one in leading
+            ]
     return trust
+
+
+def _leading_to(listed: list[bytes], endorsements: tuple[Endorsement, ...]) -> list[Endorsement]:
+    """Those that lead to a listed key, over others if need be; the nearest first, as many as a device takes."""
+    wanted, found = {release_key_id(one) for one in listed}, list[Endorsement]()
+    left = list(endorsements)
+    while wanted:
+        near = [one for one in left if release_key_id(one.public_key) in wanted]
+        left = [one for one in left if one not in near]
+        found += near
+        wanted = {one.by for one in near}
+    return found[:MAX_ENDORSEMENTS]
 
 
 @lru_cache(maxsize=64)

@@ -30,6 +30,7 @@ KINDS = frozenset(
         "blocked",
         "unblocked",
         "retired",
+        "retirement_unheard",
         "clone_suspected",
         "frozen",
         "unfrozen",
@@ -74,6 +75,7 @@ TOUCHING = frozenset(
         "settings_changed",
         "target_changed",
         "version_released",
+        "transfer_opened",
     }
 )
 

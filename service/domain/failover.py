@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from service.domain import event, moves
+from service.domain import event, moves, placement
 from service.domain.catalogue import Catalogue
 from service.domain.device import Device, DeviceState
 from service.domain.event import Event
@@ -38,12 +38,14 @@ def judge(
     service itself cannot reach.
     """
     thing = device.thing
-    if thing is None or group.failover_after_s is None or not _may_move(device, thing):
-        return device, ()
-    target = _target(thing, group)
-    if target is None or target not in catalogue.environments:
+    if thing is None or group.failover_after_s is None:
         return device, ()
     wait = timedelta(seconds=group.failover_after_s)
+    if thing.move is not None and thing.move.started_at == thing.failover_at and _is_down(thing, down_since, wait, now):
+        return placement.announced(device), ()
+    target = _target(thing, group)
+    if target is None or target not in catalogue.environments or not _may_move(device, thing):
+        return device, ()
     # 1. Hysteresis: not before it has stayed for a while.
     if thing.failover_at is not None and now < thing.failover_at + max(STAYS_TIMES * wait, STAYS):
         return device, ()
@@ -52,8 +54,11 @@ def judge(
         return device, ()
     back = target == thing.home_environment
     move = Move(_ou(device, thing, group, back=back), target, MoveMethod.MIGRATE, now, now + DEADLINE)
-    home = thing.home_environment if back else thing.environment
-    moved = replace(device, thing=replace(thing, move=move, home_environment=home, failover_at=now))
+    # 3. Nobody need be asked whether the old credential still lives if the service itself finds the place closed.
+    move = replace(move, announced=_is_down(thing, down_since, wait, now))
+    if thing.home_environment in (None, thing.environment):
+        thing = replace(thing, home_environment=thing.environment, home_ou=thing.ou)
+    moved = replace(device, thing=replace(thing, move=move, failover_at=now))
     told = event.of(moved, "failed_over", now)
     return moved, (replace(told, data={"from": thing.environment, "to": target, "back": back}),)
 
@@ -77,9 +82,10 @@ def _target(thing: Thing, group: Group) -> str | None:
 def _ou(device: Device, thing: Thing, group: Group, *, back: bool) -> str:
     if not back:
         return group.failover_ou or thing.ou
-    if thing.ou == group.failover_ou:
-        return device.ou or group.default_ou or thing.ou
-    return thing.ou
+    if thing.home_ou is not None:
+        return thing.home_ou
+    # Failed over before OUs were remembered; else an operator gave it another one meanwhile.
+    return (device.ou or group.default_ou or thing.ou) if thing.ou == group.failover_ou else thing.ou
 
 
 def _is_silent(device: Device, wait: timedelta, now: datetime) -> bool:
@@ -95,8 +101,7 @@ def _is_closed(
     wait: timedelta,
     now: datetime,
 ) -> bool:
-    since = down_since.get(thing.environment)
-    if since is not None and now >= since + wait:
+    if _is_down(thing, down_since, wait, now):
         return True
     # Asking at its own environment's door it may well get in; elsewhere, it was sent home before and is here again.
     return asked_in not in (None, thing.environment) and any(
@@ -104,6 +109,11 @@ def _is_closed(
         for one in device.credentials
         if one.created_at > (_heard_at(device) or now)
     )
+
+
+def _is_down(thing: Thing, down_since: Mapping[str, datetime], wait: timedelta, now: datetime) -> bool:
+    since = down_since.get(thing.environment)
+    return since is not None and now >= since + wait
 
 
 def _heard_at(device: Device) -> datetime | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from device_sdk.wire import limits
@@ -40,11 +41,22 @@ class Reactivation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OldSecret:
+    """A secret that another one has followed; what it is still good for: group_secrets.py."""
+
+    generation: int
+    secret: Secret
+    superseded_at: datetime
+    grace_until: datetime  # until then it is as good as the newest
+    retired_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     group_id: str
     product_id: str
     key_kind: KeyKind = KeyKind.INDIVIDUAL
-    secret: Secret | None = None  # kinds derived and group only
+    secret: Secret | None = None  # kinds derived and group only; the newest
     self_registration: bool = False
     default_ou: str | None = None
     default_environment: str | None = None
@@ -54,7 +66,7 @@ class Group:
     move_method: MoveMethod = MoveMethod.MIGRATE
     clone_policy: ClonePolicy = ClonePolicy.REPORT
     template_settings: Mapping[str, object] = field(default_factory=dict, hash=False)  # of new and initialised things
-    credential_life_s: int | None = None  # of API keys; renewed at two thirds of it. None: as long as nobody drops it
+    credential_life_s: int | None = None  # of API keys; renewed at two thirds, dropped at its end. None: no end
     serial_pattern: str | None = None  # of self-registered serials: shell patterns, separated by blanks
     quarantine_ou: str | None = None  # where a self-registered serial that does not match goes
     self_quota: int | None = None  # how many may register themselves
@@ -62,3 +74,5 @@ class Group:
     failover_environment: str | None = None
     failover_ou: str | None = None
     failover_after_s: int | None = None
+    secret_generation: int = 1  # of `secret`
+    old_secrets: tuple[OldSecret, ...] = ()  # by generation

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from device_sdk.wire import limits
 from service.domain import credential as credentials
 from service.domain import device as devices
-from service.domain.credential import Credential, CredentialState
+from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState
 
 
@@ -90,6 +90,16 @@ def drop_expired(device: Device, now: datetime) -> Device:
         return device
     kept = tuple(drop(one, now, "expired") if is_expired(one, now) else one for one in device.credentials)
     return replace(device, credentials=kept)
+
+
+def drop_outlived(device: Device, api_key_life_s: int | None, now: datetime) -> Device:
+    """The device without its confirmed API key, if that has come to the end of the life that its group gives."""
+    one = confirmed_of(device.credentials)
+    if one is None or api_key_life_s is None or one.kind is not CredentialKind.API_KEY:
+        return device
+    if now < one.created_at + timedelta(seconds=api_key_life_s):
+        return device
+    return put(device, drop(one, now, "outlived"))
 
 
 def is_expired(credential: Credential, now: datetime) -> bool:

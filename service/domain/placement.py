@@ -16,6 +16,7 @@ from service.domain.credential import CredentialState
 from service.domain.device import Device, DeviceState
 from service.domain.event import Event
 from service.domain.group import MoveMethod
+from service.domain.product import name_of
 from service.domain.refusals import conflict, forbidden, not_found
 from service.domain.thing import Move, Thing
 
@@ -44,7 +45,7 @@ def reprovision(
     FORBIDDEN (method never), NOT_FOUND (environment).
     """
     thing = check_movable(device)
-    wanted_ou = ou or thing.ou
+    wanted_ou = ou or _ou_at_home(thing, environment) or thing.ou
     wanted = environment_of(catalogue, wanted_ou, environment, thing.environment)
     method = method or catalogue.groups[device.group_id].move_method
     # 1. Where it is already, or going already: nothing changes.
@@ -76,6 +77,12 @@ def reprovision(
         to_ou=wanted_ou, to_environment=wanted.name, method=method.value,
     )  # fmt: skip
     return device, (*events, begun)
+
+
+def _ou_at_home(thing: Thing, environment: str | None) -> str | None:
+    """Where it belonged before a failover, if it is sent back home without a word about the OU."""
+    away = thing.home_environment not in (None, thing.environment)
+    return thing.home_ou if away and environment == thing.home_environment else None
 
 
 def check_movable(device: Device) -> Thing:
@@ -142,20 +149,28 @@ def complete(device: Device, catalogue: Catalogue, now: datetime) -> Changed:
     move = thing.move
     assert move is not None
     came_from = {"from_ou": thing.ou, "from_environment": thing.environment, "method": move.method.value}
-    thing = replace(thing, ou=move.ou, environment=move.environment, move=None)
+    thing = replace(_remembering(thing, move), ou=move.ou, environment=move.environment, move=None)
     if move.method is MoveMethod.INITIALISE:
         thing = initialised(thing, device, catalogue)
     device = replace(device, thing=thing)
     return device, (event.of(device, "moved", now, command_id=move.command_id, **came_from),)
 
 
+def _remembering(thing: Thing, move: Move) -> Thing:
+    """With what is remembered of its home during a failover: until it is back, or an operator said otherwise."""
+    by_operator = thing.failover_at != move.started_at
+    if move.environment == thing.home_environment or (by_operator and move.environment != thing.environment):
+        return replace(thing, home_environment=None, home_ou=None)
+    return replace(thing, home_ou=None) if by_operator else thing
+
+
 def initialised(thing: Thing, device: Device, catalogue: Catalogue) -> Thing:
-    """Settings as the group's template has them, the product's and serial's name, no target of its own."""
+    """Settings as the group's template has them, the product's name and its number again, no target of its own."""
     group = catalogue.groups[device.group_id]
     product = catalogue.products.get(thing.product_id)
     settings = group.template_settings
     rev = thing.settings_rev + 1 if settings or thing.settings_rev else 0
-    name = f"{product.name} {device.serial}"[:128] if product is not None else thing.name
+    name = name_of(product, thing.number) if product is not None and thing.number else thing.name
     return replace(thing, name=name, settings=settings, settings_rev=rev, target_version_id=None)
 
 

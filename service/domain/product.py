@@ -30,8 +30,22 @@ class Product:
     target: Version | None = None
 
 
+def name_of(product: Product, number: int) -> str:
+    """What the product's thing of that number is called at first, for example `Thermometer 2`."""
+    return f"{product.name} {number}"
+
+
 @dataclass(frozen=True, slots=True)
 class ReleaseKey:
     key_id: str
     public_key: bytes  # 32 raw Ed25519 bytes
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsement:
+    """One release key vouches for another: it signed ids.endorsement_message(public_key)."""
+
+    public_key: bytes  # 32 raw Ed25519 bytes, of the key that is vouched for
+    by: str  # key_id of the one that vouches
+    signature: bytes

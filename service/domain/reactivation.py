@@ -50,8 +50,12 @@ def judge(
     device: Device, credential: Credential, policy: Reactivation, now: datetime, listening_since: datetime
 ) -> Verdict:
     """What the policy says of a credential that check_confirmable let pass."""
-    if credential.approved or moves.confirmed_of(device.credentials) is None or policy is Reactivation.OPEN:
+    if credential.approved or policy is Reactivation.OPEN:
         return Verdict.CONFIRM
+    if moves.confirmed_of(device.credentials) is None:
+        # A device in service whose credential came to the end of its life is no less activated again.
+        again = policy is Reactivation.OPERATOR and device.state is DeviceState.CONFIRMED
+        return Verdict.OPERATOR if again else Verdict.CONFIRM
     if credential.awaits_operator or policy is Reactivation.OPERATOR:
         return Verdict.OPERATOR
     # Silence before the service listened proves nothing: then the old credential is asked again.

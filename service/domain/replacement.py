@@ -36,8 +36,14 @@ def replace(
 
     Save both. Raises ServiceError CONFLICT or NOT_FOUND with `enos_code` where EnOS has one.
     """
-    if old is None or new is None:
-        raise not_found("replace_not_found", "both devices must be registered", enos_code=NOT_FOUND)
+    if old is None:
+        raise not_found("replace_not_found", "the old device is not registered", enos_code=NOT_FOUND)
+    if new is None:
+        raise not_found(
+            "replace_not_found",
+            "the new device is not registered: register it, or let this command do it by giving its device key",
+            enos_code=NOT_FOUND,
+        )
     if old.device_id == new.device_id:
         raise conflict("replace_same_serial", "a device does not replace itself", enos_code=DUPLICATE_SERIAL)
     if old.group_id != new.group_id:

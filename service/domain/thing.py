@@ -21,7 +21,7 @@ class Move:
     started_at: datetime
     deadline_at: datetime  # lapses only while nothing is confirmed at the new place
     command_id: str | None = None
-    announced: bool = False  # the device said on its old credential that it sets out
+    announced: bool = False  # the device said on its old credential that it sets out, or a failover found that closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +47,6 @@ class Thing:
     successor_deadline_at: datetime | None = None  # a successor that has not confirmed by then is let go
     successor_command_id: str | None = None
     home_environment: str | None = None  # where a failover took it away from
+    home_ou: str | None = None  # and where it belonged there
+    number: int = 0  # of its product's things; it is named by it. 0: unknown
     failover_at: datetime | None = None

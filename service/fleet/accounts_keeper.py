@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
-from service.brokers.gate import AccountLogin, BrokerGate, GateError
+from service.brokers.gate import BrokerGate, GateError
 from service.errors import ServiceError
-from service.mqtt import account_topics
-from service.operations import accounts
-from service.operations.accounts import AccountKind
+from service.logins import account_logins
 from service.storage.database import Database
 
 log = logging.getLogger("firstlight.accounts")
 LOOK_S = 1.0
-_SPACES = {AccountKind.OPERATOR: account_topics.OPERATORS, AccountKind.INTEGRATOR: account_topics.EVENTS}
+PATIENCE_S = 10.0  # the time to connect, at the start and after a broker's restart, is no news
 
 
 class AccountsKeeper:
     """`run` it in a task; `look` is one round."""
 
-    def __init__(self, database: Database, gates: Mapping[str, BrokerGate]) -> None:
+    def __init__(
+        self, database: Database, gates: Mapping[str, BrokerGate], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._database = database
         self._gates = gates
-        self._failing: set[str] = set()
+        self._monotonic = monotonic
+        self._failing: dict[str, float] = {}  # by environment, since when
+        self._warned: set[str] = set()
 
     async def run(self) -> None:
         while True:
@@ -35,16 +38,21 @@ class AccountsKeeper:
             await asyncio.sleep(LOOK_S)
 
     async def look(self) -> None:
-        for environment, gate in self._gates.items():
-            try:
-                live = await accounts.live(self._database, environment)
-                wanted = [AccountLogin(one.name, _SPACES[one.kind], key, one.key_sha256) for one, key in live]
-                granted, revoked = await gate.set_accounts(wanted)
-            except (GateError, ServiceError) as error:
-                if environment not in self._failing:
-                    log.warning("accounts of %s are not up to date: %s", environment, error)
-                self._failing.add(environment)
-                continue
-            self._failing.discard(environment)
-            if granted or revoked:
-                log.info("accounts of %s: %d granted, %d revoked", environment, granted, revoked)
+        for environment in self._gates:
+            await self.look_at(environment)
+
+    async def look_at(self, environment: str) -> None:
+        """One environment's part of a round."""
+        try:
+            wanted = await account_logins(self._database, environment)
+            granted, revoked = await self._gates[environment].set_accounts(wanted)
+        except (GateError, ServiceError) as error:
+            now = self._monotonic()
+            if now - self._failing.setdefault(environment, now) >= PATIENCE_S and environment not in self._warned:
+                log.warning("accounts of %s are not up to date: %s", environment, error)
+                self._warned.add(environment)
+            return
+        self._failing.pop(environment, None)
+        self._warned.discard(environment)
+        if granted or revoked:
+            log.info("accounts of %s: %d granted, %d revoked", environment, granted, revoked)

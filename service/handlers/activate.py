@@ -16,7 +16,18 @@ from device_sdk.wire import codes, ids
 from service.brokers.gate import Login
 from service.credentials import proofs
 from service.credentials.authority import SERIAL_BYTES, CsrError, Issued
-from service.domain import activation, clone, event, failover, hook, identity, moves, placement, self_registration
+from service.domain import (
+    activation,
+    clone,
+    event,
+    failover,
+    group_secrets,
+    hook,
+    identity,
+    moves,
+    placement,
+    self_registration,
+)
 from service.domain.activation import Place
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState
@@ -122,7 +133,15 @@ def _proven(
     message = door.asked(context.owner, request.server_nonce, request.claim)
     try:
         prover = proofs.verify_claimant(
-            group, device, claim.serial, claim.key_index or 0, context.world.service_key, message, request.proof
+            group,
+            device,
+            claim.serial,
+            claim.key_index or 0,
+            context.world.service_key,
+            message,
+            request.proof,
+            now=context.now,
+            vouched=device is not None and _renewed_from(device, context) is not None,
         )
     except proofs.Unproven as error:
         _refuse(str(error))
@@ -207,6 +226,9 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
     if ask.newcomer:
         counters.append("self_registered")
         steps.insert(0, Step("self_registered"))
+    if isinstance(ask.prover, proofs.HmacProver):
+        device = group_secrets.bound_to(device, ask.prover.generation, context.now)
+    rekey = _rekeys(device, ask, context)
     thing = device.thing
     if thing is None:
         thing = _new_thing(device, product, place, context)
@@ -215,8 +237,8 @@ def _admit(device: Device, ask: _Ask, place: Place, issued: Issued | None, conte
         number_taken = product.product_id
     api_key = None
     if issued is None:
-        api_key = _api_key(ask, ask.claim.nonce, ask.request.server_nonce, thing, rekey=device.rekey)
-    credential = _credential(device, thing, ask, place, issued, api_key, context)
+        api_key = _api_key(ask, ask.claim.nonce, ask.request.server_nonce, thing, rekey=rekey)
+    credential = _credential(device, thing, ask, place, issued, api_key, context, rekey=rekey)
     first = device.state is DeviceState.REGISTERED
     after = replace(
         moves.add_pending(moves.drop_expired(device, context.now), credential, context.now),
@@ -286,6 +308,8 @@ def _credential(
     issued: Issued | None,
     api_key: Secret | None,
     context: Context,
+    *,
+    rekey: bool,
 ) -> Credential:
     claim, now = ask.claim, context.now
     kind = CredentialKind.X509 if issued else CredentialKind.API_KEY
@@ -301,7 +325,7 @@ def _credential(
         boot_count=claim.boot_count,
         nonce=claim.nonce,
         server_nonce=ask.request.server_nonce,
-        grant=_grant_map(device, ask, thing, place, kind, issued, context),
+        grant=_grant_map(ask, thing, place, kind, issued, context, rekey=rekey),
         encoding=context.encoding,
         api_key_sha256=hashlib.sha256(api_key.reveal()).digest() if api_key else None,
         certificate_pem=issued.pem if issued else None,
@@ -311,11 +335,19 @@ def _credential(
         last_boot_count=claim.boot_count,
         approved=renewed_from is not None
         or placement.is_expected(device, place.environment.name)
-        or (device.rekey and issued is None)
+        or device.rekey
         or not ask.door.is_ordinary,
         renewed_from=renewed_from,
-        rekey=device.rekey and issued is None,
+        rekey=rekey,
     )
+
+
+def _rekeys(device: Device, ask: _Ask, context: Context) -> bool:
+    """Whether the device gets a new key with this credential: it changes hands, or it leaves a secret of its group.
+
+    For the second it speaks over the credential that it has: who knows the group's secret could do the rest.
+    """
+    return device.rekey or (_renewed_from(device, context) is not None and group_secrets.leaves(ask.group, device))
 
 
 def _renewed_from(device: Device, context: Context) -> str | None:
@@ -326,7 +358,14 @@ def _renewed_from(device: Device, context: Context) -> str | None:
 
 
 def _grant_map(
-    device: Device, ask: _Ask, thing: Thing, place: Place, kind: CredentialKind, issued: Issued | None, context: Context
+    ask: _Ask,
+    thing: Thing,
+    place: Place,
+    kind: CredentialKind,
+    issued: Issued | None,
+    context: Context,
+    *,
+    rekey: bool,
 ) -> bytes:
     endpoint = place.environment.endpoints[kind]
     grant: dict[str, object] = {
@@ -342,7 +381,7 @@ def _grant_map(
         grant["certificate"] = issued.pem
     if endpoint.tls and place.environment.ca_pem is not None:
         grant["ca"] = place.environment.ca_pem
-    if device.rekey and issued is None:
+    if rekey:
         grant["rekey"] = True
     grant["time"] = int(context.now.timestamp())
     return encode.pack(grant, context.encoding)

@@ -12,7 +12,7 @@ from typing import Any
 
 from device_sdk.wire import codes
 from service.credentials import proofs
-from service.domain import clone, event, moves, placement, reactivation, replacement, staging, updates
+from service.domain import clone, event, moves, placement, reactivation, replacement, retirement, staging, updates
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device, DeviceState, Firmware
 from service.domain.event import Event
@@ -114,7 +114,7 @@ def close_contact(
     contact.events += events
     credential, world = contact.credential, context.world
     if desired_rev is not None:
-        credential = documents.refreshed(device, credential, world, context.encoding, context.now, desired_rev)
+        credential = documents.heard(device, credential, world, context.encoding, context.now, desired_rev)
         if credential.desired_doc is not None and desired_rev != credential.desired_rev:
             fields = {**fields, "desired": documents.signed(device, credential, world)}
             device = updates.offered(device, world.catalogue, context.now)
@@ -140,8 +140,8 @@ def close_contact(
     if changed:
         device = replace(device, **changed)
     if device.state is DeviceState.RETIRED and desired_rev is not None and desired_rev == credential.desired_rev:
-        # It has read that it is to wipe its credentials: nobody needs this one any more.
-        device = moves.put(device, moves.drop(credential, context.now, "retired"))
+        device = retirement.heard(device, credential, context.now)
+        contact.note("retirement_heard")
     return Decision(
         device=device,
         reply=reply,

@@ -31,6 +31,7 @@ class World:
     random_bytes: Callable[[int], bytes]
     admit: Callable[[str, str], None]  # group, serial, both proven: raises ServiceError THROTTLED
     listening_since: datetime  # since when no message was missed
+    told_service_keys: tuple[bytes, ...] = ()  # what devices of kind public_key are to trust; none: what they have
     down_since: Mapping[str, datetime] = field(default_factory=dict)  # environments whose operational link is down
 
 

@@ -30,7 +30,7 @@ def refreshed(
 
     A new revision is above the stored one and above `reported_rev`, what the device says it has.
     """
-    content = desired.content(device, credential, world.catalogue, now)
+    content = desired.content(device, credential, world.catalogue, now, world.told_service_keys)
     ahead = reported_rev is not None and reported_rev > credential.desired_rev
     if not content and credential.desired_doc is None and not ahead:
         return credential
@@ -38,6 +38,20 @@ def refreshed(
         return credential
     rev = desired.next_rev(credential.desired_rev, reported_rev)
     return replace(credential, desired_rev=rev, desired_doc=_pack(rev, content, encoding), encoding=encoding)
+
+
+def heard(
+    device: Device, credential: Credential, world: World, encoding: str, now: datetime, reported_rev: int
+) -> Credential:
+    """`refreshed`, when the device has just said which revision it has."""
+    if reported_rev != credential.heard_rev:
+        credential = replace(credential, heard_rev=reported_rev)
+    return refreshed(device, credential, world, encoding, now, reported_rev)
+
+
+def is_unheard(credential: Credential) -> bool:
+    """Whether there is a document that the device has not said to have: a push that nobody may have got."""
+    return credential.desired_doc is not None and credential.heard_rev != credential.desired_rev
 
 
 def signed(device: Device, credential: Credential, world: World) -> dict[str, object]:

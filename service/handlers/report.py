@@ -8,6 +8,7 @@ from service.domain import firmware, moves, placement, staging, updates
 from service.domain.credential import CredentialState
 from service.domain.device import Device, FirmwareState
 from service.domain.manifest import ItemReport, ItemState
+from service.domain.thing import Move
 from service.handlers.contact import Contact, close_contact, open_contact
 from service.handlers.decision import Context, Decision
 from service.protocol.schemas import FirmwareReport, ItemSaid, PlacementReport, Report, SettingsReport
@@ -97,14 +98,26 @@ def _take_placement(contact: Contact, said: PlacementReport, desired_rev: int, c
     if thing is None or thing.move is None or contact.credential.state is not CredentialState.CONFIRMED:
         return
     if said.state != "failed":
-        contact.set(placement.announced(contact.device))
+        if said.environment in (None, thing.move.environment):
+            contact.set(placement.announced(contact.device))
         return
-    if desired_rev != contact.credential.desired_rev:
+    if not _is_of_this_move(thing.move, said, desired_rev, contact):
         return  # about what was wanted before; the newest document goes out with the reply
     device, events = placement.abandon(contact.device, context.now, said.cause or "failed")
     contact.set(device)
     contact.note("move_failed", said.cause or "")
     contact.events += events
+
+
+def _is_of_this_move(move: Move, said: PlacementReport, desired_rev: int, contact: Contact) -> bool:
+    """Whether a failure is that of the move under way, not of one before it.
+
+    The newest document has this move. An older one (it changed in the meantime, in something else) may have had
+    another, unless the device has accepted this one: reports come in their order, so what fails after that is this.
+    """
+    if desired_rev == contact.credential.desired_rev:
+        return True
+    return move.announced and said.environment in (None, move.environment)
 
 
 def _take_settings(contact: Contact, said: SettingsReport, context: Context) -> None:

@@ -5,7 +5,7 @@ There is no request and no reply. Works on the device whatever credentials it ha
 
 from __future__ import annotations
 
-from service.domain import moves, placement, replacement, updates
+from service.domain import moves, placement, replacement, retirement, updates
 from service.domain.device import Device
 from service.domain.event import Event
 from service.handlers import documents
@@ -24,7 +24,7 @@ def handle(device: Device, context: Context) -> Decision:
     confirmed = moves.confirmed_of(device.credentials)
     if confirmed is not None and device.thing is not None:
         fresh = documents.refreshed(device, confirmed, context.world, confirmed.encoding, context.now)
-        if fresh is not confirmed or (again and fresh.desired_doc is not None):
+        if documents.is_unheard(fresh) or (again and fresh.desired_doc is not None):
             device = updates.offered(moves.put(device, fresh), context.world.catalogue, context.now)
             effects.append(documents.push(device, fresh, context.world))
             steps.append(Step("desired_pushed", f"rev {fresh.desired_rev}"))
@@ -44,6 +44,10 @@ def _lapse(device: Device, context: Context, events: list[Event], steps: list[St
     if told:
         events += told
         steps.append(Step("move_failed", "deadline"))
+    device, told = retirement.lapse(device, context.now)
+    if told:
+        events += told
+        steps.append(Step("retirement_unheard", "deadline"))
     partner = context.partner
     if partner is None or replacement.is_successor(device):
         return device, None

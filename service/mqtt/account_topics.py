@@ -12,8 +12,23 @@ from device_sdk.wire import topics
 
 OPERATORS = "o"
 EVENTS = "e"
+SESSIONS = 4  # of one account at a time
 _NAME = re.compile(r"[a-z0-9-]{1,32}\Z")
 _VERB = re.compile(r"[a-z-]{1,16}\Z")
+
+
+def session_names(account: str) -> tuple[str, ...]:
+    """What an account may log in as: user name and client id are one of these. All have the topics of the account.
+
+    No account's name has a dot, so no session is another account's.
+    """
+    return (account, *(f"{account}.{number}" for number in range(2, SESSIONS + 1)))
+
+
+def account_of(session_name: str) -> str:
+    """The account behind a session's name, or the name itself."""
+    account = session_name.partition(".")[0]
+    return account if session_name in session_names(account) else session_name
 
 
 def up_filter(root: str = topics.ROOT) -> str:

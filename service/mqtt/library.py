@@ -1,28 +1,13 @@
-"""The one private access of this project to aiomqtt: the paho client inside it.
-
-aiomqtt acknowledges on receipt and leaves the socket of a refused connection open, and offers no way to change either.
-Everything done with what `paho_of` returns is paho's public interface. A test fails when it goes away.
-"""
+"""What the service's connections need beside device_sdk/aiomqtt_mended.py: sockets closed, cancellations heeded."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 
-import aiomqtt
-import paho.mqtt.client as paho_client
+from device_sdk.aiomqtt_mended import close_socket, paho_of
 
-
-def paho_of(client: aiomqtt.Client) -> paho_client.Client:
-    return client._client  # noqa: SLF001
-
-
-def close_socket(client: aiomqtt.Client) -> None:
-    """Close what a refused or unanswered CONNECT left open; nothing if it is closed."""
-    paho = paho_of(client)
-    if paho.disconnect() == 0:
-        paho.loop_write()
-
+__all__ = ["close_refused", "close_socket", "heed_cancellation", "paho_of"]
 
 HANDSHAKE_TIMEOUT_S = 5.0
 

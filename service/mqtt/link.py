@@ -11,12 +11,10 @@ repeats what was not answered.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import secrets
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,15 +22,15 @@ from typing import TYPE_CHECKING
 
 import aiomqtt
 
+from device_sdk.aiomqtt_mended import mend
 from device_sdk.wire import topics
 from service.errors import Secret
 from service.mqtt import account_topics
-from service.mqtt.library import close_refused, close_socket, heed_cancellation, paho_of
+from service.mqtt.library import close_refused, close_socket, heed_cancellation
 from service.mqtt.port import SPACES, Deliver, Inbound, LinkDown, Role, root_of
 
 if TYPE_CHECKING:
     import paho.mqtt.client as paho_client
-    from paho.mqtt.client import SocketLike
 
 KEEPALIVE_S = 15  # a dead broker is noticed within 1.5 times this
 CONNECT_TIMEOUT_S = 5.0
@@ -96,6 +94,10 @@ class MqttLink:
         self._burst = 0  # bytes since this task last let others run
         if settings.tls is not None:
             close_refused(settings.tls)
+
+    @property
+    def up(self) -> bool:
+        return self.connected.is_set()
 
     @property
     def filter(self) -> str:
@@ -203,12 +205,11 @@ class MqttLink:
     def _take_over(self, client: aiomqtt.Client) -> paho_client.Client:
         """Acknowledge by hand, take messages without a task each, and learn when the socket takes bytes again.
 
-        aiomqtt acknowledges on receipt and makes a task for each message; library.py says how we come by its client.
+        aiomqtt acknowledges on receipt and makes a task for each message; aiomqtt_mended.py says how we come by its client.
         """
-        paho = paho_of(client)
+        paho = mend(client, self._writable.set)
         paho.manual_ack_set(True)
         state, deliver = self.state, self._deliver
-        loop, thread = asyncio.get_running_loop(), threading.get_ident()
 
         def received(_client: object, _userdata: object, message: paho_client.MQTTMessage) -> None:
             if message.retain:
@@ -216,30 +217,9 @@ class MqttLink:
             state.received += 1
             deliver(Inbound(self, message.topic, bytes(message.payload), _Acknowledgement(self, paho, message)))
 
-        def to_write(_client: object, _userdata: object, sock: SocketLike) -> None:
-            # Before the connection stands paho calls this from the thread that connects.
-            if threading.get_ident() == thread:
-                loop.call_soon(add_writer, sock)
-            else:
-                loop.call_soon_threadsafe(add_writer, sock)
-
-        def add_writer(sock: SocketLike) -> None:
-            if sock.fileno() >= 0 and paho.want_write():
-                loop.add_writer(sock.fileno(), write)
-
-        def write() -> None:
-            with contextlib.suppress(OSError):  # the reader meets the same error and ends the connection
-                paho.loop_write()
-
-        def drained(_client: object, _userdata: object, sock: SocketLike) -> None:
-            loop.remove_writer(sock.fileno())
-            self._writable.set()
-
         paho.disable_logger()
         paho.on_message = received
         paho.on_publish = None
-        paho.on_socket_register_write = to_write
-        paho.on_socket_unregister_write = drained
         return paho
 
     def _read_in_bursts(self, client: aiomqtt.Client, paho: paho_client.Client) -> None:

@@ -41,6 +41,11 @@ class Link(Protocol):
     environment: str
     role: Role
 
+    @property
+    def up(self) -> bool:
+        """Whether it is connected now, as far as it knows."""
+        ...
+
     async def publish(self, topic: str, payload: bytes) -> None:
         """Send at QoS 0; returns when the bytes have been handed to the socket, which is the back-pressure.
 

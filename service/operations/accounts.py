@@ -134,7 +134,7 @@ async def remove(database: Database, name: str) -> None:
 
 async def list_all(database: Database) -> list[Account]:
     async with database.read() as connection:
-        return [_account_of(row) for row in await connection.execute(select(account).order_by(account.c.name))]
+        return [account_of_row(row) for row in await connection.execute(select(account).order_by(account.c.name))]
 
 
 async def live(database: Database, environment: str) -> list[tuple[Account, Secret]]:
@@ -145,22 +145,8 @@ async def live(database: Database, environment: str) -> list[tuple[Account, Secr
     async with database.read() as connection:
         found = (await connection.execute(query.order_by(account.c.name))).all()
     return [
-        (_account_of(row), Secret(database.sealer.open(row.key_sealed, account_key_aad(row.name)))) for row in found
+        (account_of_row(row), Secret(database.sealer.open(row.key_sealed, account_key_aad(row.name)))) for row in found
     ]
-
-
-async def integrators(database: Database) -> list[tuple[Account, int]]:
-    """Every integrator with the number of the event up to which it was told."""
-    query = select(account).where(account.c.kind == AccountKind.INTEGRATOR.value).order_by(account.c.name)
-    async with database.read() as connection:
-        return [(_account_of(row), int(row.event_cursor)) for row in await connection.execute(query)]
-
-
-async def set_event_cursor(database: Database, name: str, seq: int) -> None:
-    """Forward only."""
-    statement = update(account).where(account.c.name == name, account.c.event_cursor < seq).values(event_cursor=seq)
-    async with database.write() as transaction:
-        await transaction.connection.execute(statement)
 
 
 async def account_of_command(database: Database, command_id: str) -> Account | None:
@@ -168,7 +154,7 @@ async def account_of_command(database: Database, command_id: str) -> Account | N
     query = select(account).join(command, command.c.account == account.c.name).where(command.c.command_id == command_id)
     async with database.read() as connection:
         row = (await connection.execute(query)).first()
-    return None if row is None else _account_of(row)
+    return None if row is None else account_of_row(row)
 
 
 async def operator(connection: AsyncConnection, name: str) -> Operator:
@@ -203,7 +189,7 @@ def _key_columns(name: str, key: Secret, sealer: Sealer) -> dict[str, Any]:
     }
 
 
-def _account_of(row: Any) -> Account:
+def account_of_row(row: Any) -> Account:
     created_at = from_ms(row.created_at)
     assert created_at is not None
     return Account(

@@ -1,14 +1,20 @@
-"""Reading the audit: who asked what, and what it changed. Owns the page; writing is the engine's."""
+"""The audit: who asked what, and what it changed.
+
+Owns the page that is read, and the note of a change outside of the database. What commands and other operations change in
+it is audited where it is written (command_rows.py, storage/auditing.py).
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
 
+from service.storage import auditing
 from service.storage.database import Database
 from service.storage.rows import from_ms
 from service.storage.tables import audit
@@ -51,6 +57,20 @@ async def page(
         query = query.where(audit.c.group_id == device[0], audit.c.serial == device[1])
     async with database.read() as connection:
         return [_line(row) for row in await connection.execute(query)]
+
+
+async def note(
+    database: Database,
+    subject: Mapping[str, Any],
+    *,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
+    """One line for a change outside of the database: a configuration, a file of keys. No secrets."""
+    async with database.write() as transaction:
+        acts = auditing.actor(database.changed_by)
+        if acts is not None:
+            await auditing.note(transaction.connection, acts, subject, before, after)
 
 
 def _line(row: Any) -> AuditLine:

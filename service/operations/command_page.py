@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -51,6 +51,7 @@ class Setting:
 class PageDone:
     command: Command  # as it is saved now
     outcomes: tuple[Outcome, ...]
+    result: Mapping[str, object] = field(default_factory=dict)  # shown once to whoever asked, never stored
 
 
 class _Page:
@@ -65,6 +66,7 @@ class _Page:
         self.outcomes: list[Outcome] = []
         self._events: list[Event] = []
         self._traces: list[Trace] = []
+        self.result: dict[str, object] = {}
 
     def take(self, device_id: str) -> None:
         device = self._now[device_id]
@@ -78,6 +80,7 @@ class _Page:
             self.outcomes.append(Outcome(*name, Result.UNCHANGED))
             return
         self._keep(device, applied)
+        self.result |= applied.result
         self.outcomes.append(Outcome(*name, Result.CHANGED))
 
     def changed(self) -> list[tuple[Device | None, Device]]:
@@ -154,7 +157,7 @@ async def work(transaction: Transaction, batch: SqlBatch, command: Command, sett
         await command_rows.add_audits(connection, command, now, page.changed(), bad)
     await command_rows.add_outcomes(connection, command, page.outcomes, now)
     await command_rows.put(connection, command, after)
-    return PageDone(after, tuple(page.outcomes))
+    return PageDone(after, tuple(page.outcomes), {} if command.dry_run else page.result)
 
 
 def selection_of(command: Command, operator: Operator) -> Selection:

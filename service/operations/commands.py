@@ -103,7 +103,7 @@ class Commands:
 
     async def _submit(self, operator: Operator, name: str, request: Request, digest: bytes) -> Status:
         now = self._clock()
-        async with self._database.write() as transaction:
+        async with self._database.write(audit=False) as transaction:
             connection = transaction.connection
             # 1. Asked before?
             before = await command_rows.find(connection, account=operator.name, request_id=request.id)
@@ -166,7 +166,7 @@ class Commands:
         batch = await self._store.within(transaction)
         setting = Setting(verb, arguments, operator, command.created_at, self._random_bytes)
         done = await command_page.work(transaction, batch, command, setting)
-        return Status(done.command, _shown(done.outcomes))
+        return Status(done.command, _shown(done.outcomes), result=done.result)
 
     async def _make(
         self, transaction: Transaction, verb: Making, command: Command, arguments: Arguments, operator: Operator
@@ -203,7 +203,7 @@ class Commands:
 
     async def work(self, command_id: str) -> PageDone | None:
         """Do the next page of a command; None when it is not running. Raises ServiceError UNAVAILABLE."""
-        async with self._database.write() as transaction:
+        async with self._database.write(audit=False) as transaction:
             connection, now = transaction.connection, self._clock()
             command = await command_rows.find(connection, command_id)
             if command is None or command.state is not CommandState.RUNNING or self._is_taken(command, now):
@@ -315,7 +315,7 @@ class Commands:
         self, operator: Operator, command_id: str, from_: tuple[CommandState, ...], to: CommandState
     ) -> Command:
         now = self._clock()
-        async with self._database.write() as transaction:
+        async with self._database.write(audit=False) as transaction:
             connection = transaction.connection
             before = await self._theirs(connection, operator, command_id)
             if not operator.role.may(Role.OPERATOR):
@@ -355,7 +355,7 @@ class Commands:
             request.selector.document() if request.selector is not None else {}, {}, request.dry_run,
             CommandState.FAILED, self._clock(),
         )  # fmt: skip
-        async with self._database.write() as transaction:
+        async with self._database.write(audit=False) as transaction:
             await command_rows.add_audit(transaction.connection, command, command.created_at, "refused", error.cause)
 
 

@@ -12,10 +12,11 @@ from sqlalchemy import func, insert, select, update
 
 from device_sdk.wire import ids
 from service.domain.group import Group, KeyKind, Reactivation
+from service.domain.group_secrets import WITH_SECRET
 from service.domain.self_registration import MAX_PATTERN_CHARS, MAX_QUOTA
 from service.errors import Secret
 from service.operations.requests import bad_request, check_placement, conflict, not_found, raise_catalogue_rev
-from service.storage import rows
+from service.storage import catalogue_rows, queries
 from service.storage.database import Database
 from service.storage.tables import device, product, registration_group
 
@@ -34,7 +35,6 @@ CHANGEABLE = frozenset(
         "failover_environment", "failover_ou", "failover_after_s",
     }
 )  # fmt: skip
-_WITH_SECRET = (KeyKind.DERIVED, KeyKind.GROUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ async def create(
     """
     _check(group)
     made: Secret | None = None
-    if group.key_kind in _WITH_SECRET and group.secret is None:
+    if group.key_kind in WITH_SECRET and group.secret is None:
         made = Secret(random_bytes(NEW_SECRET_BYTES))
         group = replace(group, secret=made)
     async with database.write() as transaction:
@@ -74,7 +74,7 @@ async def create(
         taken = select(registration_group.c.group_id).where(registration_group.c.group_id == group.group_id)
         if (await connection.execute(taken)).first() is not None:
             raise conflict("group_exists", f"there is a group {group.group_id}")
-        await connection.execute(insert(registration_group), [rows.group_row(group, database.sealer)])
+        await connection.execute(insert(registration_group), [catalogue_rows.group_row(group, database.sealer)])
         await raise_catalogue_rev(connection)
     return group, made
 
@@ -92,13 +92,15 @@ async def change(database: Database, group_id: str, changes: Mapping[str, Any]) 
         row = (await connection.execute(query)).first()
         if row is None:
             raise not_found("group_unknown", f"no group {group_id}")
-        before = rows.group_of(tuple(row), database.sealer)
+        before = catalogue_rows.group_of(tuple(row), database.sealer)
         after = replace(before, **changes)
         _check(after)
         if after == before:
             transaction.abandon()
             return before
-        changed = {name: value for name, value in rows.group_row(after, database.sealer).items() if name in changes}
+        changed = {
+            name: value for name, value in catalogue_rows.group_row(after, database.sealer).items() if name in changes
+        }
         await connection.execute(
             update(registration_group).where(registration_group.c.group_id == group_id).values(**changed)
         )
@@ -118,8 +120,9 @@ async def list_all(database: Database, group_id: str | None = None) -> list[Grou
     if group_id is not None:
         query = query.where(registration_group.c.group_id == group_id)
     async with database.read() as connection:
+        older = await queries.old_secrets(connection, database.sealer)
         return [
-            GroupView(rows.group_of(tuple(row)[:-1], database.sealer), row[-1])
+            GroupView(catalogue_rows.group_of(tuple(row)[:-1], database.sealer, older.get(row.group_id, ())), row[-1])
             for row in await connection.execute(query)
         ]
 
@@ -138,7 +141,7 @@ def _check(group: Group) -> None:
     if group.key_kind is KeyKind.GROUP and group.reactivation is not Reactivation.OPERATOR:
         # Every device of such a group can speak for all of them.
         raise bad_request("group_needs_operator", "key kind group needs --reactivation operator")
-    if group.secret is not None and group.key_kind not in _WITH_SECRET:
+    if group.secret is not None and group.key_kind not in WITH_SECRET:
         raise bad_request("group_secret_needless", "only the key kinds derived and group have a group secret")
     if not MIN_EXPIRY_S <= group.pending_expiry_s <= MAX_EXPIRY_S:
         raise bad_request("pending_expiry_illegal", f"the expiry is {MIN_EXPIRY_S} to {MAX_EXPIRY_S} seconds")

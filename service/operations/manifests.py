@@ -24,9 +24,9 @@ from service.operations.requests import bad_request, conflict, not_found
 from service.operations.verbs.warehouse_rows import check_word
 from service.operations.versions import add_image, check_trusted
 from service.storage import manifest_queries
+from service.storage.catalogue_rows import release_key_of
 from service.storage.database import Database
 from service.storage.manifest_queries import Listed
-from service.storage.rows import release_key_of
 from service.storage.tables import product, release_key
 
 

@@ -18,6 +18,8 @@ def picture(device: Device) -> dict[str, Any]:
         "batch": device.batch,
         "frozen": device.frozen or None,
         "replaced_by": device.replaced_by,
+        "retired_reason": device.retired_reason,
+        "retire_deadline_at": to_ms(device.retire_deadline_at),
         "boot_count": device.boot_count,
         "model": device.model,
         "firmware": device.firmware.state.value if device.firmware.state else None,

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Column, String, bindparam, cast, func, select, update
 
 from service.credentials.keyfile import KeyFile
+from service.operations import audits
 from service.operations.backups import take_over
 from service.operations.sealed import SEALED
 from service.storage.database import Database
@@ -44,6 +45,7 @@ async def rotate(key_file: Path, database_path: Path) -> Rotated:
     try:
         resealed = await reseal(database, keys.seal_current)
         left = await kids_in_use(database)
+        await audits.note(database, {"keys": keys.seal_current}, after={"resealed": resealed})
     finally:
         await database.close()
     retired: list[str] = []
@@ -59,7 +61,7 @@ async def reseal(database: Database, kid: str, *, page: int = PAGE) -> int:
     for table, key, column, aad in SEALED:
         after = ""
         while True:
-            async with database.write() as transaction:
+            async with database.write(audit=False) as transaction:  # `rotate` says it once
                 connection = transaction.connection
                 query = (
                     select(key, column)

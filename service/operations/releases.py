@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,9 +31,11 @@ from sqlalchemy import ColumnElement, insert, literal, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from device_sdk.wire import ids, limits
-from service.domain.product import ReleaseKey
+from service.domain.desired import MAX_TRUSTED
+from service.domain.product import Endorsement, ReleaseKey
 from service.errors import Secret, ServiceError
 from service.images.files import measure
+from service.operations import endorsing
 from service.operations.requests import (
     MAX_TEXT_CHARS,
     bad_request,
@@ -67,6 +69,7 @@ class KeyView:
     name: str
     added_at: datetime | None
     retired_at: datetime | None
+    endorsed_by: tuple[str, ...] = ()  # key ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +120,9 @@ def keygen(path: Path, *, passphrase: Secret | None = None) -> PublicReleaseKey:
     encryption: KeySerializationEncryption = NoEncryption()
     if passphrase is not None:
         encryption = BestAvailableEncryption(passphrase.reveal())
-    public = _public(private.public_key())
-    _write_new(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), 0o600)
-    _write_new(path.with_name(path.name + ".pub"), public.pem.encode("ascii"), 0o644)
+    public = public_of(private.public_key())
+    write_new(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption), 0o600)
+    write_new(path.with_name(path.name + ".pub"), public.pem.encode("ascii"), 0o644)
     return public
 
 
@@ -130,7 +133,7 @@ def sign(
     for what, value in (("a product's name", product), ("hardware", hardware), ("a version's name", name)):
         check_text(what, value)
     check_seq(seq)
-    private = _load_private(key, passphrase)
+    private = load_private(key, passphrase)
     try:
         stored = measure(image)
     except OSError as error:
@@ -145,21 +148,21 @@ def sign(
         seq=seq,
         image_id=stored.image_id,
         size=stored.size,
-        key_id=_public(private.public_key()).key_id,
+        key_id=public_of(private.public_key()).key_id,
         signature=private.sign(message),
     )
 
 
 def signer(key: Path, *, passphrase: Secret | None = None) -> tuple[str, Callable[[bytes], bytes]]:
     """The id of a private release key, and what signs with it. Raises ServiceError BAD_REQUEST."""
-    private = _load_private(key, passphrase)
-    return _public(private.public_key()).key_id, private.sign
+    private = load_private(key, passphrase)
+    return public_of(private.public_key()).key_id, private.sign
 
 
 def read_signature(path: Path) -> Signature:
     """A signature file, its form checked but not its truth. Raises ServiceError BAD_REQUEST."""
     try:
-        data = json.loads(_read(path, "signature_unreadable"))
+        data = json.loads(read_file(path, "signature_unreadable"))
         texts = {name: data[name] for name in ("product", "hardware", "name", "image_id", "key_id")}
         form = data["format"]
         signature = Signature(
@@ -204,37 +207,56 @@ def parse_public_key(text: str) -> PublicReleaseKey:
             loaded = load_pem_public_key(text.encode("ascii"))
             if not isinstance(loaded, Ed25519PublicKey):
                 raise bad_request("release_key_illegal", "a release key is an Ed25519 public key")
-            return _public(loaded)
-        return _public(Ed25519PublicKey.from_public_bytes(base64.b64decode(text.strip(), validate=True)))
+            return public_of(loaded)
+        return public_of(Ed25519PublicKey.from_public_bytes(base64.b64decode(text.strip(), validate=True)))
     except (ValueError, UnsupportedAlgorithm, binascii.Error) as error:
         raise bad_request("release_key_illegal", "give a public key: PEM, or base64 of its 32 bytes") from error
 
 
 def read_public_key(path: Path) -> PublicReleaseKey:
-    return parse_public_key(_read(path, "release_key_unreadable").decode("ascii", "replace"))
+    return parse_public_key(read_file(path, "release_key_unreadable").decode("ascii", "replace"))
 
 
-async def add_key(database: Database, public: PublicReleaseKey, name: str, *, now: datetime) -> ReleaseKey:
-    """Trust a release key; the same key under the same name again changes nothing.
+async def add_key(
+    database: Database,
+    public: PublicReleaseKey,
+    name: str,
+    *,
+    now: datetime,
+    endorsements: Sequence[Endorsement] = (),
+    unendorsed: bool = False,
+) -> ReleaseKey:
+    """Trust a release key; the same key under the same name again only adds its endorsements.
 
-    Raises ServiceError CONFLICT: the key or the name is registered otherwise, or the key was retired.
+    Devices that know another key take it only with an endorsement that leads there, so a second key needs one, or
+    `unendorsed`. Raises ServiceError BAD_REQUEST, NOT_FOUND (an endorsement); CONFLICT: the key or the name is
+    registered otherwise, the key was retired, it is not endorsed, or too many are trusted.
     """
     check_text("a release key's name", name)
     async with database.write() as transaction:
         connection = transaction.connection
-        of = release_key.c
-        found = await _views(connection, (of.key_id == public.key_id) | (of.name == name))
-        for known in found:
-            if known.key_id == public.key_id and known.retired_at is not None:
-                raise conflict("release_key_retired", f"release key {known.name} was retired; make a new one")
-            if (known.key_id, known.public_key, known.name) != (public.key_id, public.public_key, name):
-                raise conflict("release_key_exists", f"there is a release key {known.key_id} named {known.name}")
+        known = await _views(connection, true())
+        found = [one for one in known if one.key_id == public.key_id or one.name == name]
+        for one in found:
+            if one.key_id == public.key_id and one.retired_at is not None:
+                raise conflict("release_key_retired", f"release key {one.name} was retired; make a new one")
+            if (one.key_id, one.public_key, one.name) != (public.key_id, public.public_key, name):
+                raise conflict("release_key_exists", f"there is a release key {one.key_id} named {one.name}")
         added = ReleaseKey(public.key_id, public.public_key, name)
-        if found:
+        if not found:
+            if len([one for one in known if one.retired_at is None]) >= MAX_TRUSTED:
+                raise conflict("release_keys_full", f"devices keep {MAX_TRUSTED} release keys; retire one first")
+            if known and not endorsements and not unendorsed:
+                raise conflict(
+                    "release_key_not_endorsed",
+                    "devices take a further key only with the endorsement of one that they have",
+                )
+            row = {"key_id": added.key_id, "public_key": added.public_key, "name": name, "added_at": to_ms(now)}
+            await connection.execute(insert(release_key), [row])
+        fresh = await endorsing.add_rows(connection, public.key_id, endorsements, now)
+        if found and not fresh:
             transaction.abandon()
             return added
-        row = {"key_id": added.key_id, "public_key": added.public_key, "name": name, "added_at": to_ms(now)}
-        await connection.execute(insert(release_key), [row])
         await raise_catalogue_rev(connection)
     return added
 
@@ -283,7 +305,10 @@ async def _views(connection: AsyncConnection, which: ColumnElement[bool]) -> lis
     of = release_key.c
     query = select(of.key_id, of.public_key, of.name, of.added_at, of.retired_at).where(which).order_by(of.name)
     found = (await connection.execute(query)).all()
-    return [KeyView(row[0], row[1], row[2], from_ms(row[3]), from_ms(row[4])) for row in found]
+    vouching = await endorsing.by_key(connection)
+    return [
+        KeyView(row[0], row[1], row[2], from_ms(row[3]), from_ms(row[4]), vouching.get(row[0], ())) for row in found
+    ]
 
 
 async def _targets(connection: AsyncConnection, key_id: str) -> list[tuple[str, str]]:
@@ -307,16 +332,18 @@ def _told(targets: list[tuple[str, str]]) -> str:
     return shown if len(targets) <= 5 else f"{shown} and more"
 
 
-def _public(key: Ed25519PublicKey) -> PublicReleaseKey:
+def public_of(key: Ed25519PublicKey) -> PublicReleaseKey:
+    """As it is shown and stored."""
     raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
     return PublicReleaseKey(ids.release_key_id(raw), raw, pem)
 
 
-def _load_private(path: Path, passphrase: Secret | None) -> Ed25519PrivateKey:
+def load_private(path: Path, passphrase: Secret | None) -> Ed25519PrivateKey:
+    """A release key's private part. Raises ServiceError BAD_REQUEST."""
     try:
         loaded = load_pem_private_key(
-            _read(path, "release_key_unreadable"), None if passphrase is None else passphrase.reveal()
+            read_file(path, "release_key_unreadable"), None if passphrase is None else passphrase.reveal()
         )
     except TypeError as error:  # a passphrase is missing, or given for a key without one
         raise bad_request("release_key_passphrase", "the release key's passphrase is missing or not wanted") from error
@@ -327,7 +354,8 @@ def _load_private(path: Path, passphrase: Secret | None) -> Ed25519PrivateKey:
     return loaded
 
 
-def _read(path: Path, cause: str) -> bytes:
+def read_file(path: Path, cause: str) -> bytes:
+    """A small file. Raises ServiceError BAD_REQUEST with that cause."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -338,7 +366,8 @@ def _read(path: Path, cause: str) -> bytes:
     return data
 
 
-def _write_new(path: Path, data: bytes, mode: int) -> None:
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """A file that was not there before, flushed. Raises ServiceError CONFLICT, UNAVAILABLE."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:

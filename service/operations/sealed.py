@@ -30,16 +30,18 @@ from service.storage.sealing import (
     group_secret_aad,
     label_key_aad,
     manifest_secret_aad,
+    old_secret_aad,
     order_policies_aad,
     site_settings_aad,
 )
-from service.storage.tables import account, device, label, registration_group
+from service.storage.tables import account, device, group_secret, label, registration_group
 from service.storage.warehouse_tables import manifest_secret, sales_order, site_settings
 
 Aad = Callable[[str], bytes]
 # Every sealed column: (table, its key, the column, what a value is bound to).
 SEALED: tuple[tuple[Table, Column[Any], Column[Any], Aad], ...] = (
     (registration_group, registration_group.c.group_id, registration_group.c.secret_sealed, group_secret_aad),
+    (group_secret, group_secret.c.secret_id, group_secret.c.secret_sealed, old_secret_aad),
     (device, device.c.device_id, device.c.key_sealed, device_key_aad),
     (account, account.c.name, account.c.key_sealed, account_key_aad),
     (label, label.c.label_id, label.c.key_sealed, label_key_aad),
@@ -68,7 +70,10 @@ def check_openable(database_path: Path, kids: Collection[str], *, immutable: boo
         unavailable_on_error(),
         closing(sqlite3.connect(f"file:{database_path}?mode=ro&immutable={int(immutable)}", uri=True)) as connection,
     ):
+        there = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         for table, _, column, _ in SEALED:
+            if table.name not in there:  # of a newer schema than this database
+                continue
             query = (
                 f"SELECT DISTINCT substr({column.name}, 1, {KID_BYTES}) FROM {table.name} WHERE {column.name} NOTNULL"  # noqa: S608 - names of our own
             )

@@ -14,8 +14,9 @@ from service.domain.product import Version
 from service.images.files import ImageFiles, pages_of
 from service.operations.releases import Signature, verify
 from service.operations.requests import bad_request, check_text, conflict, not_found, raise_catalogue_rev
+from service.storage.catalogue_rows import release_key_of, version_of, version_row
 from service.storage.database import Database
-from service.storage.rows import from_ms, release_key_of, to_ms, version_of, version_row
+from service.storage.rows import from_ms, to_ms
 from service.storage.tables import device, image, product, registration_group, release_key, version
 
 _COLUMNS = tuple(one for one in version.columns if one.name != "added_at")

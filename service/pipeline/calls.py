@@ -26,6 +26,7 @@ class Call:
     """
 
     environment = ""  # no broker brought it
+    up = True
 
     def __init__(self, verb: str, owner: str, fields: Mapping[str, Any], trace_id: str, *, operational: bool) -> None:
         self.verb = verb

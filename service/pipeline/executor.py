@@ -62,6 +62,7 @@ class Outcome:
     job: Job
     reply: bytes | None = None
     effects: tuple[Effect, ...] = ()
+    put_off: bool = False  # nothing was decided, storage being away
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,9 @@ class Executor:
         clock: Callable[[], datetime],
         random_bytes: Callable[[int], bytes],
         admit: Callable[[str, str], None],
+        told_service_keys: tuple[bytes, ...] = (),
     ) -> None:
+        self._told_service_keys = told_service_keys
         self._store = store
         self._record = record
         self._service_key = service_key
@@ -138,6 +141,7 @@ class Executor:
             random_bytes=self._random_bytes,
             admit=self._admit,
             listening_since=self.listening_since,
+            told_service_keys=self._told_service_keys,
             down_since=self.down_since,
         )
 
@@ -261,7 +265,7 @@ class Executor:
                 job.owner if job.operational else None,
             )
         )  # fmt: skip
-        return Outcome(job, self._refusal(job, error))
+        return Outcome(job, self._refusal(job, error), put_off=error.code == codes.UNAVAILABLE)
 
     def _refusal(self, job: Job, error: ServiceError) -> bytes | None:
         if job.link is None:

@@ -1,7 +1,8 @@
 """Tells brokers which credentials live and which are dead.
 
-Owns the grant before a reply, coalesced outside the batch loop, and the revocation after a drop, which the database
-remembers until the broker has confirmed it. Source: docs/protocol.md, 4.4.
+Owns the grant before a reply, coalesced outside the batch loop, the revocation after a drop, which the database
+remembers until the broker has confirmed it, and the comparison of a broker's whole list with the database.
+Source: docs/protocol.md, 4.4.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 
 from device_sdk.wire import codes
-from service.brokers.gate import BrokerGate, GateError, Login
-from service.domain.credential import Credential
+from service.brokers.gate import CANARY_PREFIX, BrokerGate, GateError, Login
+from service.domain.credential import Credential, CredentialKind
 from service.errors import ServiceError
 from service.pipeline.bounds import Bounds
 from service.pipeline.ports import Upkeep
 from service.pipeline.record import Record
 
 log = logging.getLogger(__name__)
+COMPARED_AT_ONCE = 50  # logins of a comparison in one turn; a revocation waits for one turn at most
 
 Done = Callable[[ServiceError | None], None]  # None: the login works
 
@@ -29,7 +31,7 @@ class Granter:
     """For one environment: grants what has gathered while the last grant was under way, and revokes.
 
     One call of the gate at a time, so that a grant that is under way when its credential is dropped cannot come to the
-    broker after the revocation.
+    broker after the revocation. That holds for the grants of a comparison too.
     """
 
     def __init__(self, gate: BrokerGate, bounds: Bounds, record: Record) -> None:
@@ -40,6 +42,8 @@ class Granter:
         self._arrived = asyncio.Event()
         self._busy = False
         self._calling = asyncio.Lock()
+        self._comparing = asyncio.Lock()
+        self._asked: set[str] = set()  # granted or revoked since the comparison under way, or the last one, began
         self._seen: OrderedDict[str, None] = OrderedDict()
 
     @property
@@ -48,6 +52,7 @@ class Granter:
 
     def submit(self, login: Login, done: Done) -> None:
         """Grant soon; `done` is called once."""
+        self._touch(login.credential_id)
         self._seen[login.credential_id] = None
         if len(self._seen) > self._bounds.bucket_table:
             self._seen.popitem(last=False)
@@ -85,11 +90,59 @@ class Granter:
     async def revoke(self, logins: Sequence[Login]) -> None:
         """Returns when the broker refuses these. Raises GateError, TimeoutError."""
         for login in logins:
+            self._touch(login.credential_id)
             _, dones = self._waiting.pop(login.credential_id, (login, []))
             for done in dones:
                 done(_not_granted("dropped before it was granted"))
         async with asyncio.timeout(self._bounds.gate_timeout_s), self._calling:
             await self._gate.revoke(logins)
+
+    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
+        """Make the broker's list of API keys equal to `expected`; returns (granted, revoked). Raises GateError.
+
+        `expected` is read once, after the broker was asked, so a credential granted meanwhile is not taken for an extra
+        one. Grants and revocations go on between the pages; who was asked for since the beginning is left alone,
+        because what was asked is newer than both lists: a credential that was live when it was read and is revoked
+        before its page comes is not let in again.
+        """
+        async with self._comparing:
+            self._asked.clear()
+            return await self._compare(expected)
+
+    async def _compare(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
+        have = await self._gate.snapshot()
+        if have is None:
+            return 0, 0
+        known: set[str] = set()
+        missing: list[Login] = []
+        granted = revoked = 0
+        async for login in expected:
+            if login.kind is CredentialKind.API_KEY:
+                known.add(login.credential_id)
+                if login.credential_id not in have:
+                    missing.append(login)
+            if len(missing) >= COMPARED_AT_ONCE:
+                granted += await self._apart(self._gate.grant, missing)
+                missing = []
+        granted += await self._apart(self._gate.grant, missing)
+        extra = [
+            Login(one, CredentialKind.API_KEY) for one in sorted(have - known) if not one.startswith(CANARY_PREFIX)
+        ]
+        for start in range(0, len(extra), COMPARED_AT_ONCE):
+            revoked += await self._apart(self._gate.revoke, extra[start : start + COMPARED_AT_ONCE])
+        return granted, revoked
+
+    async def _apart(self, call: Callable[[Sequence[Login]], Awaitable[None]], logins: Sequence[Login]) -> int:
+        """One page of a comparison, in its turn; how many it was done for."""
+        async with self._calling:
+            left = [login for login in logins if login.credential_id not in self._asked]
+            if left:
+                await call(left)
+        return len(left)
+
+    def _touch(self, credential_id: str) -> None:
+        if self._comparing.locked():
+            self._asked.add(credential_id)
 
     async def _grant(self, logins: Sequence[Login]) -> ServiceError | None:
         try:

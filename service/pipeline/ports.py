@@ -67,14 +67,14 @@ class Upkeep(Protocol):
         """Rises with every change of the catalogue, by whatever process."""
         ...
 
-    async def refreshed_rev(self) -> int:
-        """The catalogue's revision that every device's document has been compared with; 0: none yet."""
+    async def refreshed_rev(self, environment: str) -> int:
+        """The catalogue's revision that every device's document there has been compared with; 0: none yet."""
         ...
 
-    async def set_refreshed_rev(self, rev: int) -> None: ...
+    async def set_refreshed_rev(self, environment: str, rev: int) -> None: ...
 
-    async def confirmed(self, *, after: str = "", limit: int = 1000) -> Sequence[str]:
-        """Ids of confirmed credentials, by id."""
+    async def confirmed(self, environment: str, *, after: str = "", limit: int = 1000) -> Sequence[str]:
+        """Ids of its confirmed credentials, by id."""
         ...
 
     async def unrevoked(self, *, after: str = "", limit: int = 1000) -> Sequence[Credential]:
@@ -87,23 +87,30 @@ class Upkeep(Protocol):
         """Ids of pending credentials whose time is over."""
         ...
 
+    async def outlived(self, now: datetime, *, limit: int = 1000) -> Sequence[str]:
+        """Ids of confirmed API keys that have come to the end of the life that their group gives."""
+        ...
+
     async def due(self, now: datetime, *, limit: int = 1000) -> Sequence[str]:
         """Ids of devices of which some deadline is over: a move, a successor, a firmware state."""
         ...
 
-    async def renewable(self, after: datetime, until: datetime) -> Sequence[str]:
-        """Ids of devices whose confirmed credential came to two thirds of its life in that time."""
+    async def renewable(self, environment: str, after: datetime, until: datetime) -> Sequence[str]:
+        """Ids of its devices whose confirmed credential came to two thirds of its life in that time."""
         ...
 
-    async def tended_to(self) -> int:
+    async def tended_to(self, environment: str) -> int:
         """The number of the last event whose device has been looked at for a changed document."""
         ...
 
-    async def touched(self, after: int, *, limit: int = 1000) -> Sequence[tuple[int, str]]:
-        """(number, device id) of events after that one which change what a device is to do, by number."""
+    async def touched(self, environment: str, after: int, *, limit: int = 1000) -> Sequence[tuple[int, str]]:
+        """(number, device id) of events after that one which change what a device is to do, by number.
+
+        Without devices whose confirmed credential is of another environment.
+        """
         ...
 
-    async def set_tended_to(self, number: int) -> None: ...
+    async def set_tended_to(self, environment: str, number: int) -> None: ...
 
     async def delete_dropped(self, dropped_before: datetime, *, limit: int = 1000) -> int:
         """Delete rows dropped before then and revoked; returns how many."""

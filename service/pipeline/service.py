@@ -95,6 +95,7 @@ class Pipeline:
             clock=clock,
             random_bytes=random_bytes,
             admit=self._admit_proven,
+            told_service_keys=keys.told_service_keys(),
         )
         self.granters = {name: Granter(gate, self.bounds, self.record) for name, gate in gates.items()}
         self.hooks = HookRunner(ask_hook, self.bounds, self.record, monotonic=monotonic, answered=self._answered)
@@ -107,6 +108,8 @@ class Pipeline:
         """Serve this link too; before `run`."""
         self._links[link.environment, link.role] = link
         self._outboxes[id(link)] = Outbox(link, self.bounds.queued_replies, self.record)
+        if link.role is Role.OPERATIONAL:
+            self.ticker.watch(link)
 
     def deliver(self, message: Inbound) -> None:
         """Take one message; never blocks. Given to each link as its `deliver`."""
@@ -127,9 +130,11 @@ class Pipeline:
         else:
             self.executor.down_since.setdefault(environment, self._clock())
 
-    def missed_messages(self) -> None:
-        """A link was down: what was silent meanwhile may have spoken. Silence counts anew from now."""
+    def link_connected(self, link: Link) -> None:
+        """It was down until now: who was silent meanwhile may have spoken, and what was pushed may be lost."""
         self.executor.listening_since = self._clock()
+        if link.role is Role.OPERATIONAL:
+            self.ticker.tell_again(link.environment)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -216,6 +221,8 @@ class Pipeline:
         """Acknowledge, then replies and effects; the dead are forgotten first."""
         if settled.dropped:
             self._forget_dropped(settled.dropped)
+        if any(one.put_off and one.job.link is None for one in settled.outcomes):
+            self.ticker.tell_again()
         for outcome in settled.outcomes:
             outcome.job.done()
             if outcome.effects:

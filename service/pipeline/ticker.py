@@ -1,4 +1,4 @@
-"""What happens because time passes: lapsed credentials, a changed catalogue, counters, pruning.
+"""What happens because time passes: lapsed credentials, deadlines, counters, pruning; telling.py's rounds.
 
 Owns no rule: what needs one goes through the executor like a message. Every look is bounded by a page.
 Source: docs/protocol.md, 4.4 and 5.1.
@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import partial
 
+from service.mqtt.port import Link
 from service.pipeline.bounds import Bounds
-from service.pipeline.executor import EXPIRE, REFRESH, TEND
+from service.pipeline.executor import EXPIRE, TEND
 from service.pipeline.granter import guarded
 from service.pipeline.jobs import Job
 from service.pipeline.ports import Upkeep
 from service.pipeline.record import Record
+from service.pipeline.telling import Teller
 
-_REFRESH_PAGE = 256
-_TEND_PAGE = 2000  # a round
-_RENEW_EVERY = timedelta(hours=1)
-_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
-_PRUNE_EVERY = 60  # ticks
+_PAGE = 256
+_SELDOM = 60  # ticks
 
 
 class Ticker:
@@ -42,13 +42,18 @@ class Ticker:
         self._record = record
         self._clock = clock
         self._submit = submit
-        self._refreshed: int | None = None  # the catalogue's revision that every device has been compared with
-        self._refreshing: int | None = None
-        self._after = ""  # how far the comparison with `_refreshing` has come
-        self._tended: int | None = None  # the last event whose device has been looked at
-        self._remembered = 0  # the same, as the database has it
-        self._renewals_to: datetime | None = None  # whose time came before then has been told
+        self._tellers: dict[str, Teller] = {}  # by environment
         self._ticks = 0
+
+    def watch(self, link: Link) -> None:
+        """Tell this environment's devices; `link` is its operational one."""
+        self._tellers[link.environment] = Teller(link, self._upkeep, clock=self._clock, submit=self._submit)
+
+    def tell_again(self, environment: str | None = None) -> None:
+        """What was told lately to devices of this environment, or of all, may have reached nobody."""
+        for name, teller in self._tellers.items():
+            if environment in (None, name):
+                teller.again()
 
     async def run(self) -> None:
         while True:
@@ -61,10 +66,12 @@ class Ticker:
         await guarded("refresh", self._record, self._refresh)
         await guarded("expire", self._record, self._expire)
         await guarded("deadlines", self._record, self._lapse)
-        await guarded("changes", self._record, self._tend)
-        await guarded("renewals", self._record, self._renew)
+        for teller in self._tellers.values():
+            await guarded("changes", self._record, teller.tend)
+            await guarded("renewals", self._record, teller.renew)
         await guarded("counters", self._record, self.flush)
-        if self._ticks % _PRUNE_EVERY == 1:
+        if self._ticks % _SELDOM == 1:
+            await guarded("lives", self._record, self._end_lives)
             await guarded("prune", self._record, self._prune)
 
     async def flush(self) -> None:
@@ -79,57 +86,23 @@ class Ticker:
             raise
 
     async def _refresh(self) -> None:
-        """After a change of the catalogue: have the document of every confirmed credential compared, page by page.
-
-        The database remembers which revision all have been compared with, so a change while no service ran, or a
-        restart in the middle, is not forgotten. A push to a device that is not connected reaches nobody and does no
-        harm: it is told at its next contact.
-        """
-        if self._refreshed is None:
-            self._refreshed = await self._upkeep.refreshed_rev()
         rev = await self._upkeep.catalogue_rev()
-        if rev == self._refreshed:
-            return
-        if rev != self._refreshing:
-            self._refreshing, self._after = rev, ""
-        while page := await self._upkeep.confirmed(after=self._after, limit=_REFRESH_PAGE):
-            for credential_id in page:
-                if not self._submit(Job(REFRESH, credential_id, operational=True, trace_id=secrets.token_hex(8))):
-                    return  # the queue is full of requests: they come first
-                self._after = credential_id
-        await self._upkeep.set_refreshed_rev(rev)
-        self._refreshed, self._refreshing = rev, None
+        for teller in self._tellers.values():
+            await guarded("refresh", self._record, partial(teller.refresh, rev))
 
     async def _expire(self) -> None:
-        for credential_id in await self._upkeep.pending_expired(self._clock(), limit=_REFRESH_PAGE):
+        for credential_id in await self._upkeep.pending_expired(self._clock(), limit=_PAGE):
+            self._submit(Job(EXPIRE, credential_id, operational=True, trace_id=secrets.token_hex(8)))
+
+    async def _end_lives(self) -> None:
+        """API keys that nobody renewed in time. One walk over those in use, where a group gives them a life."""
+        for credential_id in await self._upkeep.outlived(self._clock(), limit=_PAGE):
             self._submit(Job(EXPIRE, credential_id, operational=True, trace_id=secrets.token_hex(8)))
 
     async def _lapse(self) -> None:
         """Deadlines of moves, replacements and firmware states."""
-        for device_id in await self._upkeep.due(self._clock(), limit=_REFRESH_PAGE):
+        for device_id in await self._upkeep.due(self._clock(), limit=_PAGE):
             self._submit(Job(TEND, device_id, operational=True, trace_id=secrets.token_hex(8)))
-
-    async def _tend(self) -> None:
-        """Push what operators have changed, by whatever process; the database remembers how far this has come."""
-        if self._tended is None:
-            self._tended = self._remembered = await self._upkeep.tended_to()
-        for number, device_id in await self._upkeep.touched(self._tended, limit=_TEND_PAGE):
-            if not self._submit(Job(TEND, device_id, operational=True, trace_id=secrets.token_hex(8))):
-                break  # the queue is full of requests: they come first
-            self._tended = number
-        if self._tended != self._remembered:
-            await self._upkeep.set_tended_to(self._tended)
-            self._remembered = self._tended
-
-    async def _renew(self) -> None:
-        """Tell devices whose credential has come to two thirds of its life; at the start all that have."""
-        now = self._clock()
-        if self._renewals_to is not None and now - self._renewals_to < _RENEW_EVERY:
-            return
-        for device_id in await self._upkeep.renewable(self._renewals_to or _LONG_AGO, now):
-            if not self._submit(Job(TEND, device_id, operational=True, trace_id=secrets.token_hex(8))):
-                return  # the queue is full of requests: all of them again in the next round
-        self._renewals_to = now
 
     async def _prune(self) -> None:
         await self._upkeep.delete_dropped(self._clock() - timedelta(seconds=self._bounds.dropped_kept_s))

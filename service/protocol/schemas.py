@@ -106,6 +106,7 @@ class SettingsReport(Model):
 
 class PlacementReport(Model):
     state: Word
+    environment: Annotated[str, Field(max_length=256)] | None = None
     cause: Cause | None = None
 
 
@@ -186,9 +187,7 @@ class Rename(Model):
     name: Name
 
 
-Request = (
-    Hello | Activate | Online | Report | Fetch | Item | Staged | Handshake | Target | Current | Installed | Rename
-)
+Request = Hello | Activate | Online | Report | Fetch | Item | Staged | Handshake | Target | Current | Installed | Rename
 
 # `stage` is read everywhere, so that its sender can be told where it is meant for.
 BOOTSTRAP: dict[str, type[Model]] = {"hello": Hello, "activate": Activate, "stage": Stage}

@@ -1,51 +1,62 @@
 """One SQLite database: how it is opened, read and written.
 
-Owns the connections: one writer, guarded by a lock, and a pool of readers. Every write is one BEGIN IMMEDIATE
-transaction. Knows nothing of what the tables mean; store.py, upkeep.py and the operations do. SQLite's errors leave
-here as ServiceError UNAVAILABLE.
+Owns the transactions: one writer at a time, guarded by a lock, and readers beside it. Every write is one BEGIN
+IMMEDIATE transaction. Knows nothing of what the tables mean; store.py, upkeep.py and the operations do. SQLite's errors
+leave here as ServiceError UNAVAILABLE; connections that are read-only for no lasting reason are made anew
+(connections.py says how that comes about).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, event, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncTransaction
 
-from service.storage.errors import unavailable, unavailable_on_error
-from service.storage.schema import BUSY_TIMEOUT_S, check_current, schema_of
+from service.errors import ServiceError
+from service.storage.auditing import THIS_MACHINE, actor, arm, disarm, settle
+from service.storage.connections import Connections, pragma
+from service.storage.errors import BUSY, READ_ONLY, unavailable, unavailable_on_error
+from service.storage.schema import check_current, schema_of
 from service.storage.sealing import Sealer
 
-READERS = 4
-CHECKPOINT_PAGES = 4000  # 16 MiB of log: a batch writes one or two, and a checkpoint costs as much as a batch
-WRITER_CACHE_KIB = 16 * 1024  # pages that a connection keeps in memory, at most
-READER_CACHE_KIB = 4 * 1024
+_NOTING = "firstlight_noting"
 
 
 class Database:
     """An open database. Use `Database.open`; call `close` at the end."""
 
-    def __init__(self, path: Path, sealer: Sealer, engine: AsyncEngine) -> None:
+    def __init__(self, path: Path, sealer: Sealer, connections: Connections, changed_by: str | None) -> None:
         self.path = path
         self.sealer = sealer
-        self._engine = engine
+        self.changed_by = changed_by
+        self._connections = connections
         self._lock = asyncio.Lock()
-        self._writer: AsyncConnection | None = None
+        self._in_vain_at = float("-inf")  # when one of us last gave up waiting for another process
 
     @classmethod
-    async def open(cls, path: Path, sealer: Sealer, *, check: bool = True, max_pages: int | None = None) -> Database:
+    async def open(
+        cls,
+        path: Path,
+        sealer: Sealer,
+        *,
+        check: bool = True,
+        max_pages: int | None = None,
+        changed_by: str | None = THIS_MACHINE,
+    ) -> Database:
         """Open a database that has the newest schema; `schema.migrate` makes or upgrades one.
 
-        `check` reads the whole file once for damage. `max_pages` bounds the file's size in pages of 4 KiB. Raises
+        `check` reads the whole file once for damage. `max_pages` bounds the file's size in pages of 4 KiB. `changed_by`
+        is whom the audit names for what is written; None, for the service's own work, audits nothing. Raises
         ServiceError UNAVAILABLE: no database, another schema, damaged, locked.
         """
         if not path.is_file():  # noqa: ASYNC240 - one look before anything runs
             check_current(None)
-        database = cls(path, sealer, _engine(path, max_pages))
+        database = cls(path, sealer, Connections(path, max_pages), changed_by)
         try:
             async with database.read() as connection:
                 check_current(await connection.run_sync(schema_of))
@@ -58,32 +69,35 @@ class Database:
 
     async def close(self) -> None:
         async with self._lock:
-            if self._writer is not None:
-                await self._writer.close()
-                self._writer = None
-            await self._engine.dispose()
+            await self._connections.close()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """One consistent snapshot to read from. Raises ServiceError UNAVAILABLE."""
-        with unavailable_on_error():
-            async with self._engine.connect() as connection:
+        with self._watched():
+            async with self._connections.reader() as connection:
                 yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
+    async def write(self, *, audit: bool = True) -> AsyncIterator[Transaction]:
         """One immediate transaction: committed durably at a clean exit, rolled back at an error.
 
-        Waits for the other writers of this process, and up to 5 s for those of others. Raises ServiceError
-        UNAVAILABLE; nothing is half written.
+        Waits for the other writers of this process, and up to 5 s for those of others; who was waiting when one of us
+        gave up after these 5 s gives up too. What it changes is audited, if somebody acts (auditing.py); `audit=False`
+        for a transaction that writes audit rows of its own. Raises ServiceError UNAVAILABLE; nothing is half written.
         """
+        asked_at = asyncio.get_running_loop().time()
         async with self._lock:
-            with unavailable_on_error():
-                connection = await self._open_writer()
-                begun = await connection.begin()
+            if asked_at < self._in_vain_at:
+                raise unavailable(BUSY, "the writer before has waited in vain")
+            with self._watched():
+                acting = actor(self.changed_by) if audit else None
+                connection, begun = await self._begin(noting=acting is not None)
                 transaction = Transaction(connection)
                 try:
                     yield transaction
+                    if acting is not None and not transaction.abandoned:
+                        await settle(connection, acting)
                 except BaseException:
                     await begun.rollback()
                     raise
@@ -100,23 +114,50 @@ class Database:
     async def data_version(self) -> int:
         """A number that changes whenever another process (or a reader's connection) has written the database."""
         async with self._lock:
-            with unavailable_on_error():
-                connection = await self._open_writer()
+            with self._watched():
+                connection = await self._writer()
                 # Outside of a transaction: inside one, the number is that of the transaction's snapshot.
                 raw = await connection.get_raw_connection()
-                return int((await _pragma(raw.driver_connection, "PRAGMA data_version"))[0])
+                return int((await pragma(raw.driver_connection, "PRAGMA data_version"))[0])
 
-    async def _open_writer(self) -> AsyncConnection:
-        """The writer's connection; a new one where the last was broken by a cancelled task."""
-        if self._writer is not None and (self._writer.closed or self._writer.invalidated):
-            await self._writer.close()
-            self._writer = None
-        if self._writer is None:
-            connection = await self._engine.connect()
+    async def _arm(self, connection: AsyncConnection, *, wanted: bool) -> None:
+        """Whether the writer's connection notes what is changed; that is kept with the connection."""
+        if connection.info.get(_NOTING, False) is not wanted:
             raw = await connection.get_raw_connection()
-            await _pragma(raw.driver_connection, f"PRAGMA cache_size=-{WRITER_CACHE_KIB}")
-            self._writer = await connection.execution_options(firstlight_writes=True)
-        return self._writer
+            await _script(raw.driver_connection, arm() if wanted else disarm())
+            connection.info[_NOTING] = wanted
+
+    async def _begin(self, *, noting: bool) -> tuple[AsyncConnection, AsyncTransaction]:
+        """The writer in an immediate transaction. If it turns out to be read-only, all connections are made anew, once."""
+        try:
+            with self._watched():
+                return await self._begin_once(noting=noting)
+        except ServiceError as error:
+            if error.cause != READ_ONLY:
+                raise
+        return await self._begin_once(noting=noting)
+
+    async def _begin_once(self, *, noting: bool) -> tuple[AsyncConnection, AsyncTransaction]:
+        connection = await self._writer()
+        await self._arm(connection, wanted=noting)
+        return connection, await connection.begin()
+
+    async def _writer(self) -> AsyncConnection:
+        await self._connections.renew()
+        return await self._connections.writer()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """SQLite's errors as ServiceError UNAVAILABLE; one that says "read-only" is remembered."""
+        try:
+            with unavailable_on_error():
+                yield
+        except ServiceError as error:
+            if error.cause == READ_ONLY:
+                self._connections.suspect()
+            elif error.cause == BUSY:
+                self._in_vain_at = asyncio.get_running_loop().time()
+            raise
 
 
 class Transaction:
@@ -131,43 +172,8 @@ class Transaction:
         self.abandoned = True
 
 
-def _engine(path: Path, max_pages: int | None) -> AsyncEngine:
-    url = URL.create("sqlite+aiosqlite", database=str(path))
-    engine = create_async_engine(
-        url,
-        pool_size=READERS + 1,
-        max_overflow=0,
-        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
-    )
-
-    def connected(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA journal_mode=WAL")  # kept in the file; a restored one does not have it yet
-        cursor.execute("PRAGMA synchronous=FULL")  # a reply that was given is never forgotten
-        cursor.execute(f"PRAGMA cache_size=-{READER_CACHE_KIB}")
-        cursor.execute("PRAGMA secure_delete=FAST")
-        cursor.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-        cursor.execute(f"PRAGMA journal_size_limit={CHECKPOINT_PAGES * 4096 * 2}")
-        if max_pages is not None:
-            cursor.execute(f"PRAGMA max_page_count={int(max_pages)}")
-        cursor.close()
-
-    def begin(connection: Any) -> None:
-        writes = connection.get_execution_options().get("firstlight_writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    event.listen(engine.sync_engine, "connect", connected)
-    event.listen(engine.sync_engine, "begin", begin)
-    return engine
-
-
-async def _pragma(driver: Any, statement: str) -> Any:
-    """Run a pragma on aiosqlite's own connection, where SQLAlchemy begins no transaction; its first row."""
-    cursor = await driver.execute(statement)
-    row = await cursor.fetchone()
-    await cursor.close()
-    return row
+async def _script(driver: Any, script: str) -> None:
+    await (await driver.executescript(script)).close()
 
 
 async def _check(connection: AsyncConnection) -> None:

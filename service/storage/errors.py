@@ -17,19 +17,20 @@ from service.errors import ServiceError
 
 RETRY_MIN_S, RETRY_MAX_S = 5, 15  # UNAVAILABLE is usually over in seconds; spread, so that devices do not come at once
 
+READ_ONLY, BUSY = "storage_read_only", "storage_busy"
 _CAUSES = {
-    sqlite3.SQLITE_BUSY: "storage_busy",
-    sqlite3.SQLITE_LOCKED: "storage_busy",
+    sqlite3.SQLITE_BUSY: BUSY,
+    sqlite3.SQLITE_LOCKED: BUSY,
     sqlite3.SQLITE_FULL: "storage_full",
-    sqlite3.SQLITE_READONLY: "storage_read_only",
-    sqlite3.SQLITE_PERM: "storage_read_only",
+    sqlite3.SQLITE_READONLY: READ_ONLY,
+    sqlite3.SQLITE_PERM: READ_ONLY,
     sqlite3.SQLITE_IOERR: "storage_io_error",
     sqlite3.SQLITE_CANTOPEN: "storage_gone",
     sqlite3.SQLITE_CORRUPT: "storage_corrupt",
     sqlite3.SQLITE_NOTADB: "storage_corrupt",
     sqlite3.SQLITE_NOMEM: "storage_io_error",
-    sqlite3.SQLITE_INTERRUPT: "storage_busy",
-    sqlite3.SQLITE_PROTOCOL: "storage_busy",
+    sqlite3.SQLITE_INTERRUPT: BUSY,
+    sqlite3.SQLITE_PROTOCOL: BUSY,
 }
 CAUSES = frozenset(_CAUSES.values())
 

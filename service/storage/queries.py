@@ -16,12 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.domain.catalogue import Catalogue, Environment, Ou
 from service.domain.credential import Credential
 from service.domain.device import Device
-from service.storage import rows
+from service.domain.group import OldSecret
+from service.domain.product import Endorsement
+from service.storage import catalogue_rows, rows
 from service.storage.sealing import Sealer
 from service.storage.tables import (
     credential,
     device,
     device_public_key,
+    endorsement,
+    group_secret,
     meta,
     ou,
     product,
@@ -175,24 +179,48 @@ async def ous(connection: AsyncConnection) -> dict[str, Ou]:
     return {row.path: Ou(*row) for row in await connection.execute(select(ou))}
 
 
+async def old_secrets(
+    connection: AsyncConnection, sealer: Sealer, group_id: str | None = None
+) -> dict[str, tuple[OldSecret, ...]]:
+    """The secrets of each group, or of one, before its present one."""
+    found: dict[str, list[OldSecret]] = {}
+    query = select(group_secret).order_by(group_secret.c.group_id, group_secret.c.generation)
+    if group_id is not None:
+        query = query.where(group_secret.c.group_id == group_id)
+    for row in await connection.execute(query):
+        found.setdefault(row.group_id, []).append(catalogue_rows.old_secret_of(tuple(row), sealer))
+    return {group_id: tuple(of_group) for group_id, of_group in found.items()}
+
+
 async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: Mapping[str, Environment]) -> Catalogue:
     """The whole catalogue, in one transaction's view."""
     rev = await catalogue_rev(connection)
-    groups = [rows.group_of(tuple(row), sealer) for row in await connection.execute(select(registration_group))]
+    older = await old_secrets(connection, sealer)
+    groups = [
+        catalogue_rows.group_of(tuple(row), sealer, older.get(row.group_id, ()))
+        for row in await connection.execute(select(registration_group))
+    ]
     found = await connection.execute(select(*_VERSION_COLUMNS))
-    versions = {one.version_id: one for one in (rows.version_of(tuple(row)) for row in found)}
+    versions = {one.version_id: one for one in (catalogue_rows.version_of(tuple(row)) for row in found)}
     products = {}
     for *of_product, target in await connection.execute(
         select(product.c.product_id, product.c.name, product.c.hardware, product.c.target_version_id)
     ):
-        products[of_product[0]] = rows.product_of(of_product, versions.get(target))
+        products[of_product[0]] = catalogue_rows.product_of(of_product, versions.get(target))
     of = release_key.c
     keys = (await connection.execute(select(of.key_id, of.public_key, of.name, of.retired_at))).all()
+    vouched = select(of.public_key, endorsement.c.by_key_id, endorsement.c.signature).join(
+        endorsement, endorsement.c.key_id == of.key_id
+    )
+    endorsements = await connection.execute(vouched.order_by(endorsement.c.key_id, endorsement.c.by_key_id))
     return Catalogue(
         rev=rev,
         groups={group.group_id: group for group in groups},
         products=products,
-        release_keys={row.key_id: rows.release_key_of(tuple(row)[:3]) for row in keys if row.retired_at is None},
+        release_keys={
+            row.key_id: catalogue_rows.release_key_of(tuple(row)[:3]) for row in keys if row.retired_at is None
+        },
+        endorsements=tuple(Endorsement(*row) for row in endorsements),
         retired_keys=frozenset(row.key_id for row in keys if row.retired_at is not None),
         environments=environments,
         versions=versions,

@@ -1,7 +1,8 @@
 """Between rows and domain values: the one place that knows which column is which field.
 
-Owns the conversions of devices, things, credentials, groups, products, versions and traces, in both directions; does
-no query. Rows come in as positional tuples in the column order of tables.py, because a batch reads thousands.
+Owns the conversions of devices, things, credentials, events and traces, in both directions; does no query. Rows come in
+as positional tuples in the column order of tables.py, because a batch reads thousands. The catalogue (groups, products,
+versions, release keys) is in catalogue_rows.py.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from service.domain.changes import Trace
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState, Firmware, FirmwareState, KeyAlgorithm, PublicKey
 from service.domain.event import Event
-from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, Reactivation
-from service.domain.product import Product, ReleaseKey, Version
+from service.domain.group import MoveMethod
 from service.domain.thing import Move, Thing
 from service.errors import Secret
-from service.storage.sealing import Sealer, device_key_aad, group_secret_aad
+from service.storage.sealing import Sealer, device_key_aad
 
 Row = dict[str, Any]
 
@@ -59,11 +59,11 @@ def thing_difference(old: Thing, new: Thing) -> Row:
     return {name: value for name, value in after.items() if value != before[name]}
 
 
-def _json(value: Mapping[str, object]) -> str:
+def json_of(value: Mapping[str, object]) -> str:
     return json.dumps(dict(value), ensure_ascii=False, separators=(",", ":")) if value else "{}"
 
 
-def _map(text: str) -> dict[str, Any]:
+def map_of(text: str) -> dict[str, Any]:
     return {} if text == "{}" else dict(json.loads(text))
 
 
@@ -76,7 +76,7 @@ def from_ms(ms: int | None) -> datetime | None:
     return None if ms is None else _EPOCH + timedelta(milliseconds=ms)
 
 
-def _at(ms: int) -> datetime:
+def time_of(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
@@ -102,10 +102,10 @@ def device_row(device: Device) -> Row:
         "fw_confirmed_seq": firmware.confirmed_seq,
         "fw_reported_at": to_ms(firmware.reported_at),
         "batch": device.batch,
-        "attributes": _json(device.attributes),
+        "attributes": json_of(device.attributes),
         "frozen": device.frozen,
         "replaced_by": device.replaced_by,
-        "tries": _json(device.tries),
+        "tries": json_of(device.tries),
         "releases": device.releases,
         "clone_signs": device.clone_signs,
         "clone_at": to_ms(device.clone_at),
@@ -114,6 +114,9 @@ def device_row(device: Device) -> Row:
         "fw_notified": firmware.notified,
         "fw_deferred_until": to_ms(firmware.deferred_until),
         "fw_deferred_reason": firmware.deferred_reason,
+        "secret_generation": device.secret_generation,
+        "retire_deadline_at": to_ms(device.retire_deadline_at),
+        "retired_reason": device.retired_reason,
     }
 
 
@@ -142,8 +145,8 @@ def thing_row(thing: Thing) -> Row:
         "created_at": to_ms(thing.created_at),
         "successor_device_id": thing.successor_device_id,
         "installed_version_id": thing.installed_version_id,
-        "attributes": _json(thing.attributes),
-        "settings": _json(thing.settings),
+        "attributes": json_of(thing.attributes),
+        "settings": json_of(thing.settings),
         "settings_rev": thing.settings_rev,
         "settings_reported_rev": thing.settings_reported_rev,
         "settings_state": thing.settings_state,
@@ -154,6 +157,8 @@ def thing_row(thing: Thing) -> Row:
         "home_environment": thing.home_environment,
         "failover_at": to_ms(thing.failover_at),
         **_move_row(thing.move),
+        "number": thing.number,
+        "home_ou": thing.home_ou,
     }
 
 
@@ -203,6 +208,7 @@ def credential_row(one: Credential) -> Row:
         "last_heard_at": to_ms(one.last_heard_at),
         "rekey": one.rekey,
         "renewed_from": one.renewed_from,
+        "heard_rev": one.heard_rev,
     }
 
 
@@ -217,14 +223,14 @@ def event_row(event: Event, at: datetime) -> Row:
         "ou": event.ou,
         "environment": event.environment,
         "command_id": event.command_id,
-        "data": _json(event.data),
+        "data": json_of(event.data),
     }
 
 
 def event_of(row: Sequence[Any]) -> tuple[int, Event]:
     """From a row of `event`: its sequence number and the event."""
     (seq, at, kind, group_id, serial, thing_id, ou, environment, command_id, data) = row
-    return seq, Event(kind, group_id, serial, thing_id, ou, environment, command_id, _map(data), _at(at))
+    return seq, Event(kind, group_id, serial, thing_id, ou, environment, command_id, map_of(data), time_of(at))
 
 
 def trace_row(step: Trace) -> Row:
@@ -253,14 +259,15 @@ def device_of(
     (device_id, group_id, serial, state, registered_at, key_sealed, ou, environment, boot_count, model, caps, *rest) = (
         row
     )
-    fw, rest = [*rest[:7], *rest[16:]], rest[7:16]
+    fw, rest, last = [*rest[:7], *rest[16:20]], rest[7:16], rest[20:]
+    secret_generation, retire_deadline_at, retired_reason = last
     (batch, attributes, frozen, replaced_by, tries, releases, clone_signs, clone_at, rekey) = rest
     return Device(
         device_id=device_id,
         group_id=group_id,
         serial=serial,
         state=_DEVICE_STATES[state],
-        registered_at=_at(registered_at),
+        registered_at=time_of(registered_at),
         key=None if key_sealed is None else Secret(sealer.open(key_sealed, device_key_aad(device_id))),
         public_keys=() if not public_keys or public_keys == "[]" else public_keys_of(public_keys),
         ou=ou,
@@ -272,14 +279,17 @@ def device_of(
         thing=thing,
         credentials=credentials,
         batch=batch,
-        attributes=_map(attributes),
+        attributes=map_of(attributes),
         frozen=bool(frozen),
         replaced_by=replaced_by,
-        tries=_map(tries),
+        tries=map_of(tries),
         releases=releases,
         clone_signs=clone_signs,
         clone_at=from_ms(clone_at),
         rekey=bool(rekey),
+        secret_generation=secret_generation,
+        retire_deadline_at=from_ms(retire_deadline_at),
+        retired_reason=retired_reason,
     )
 
 
@@ -313,7 +323,7 @@ def _firmware_of(row: Sequence[Any]) -> Firmware:
 def thing_of(row: Sequence[Any]) -> Thing:
     (thing_id, group_id, product_id, name, ou, environment, holder, created_at, successor, installed, *rest) = row
     (attributes, settings, settings_rev, settings_reported_rev, settings_state, rev, target, *rest) = rest
-    (successor_deadline_at, successor_command_id, home_environment, failover_at, *of_move) = rest
+    (successor_deadline_at, successor_command_id, home_environment, failover_at, *of_move, number, home_ou) = rest
     return Thing(
         thing_id=thing_id,
         group_id=group_id,
@@ -322,11 +332,11 @@ def thing_of(row: Sequence[Any]) -> Thing:
         ou=ou,
         environment=environment,
         holder_device_id=holder,
-        created_at=_at(created_at),
+        created_at=time_of(created_at),
         successor_device_id=successor,
         installed_version_id=installed,
-        attributes=_map(attributes),
-        settings=_map(settings),
+        attributes=map_of(attributes),
+        settings=map_of(settings),
         settings_rev=settings_rev,
         settings_reported_rev=settings_reported_rev,
         settings_state=settings_state,
@@ -337,6 +347,8 @@ def thing_of(row: Sequence[Any]) -> Thing:
         successor_command_id=successor_command_id,
         home_environment=home_environment,
         failover_at=from_ms(failover_at),
+        number=number,
+        home_ou=home_ou,
     )
 
 
@@ -344,7 +356,9 @@ def _move_of(row: Sequence[Any]) -> Move | None:
     (ou, environment, method, started_at, deadline_at, command_id, announced) = row
     if ou is None:
         return None
-    return Move(ou, environment, MoveMethod(method), _at(started_at), _at(deadline_at), command_id, bool(announced))
+    return Move(
+        ou, environment, MoveMethod(method), time_of(started_at), time_of(deadline_at), command_id, bool(announced)
+    )
 
 
 def credential_of(row: Sequence[Any]) -> Credential:
@@ -352,15 +366,15 @@ def credential_of(row: Sequence[Any]) -> Credential:
     (boot_count, nonce, server_nonce, grant, encoding, api_key_sha256, pem, serial, spki_sha256, *rest) = rest
     (certificate_expires_at, confirmed_at, dropped_at, drop_cause, revoked_at, *rest) = rest
     (last_boot_count, last_n, last_reply, desired_rev, desired_doc, held_at, awaits, approved, *rest) = rest
-    (last_heard_at, rekey, renewed_from) = rest
+    (last_heard_at, rekey, renewed_from, heard_rev) = rest
     return Credential(
         credential_id=credential_id,
         device_id=device_id,
         kind=_CREDENTIAL_KINDS[kind],
         state=_CREDENTIAL_STATES[state],
         environment=environment,
-        created_at=_at(created_at),
-        expires_at=_at(expires_at),
+        created_at=time_of(created_at),
+        expires_at=time_of(expires_at),
         boot_count=boot_count,
         nonce=nonce,
         server_nonce=server_nonce,
@@ -386,110 +400,10 @@ def credential_of(row: Sequence[Any]) -> Credential:
         last_heard_at=from_ms(last_heard_at),
         rekey=bool(rekey),
         renewed_from=renewed_from,
+        heard_rev=heard_rev,
     )
 
 
 def trace_of(row: Sequence[Any]) -> Trace:
     (group_id, serial, at, trace_id, verb, step, code, cause, detail, credential_id) = row
-    return Trace(group_id, serial, _at(at), trace_id, verb, step, code, cause, detail, credential_id)
-
-
-def group_of(row: Sequence[Any], sealer: Sealer) -> Group:
-    (group_id, product_id, key_kind, sealed, self_registration, ou, environment, *rest) = row
-    (pending_expiry_s, reactivation, target, move_method, clone_policy, template, credential_life_s, *rest) = rest
-    (serial_pattern, quarantine_ou, self_quota, hook, failover_environment, failover_ou, failover_after_s) = rest
-    return Group(
-        group_id=group_id,
-        product_id=product_id,
-        key_kind=KeyKind(key_kind),
-        secret=None if sealed is None else Secret(sealer.open(sealed, group_secret_aad(group_id))),
-        self_registration=bool(self_registration),
-        default_ou=ou,
-        default_environment=environment,
-        pending_expiry_s=pending_expiry_s,
-        reactivation=Reactivation(reactivation),
-        target_version_id=target,
-        move_method=MoveMethod(move_method),
-        clone_policy=ClonePolicy(clone_policy),
-        template_settings=_map(template),
-        credential_life_s=credential_life_s,
-        serial_pattern=serial_pattern,
-        quarantine_ou=quarantine_ou,
-        self_quota=self_quota,
-        hook=hook,
-        failover_environment=failover_environment,
-        failover_ou=failover_ou,
-        failover_after_s=failover_after_s,
-    )
-
-
-def group_row(group: Group, sealer: Sealer) -> Row:
-    sealed = None if group.secret is None else sealer.seal(group.secret.reveal(), group_secret_aad(group.group_id))
-    return {
-        "group_id": group.group_id,
-        "product_id": group.product_id,
-        "key_kind": group.key_kind.value,
-        "secret_sealed": sealed,
-        "self_registration": group.self_registration,
-        "default_ou": group.default_ou,
-        "default_environment": group.default_environment,
-        "pending_expiry_s": group.pending_expiry_s,
-        "reactivation": group.reactivation.value,
-        "target_version_id": group.target_version_id,
-        "move_method": group.move_method.value,
-        "clone_policy": group.clone_policy.value,
-        "template_settings": _json(group.template_settings),
-        "credential_life_s": group.credential_life_s,
-        "serial_pattern": group.serial_pattern,
-        "quarantine_ou": group.quarantine_ou,
-        "self_quota": group.self_quota,
-        "hook": group.hook,
-        "failover_environment": group.failover_environment,
-        "failover_ou": group.failover_ou,
-        "failover_after_s": group.failover_after_s,
-    }
-
-
-def version_of(row: Sequence[Any]) -> Version:
-    """From a row of `version` without `added_at`."""
-    (version_id, product_id, name, description, product, hardware, seq, image_id, size, signature, key_id) = row
-    return Version(
-        version_id=version_id,
-        product_id=product_id,
-        name=name,
-        description=description,
-        product=product,
-        hardware=hardware,
-        seq=seq,
-        image_id=image_id,
-        size=size,
-        signature=signature,
-        key_id=key_id,
-    )
-
-
-def version_row(version: Version, added_at: datetime) -> Row:
-    return {
-        "version_id": version.version_id,
-        "product_id": version.product_id,
-        "name": version.name,
-        "description": version.description,
-        "product": version.product,
-        "hardware": version.hardware,
-        "seq": version.seq,
-        "image_id": version.image_id,
-        "size": version.size,
-        "signature": version.signature,
-        "key_id": version.key_id,
-        "added_at": to_ms(added_at),
-    }
-
-
-def product_of(row: Sequence[Any], target: Version | None) -> Product:
-    (product_id, name, hardware) = row
-    return Product(product_id, name, hardware, target)
-
-
-def release_key_of(row: Sequence[Any]) -> ReleaseKey:
-    (key_id, public_key, name) = row
-    return ReleaseKey(key_id, public_key, name)
+    return Trace(group_id, serial, time_of(at), trace_id, verb, step, code, cause, detail, credential_id)

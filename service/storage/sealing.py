@@ -18,6 +18,11 @@ class Sealer(Protocol):
         """What signs labels. Raises ServiceError where the key file was not at hand."""
         ...
 
+    @property
+    def label_keys(self) -> tuple[Secret, ...]:
+        """That one, and those before it whose labels are still good."""
+        ...
+
     def seal(self, plaintext: bytes, aad: bytes) -> bytes:
         """Encrypt under the current key: key id, nonce, ciphertext."""
         ...
@@ -33,6 +38,10 @@ def device_key_aad(device_id: str) -> bytes:
 
 def group_secret_aad(group_id: str) -> bytes:
     return b"registration_group.secret_sealed:" + group_id.encode()
+
+
+def old_secret_aad(secret_id: str) -> bytes:
+    return b"group_secret.secret_sealed:" + secret_id.encode()
 
 
 def account_key_aad(name: str) -> bytes:

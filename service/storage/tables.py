@@ -71,6 +71,30 @@ release_key = Table(
     Column("retired_at", BigInteger),
 )
 
+# One release key vouches for another; kept when either is retired, because a device may have slept through both.
+endorsement = Table(
+    "endorsement",
+    metadata,
+    Column("key_id", ForeignKey("release_key.key_id"), primary_key=True),
+    Column("by_key_id", ForeignKey("release_key.key_id"), primary_key=True),
+    Column("signature", LargeBinary, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
+    CheckConstraint("key_id <> by_key_id", name="by_key_id"),
+)
+
+# Where devices of an environment may come in besides the factory's endpoints. Rows stay, so that devices are told.
+bootstrap_endpoint = Table(
+    "bootstrap_endpoint",
+    metadata,
+    Column("environment", String, primary_key=True),
+    Column("host", String, primary_key=True),
+    Column("port", Integer, primary_key=True),
+    Column("tls", Boolean, nullable=False),
+    Column("ca_pem", String),
+    Column("added_at", BigInteger, nullable=False),
+    Column("removed_at", BigInteger),
+)
+
 image = Table(
     "image",
     metadata,
@@ -128,9 +152,24 @@ registration_group = Table(
     Column("failover_environment", String),
     Column("failover_ou", String),
     Column("failover_after_s", Integer),
+    Column("secret_generation", Integer, nullable=False, server_default=text("1")),  # of the secret in this row
     # Every device of kind `group` can speak for its group, so a person stands between it and a second activation.
     CheckConstraint("key_kind <> 'group' OR reactivation = 'operator'", name="reactivation"),
     CheckConstraint("(key_kind IN ('derived', 'group')) = (secret_sealed IS NOT NULL)", name="secret"),
+)
+
+# Secrets of a group before the one in its row.
+group_secret = Table(
+    "group_secret",
+    metadata,
+    Column("secret_id", String, primary_key=True),  # GROUP/GENERATION
+    Column("group_id", ForeignKey("registration_group.group_id"), nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("secret_sealed", LargeBinary, nullable=False),
+    Column("superseded_at", BigInteger, nullable=False),
+    Column("grace_until", BigInteger, nullable=False),
+    Column("retired_at", BigInteger),
+    UniqueConstraint("group_id", "generation"),
 )
 
 device = Table(
@@ -167,10 +206,14 @@ device = Table(
     Column("fw_notified", Integer, nullable=False, server_default=text("0")),
     Column("fw_deferred_until", BigInteger),
     Column("fw_deferred_reason", String),
+    Column("secret_generation", Integer),  # which secret of its group its key is made from; None: not proven yet
+    Column("retire_deadline_at", BigInteger),
+    Column("retired_reason", String),
     UniqueConstraint("group_id", "serial"),
     Index("ix_device_serial", "serial"),
     Index("ix_device_state", "state", "group_id", "serial"),
     Index("ix_device_batch", "batch", sqlite_where=text("batch IS NOT NULL")),
+    Index("ix_device_retirement", "retire_deadline_at", sqlite_where=text("retire_deadline_at IS NOT NULL")),
     Index("ix_device_replaced_by", "replaced_by", sqlite_where=text("replaced_by IS NOT NULL")),
     # What the clock looks at: firmware states that someone still has to move on from.
     Index(
@@ -222,6 +265,8 @@ thing = Table(
     Column("move_deadline_at", BigInteger),
     Column("move_command_id", String),
     Column("move_announced", Boolean, nullable=False, server_default=text("0")),
+    Column("number", Integer, nullable=False, server_default=text("0")),  # of its product's things; 0: unknown
+    Column("home_ou", String),
     Index("ix_thing_ou", "ou"),
     Index("ix_thing_move", "move_deadline_at", sqlite_where=text("move_deadline_at IS NOT NULL")),
     Index(
@@ -270,6 +315,7 @@ credential = Table(
     Column("last_heard_at", BigInteger),
     Column("rekey", Boolean, nullable=False, server_default=text("0")),
     Column("renewed_from", String),
+    Column("heard_rev", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("state IN ('pending', 'confirmed', 'dropped')", name="state"),
     CheckConstraint("(state = 'dropped') = (dropped_at IS NOT NULL)", name="dropped"),
     Index("ix_credential_device", "device_id", "created_at"),

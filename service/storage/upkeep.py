@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exists, func, literal_column, or_, select, update
+from sqlalchemy import Select, bindparam, case, delete, exists, func, literal_column, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.credential import Credential, CredentialKind
@@ -34,13 +34,11 @@ TRACES_KEPT = 200  # for each device, the newest
 class Upkeep:
     """The ticker's view of one database. Every method may raise ServiceError UNAVAILABLE.
 
-    `served` are the environments that this process serves, None all. What is pushed to a device is asked for by the
-    process that can reach it, and each remembers by environment how far it has come.
+    What is pushed to a device is asked for by environment, by the process that serves it.
     """
 
-    def __init__(self, database: Database, served: Collection[str] | None = None) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._served = None if served is None else frozenset(served)
 
     async def data_version(self) -> int:
         """Changes whenever another process has written; costs no query."""
@@ -50,12 +48,12 @@ class Upkeep:
         async with self._database.read() as connection:
             return await queries.catalogue_rev(connection)
 
-    async def refreshed_rev(self) -> int:
-        """The catalogue's revision that every device's document here has been compared with; 0: none yet."""
-        return await self._progress(_REFRESHED)
+    async def refreshed_rev(self, environment: str) -> int:
+        """The catalogue's revision that every device's document there has been compared with; 0: none yet."""
+        return await self._progress(_REFRESHED, environment)
 
-    async def set_refreshed_rev(self, rev: int) -> None:
-        await self._set_progress(_REFRESHED, rev)
+    async def set_refreshed_rev(self, environment: str, rev: int) -> None:
+        await self._set_progress(_REFRESHED, environment, rev)
 
     async def unrevoked(self, *, after: str = "", limit: int = PAGE) -> list[Credential]:
         """Dropped credentials of which a broker has not confirmed yet that they are dead, by credential id."""
@@ -93,18 +91,43 @@ class Upkeep:
         async with self._database.read() as connection:
             return list((await connection.execute(query)).scalars())
 
+    async def outlived(self, now: datetime, *, limit: int = PAGE) -> list[str]:
+        """Ids of confirmed API keys at the end of the life that their group gives, the oldest first.
+
+        One walk over the confirmed credentials where any group gives one; not for every second.
+        """
+        of, life_s = credential.c, registration_group.c.credential_life_s
+        query = (
+            select(of.credential_id)
+            .select_from(
+                credential.join(device, device.c.device_id == of.device_id).join(
+                    registration_group, registration_group.c.group_id == device.c.group_id
+                )
+            )
+            .where(_IS_CONFIRMED, of.kind == CredentialKind.API_KEY.value, life_s.is_not(None))
+            .where(of.created_at + life_s * 1000 <= rows.to_ms(now))
+            .order_by(of.created_at)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            some = select(registration_group.c.group_id).where(life_s.is_not(None)).limit(1)
+            if (await connection.execute(some)).first() is None:
+                return []
+            return list((await connection.execute(query)).scalars())
+
     async def due(self, now: datetime, *, limit: int = PAGE) -> list[str]:
         """Ids of devices of which some deadline is over, each once."""
         over = rows.to_ms(now)
         moves = select(thing.c.holder_device_id).where(thing.c.move_deadline_at <= over)
         successors = select(thing.c.holder_device_id).where(thing.c.successor_deadline_at <= over)
+        retired = select(device.c.device_id).where(device.c.retire_deadline_at <= over)
         async with self._database.read() as connection:
-            found = list((await connection.execute(moves.union(successors).limit(limit))).scalars())
+            found = list((await connection.execute(moves.union(successors, retired).limit(limit))).scalars())
             found += (await connection.execute(_silent(now).limit(limit))).scalars()
         return list(dict.fromkeys(found))[:limit]
 
-    async def renewable(self, after: datetime, until: datetime) -> list[str]:
-        """Ids of devices served here whose confirmed credential came to two thirds of its life in (`after`, `until`].
+    async def renewable(self, environment: str, after: datetime, until: datetime) -> list[str]:
+        """Ids of its devices whose confirmed credential came to two thirds of its life in (`after`, `until`].
 
         One walk over the confirmed credentials; not for every second.
         """
@@ -121,34 +144,35 @@ class Upkeep:
                     registration_group, registration_group.c.group_id == device.c.group_id
                 )
             )
-            .where(_IS_CONFIRMED, due_at > rows.to_ms(after), due_at <= rows.to_ms(until), *self._here())
+            .where(_IS_CONFIRMED, of.environment == environment)
+            .where(due_at > rows.to_ms(after), due_at <= rows.to_ms(until))
         )
         async with self._database.read() as connection:
             return list((await connection.execute(query)).scalars())
 
-    async def tended_to(self) -> int:
-        """The number of the last event whose device, if it is served here, was looked at for a changed document."""
-        return await self._progress(_TENDED)
+    async def tended_to(self, environment: str) -> int:
+        """The number of the last event whose device, if it is there, was looked at for a changed document."""
+        return await self._progress(_TENDED, environment)
 
-    async def touched(self, after: int, *, limit: int = PAGE) -> list[tuple[int, str]]:
-        """(number, device id) of events after that one which change what a device is to do, by number."""
+    async def touched(self, environment: str, after: int, *, limit: int = PAGE) -> list[tuple[int, str]]:
+        """(number, device id) of events after that one which change what a device is to do, by number.
+
+        Without devices whose confirmed credential is of another environment.
+        """
+        speaks_elsewhere = _IS_CONFIRMED & (credential.c.environment != environment)
         query = (
             select(event.c.seq, device.c.device_id)
             .join(device, (device.c.group_id == event.c.group_id) & (device.c.serial == event.c.serial))
             .where(event.c.seq > after, event.c.kind.in_(sorted(TOUCHING)))
+            .where(~exists().where(credential.c.device_id == device.c.device_id, speaks_elsewhere).correlate(device))
             .order_by(event.c.seq)
             .limit(limit)
         )
-        if self._served is not None:
-            speaks_elsewhere = _IS_CONFIRMED & credential.c.environment.not_in(self._served)
-            query = query.where(
-                ~exists().where(credential.c.device_id == device.c.device_id, speaks_elsewhere).correlate(device)
-            )
         async with self._database.read() as connection:
             return [(row[0], row[1]) for row in await connection.execute(query)]
 
-    async def set_tended_to(self, number: int) -> None:
-        await self._set_progress(_TENDED, number)
+    async def set_tended_to(self, environment: str, number: int) -> None:
+        await self._set_progress(_TENDED, environment, number)
 
     async def delete_dropped(self, dropped_before: datetime, *, limit: int = PAGE) -> int:
         """Delete rows that were dropped before then and revoked; returns how many, at most `limit`."""
@@ -164,11 +188,11 @@ class Upkeep:
                 transaction.abandon()
             return done.rowcount
 
-    async def confirmed(self, *, after: str = "", limit: int = PAGE) -> list[str]:
-        """Ids of confirmed credentials of the environments served here, by credential id after `after`."""
+    async def confirmed(self, environment: str, *, after: str = "", limit: int = PAGE) -> list[str]:
+        """Ids of its confirmed credentials, by credential id after `after`."""
         query = (
             select(credential.c.credential_id)
-            .where(_IS_CONFIRMED, credential.c.credential_id > after, *self._here())
+            .where(_IS_CONFIRMED, credential.c.environment == environment, credential.c.credential_id > after)
             .order_by(credential.c.credential_id)
             .limit(limit)
         )
@@ -245,22 +269,13 @@ class Upkeep:
             limit=limit,
         )
 
-    def _here(self) -> list[ColumnElement[bool]]:
-        """The condition that a credential belongs to an environment served here."""
-        return [] if self._served is None else [credential.c.environment.in_(self._served)]
-
-    def _facts(self, name: str) -> list[str]:
-        return [name] if self._served is None else [f"{name} {one}" for one in sorted(self._served)]
-
-    async def _progress(self, name: str) -> int:
-        """How far every environment served here has come."""
+    async def _progress(self, name: str, environment: str) -> int:
         async with self._database.read() as connection:
-            return min([await _fact(connection, one) for one in self._facts(name)])
+            return await _fact(connection, f"{name} {environment}")
 
-    async def _set_progress(self, name: str, value: int) -> None:
+    async def _set_progress(self, name: str, environment: str, value: int) -> None:
         async with self._database.write() as transaction:
-            for one in self._facts(name):
-                await _set_fact(transaction.connection, one, value)
+            await _set_fact(transaction.connection, f"{name} {environment}", value)
 
 
 def _silent(now: datetime) -> Select[Any]:

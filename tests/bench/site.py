@@ -8,7 +8,6 @@ import base64
 import contextlib
 import secrets
 import signal
-import socket
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -27,6 +26,7 @@ from service.storage.schema import migrate
 from tests.bench.brokers import BenchBrokers
 from tests.bench.wiring import ROOT, environment
 from tests.support.environment_section import environment_section
+from tests.support.ports import free_ports
 
 ENVIRONMENT, PRODUCT, GROUP = "bench", "thermometer", "bench"
 IMPORT_PAGE = 50_000
@@ -41,22 +41,11 @@ level = "warning"
 PORTS = ("http", "bootstrap", "api_key", "x509", "service_bootstrap", "service_operational")
 
 
-def quiet_ports(count: int) -> list[int]:
-    """Free ports below those that the system gives to outgoing connections: nobody takes them before we listen."""
-    found: list[int] = []
-    while len(found) < count:
-        port = 20_000 + secrets.randbelow(12_000)
-        with contextlib.suppress(OSError), socket.socket() as sock:
-            sock.bind(("127.0.0.1", port))
-            found += [port] if port not in found else []
-    return found
-
-
 class Site:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.config = directory / "firstlight.toml"
-        self.ports = dict(zip(PORTS, quiet_ports(len(PORTS)), strict=True))
+        self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self.group_secret = secrets.token_bytes(32)
         self._serials = 0
 

@@ -84,7 +84,10 @@ async def test_devices_are_put_off_and_served_again_without_a_restart(
     assert "Traceback" not in site.log()
 
 
-async def test_a_read_only_database_puts_devices_off_until_it_can_be_written(tmp_path: Path) -> None:
+async def test_a_read_only_database_puts_devices_off_until_it_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.storage.connections.is_writable", lambda _: False)
     async with made_site(tmp_path) as site:
         await site.register(["sn-1"])
         async with site.serving_here() as service, MqttPeer(site, "sn-1") as peer:
@@ -104,7 +107,7 @@ async def test_a_read_only_database_puts_devices_off_until_it_can_be_written(tmp
 async def set_read_only(database, *, on: bool) -> None:
     """The writer refuses as it does on a read-only file system; root's own files cannot be made so."""
     async with database._lock:
-        connection = await database._open_writer()
+        connection = await database._writer()
         raw = await connection.get_raw_connection()
         await (await raw.driver_connection.execute(f"PRAGMA query_only={int(on)}")).close()
 

@@ -2,7 +2,9 @@
 
 from device_sdk.core import job
 from device_sdk.core.ports import Product
-from tests.support.peer import Peer, Rig, firmware
+from device_sdk.wire import ids
+from tests.support.peer import Peer, firmware
+from tests.support.rig import Rig
 
 IMAGE = bytes([(k * 7 + k // 256) % 256 for k in range(40 * 256 + 1)])
 
@@ -74,6 +76,24 @@ def change():
     rig.push()
     rig.run(lambda: rig.product.values == {})
     assert rig.client.counters == {}
+    follow(rig)
+
+
+def follow(rig):
+    """From the first release key to another one over a retired one; this machine cannot verify Ed25519."""
+    first, second, third = bytes(32), b"2" * 32, b"3" * 32
+    chain = [
+        {"key": third, "by": ids.release_key_id(second), "signature": bytes(64)},
+        {"key": second, "by": ids.release_key_id(first), "signature": bytes(64)},
+    ]
+    rig.peer.want(trust={"release_keys": [third, b"4" * 32], "endorsements": chain})
+    rig.push()
+    rig.run_for(1)
+    assert rig.client._context.release_keys == [third]
+    assert rig.client.counters == {"release_key_not_endorsed": 1}
+    rig.boot()
+    rig.run(lambda: rig.client.status.state == "online")
+    assert rig.client._context.release_keys == [third]
 
 
 quiet = run(0)

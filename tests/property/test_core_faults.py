@@ -7,7 +7,9 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.peer import Machine, Peer, Rig, firmware
+from tests.support.machine import Machine
+from tests.support.peer import Peer, firmware
+from tests.support.rig import Rig
 
 IMAGE = random.Random(5).randbytes(23 * 256 + 77)
 

@@ -59,9 +59,9 @@ class Site:
         name, key = login.credential_id, login.api_key.reveal().decode()
         return Actor(self.ports[Role.OPERATIONAL], name, name, key, tls=self.tls, **more)
 
-    def account(self, login: AccountLogin) -> Actor:
-        key = login.key.reveal().decode()
-        return Actor(self.ports[Role.OPERATIONAL], login.name, login.name, key, tls=self.tls)
+    def account(self, login: AccountLogin, session: str | None = None) -> Actor:
+        name, key = session or login.name, login.key.reveal().decode()
+        return Actor(self.ports[Role.OPERATIONAL], name, name, key, tls=self.tls)
 
     def certified(self, name: str, folder: Path) -> tuple[Actor, Login]:
         assert self.real is not None
@@ -100,6 +100,7 @@ async def mosquitto_site(folder: Path) -> AsyncIterator[Site]:
         assert plan.api_key is not None
         assert plan.warehouse is not None
         try:
+            await asyncio.wait_for(control.connected.wait(), 20)
             yield Site(
                 MosquittoGate(control, crl),
                 {

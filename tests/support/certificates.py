@@ -33,6 +33,13 @@ class Authority:
         return _signed(name, hosts, key, self._name, self._key, days)
 
 
+def a_csr(key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
+    """A certificate request, DER, for this key or a new one."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    built = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    return built.public_bytes(serialization.Encoding.DER)
+
+
 def self_signed(host: str) -> tuple[str, str]:
     """(certificate, private key) of a server that vouches for itself."""
     key = ec.generate_private_key(ec.SECP256R1())

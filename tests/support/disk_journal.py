@@ -29,13 +29,26 @@ def build(folder: Path) -> Path:
 
 
 def run(library: Path, data: Path, *words: str, journal: Path | None = None) -> str:
-    """Run disk_service with the library; its standard output. Fails with its standard error."""
+    """Run disk_service with the library; its standard output. Fails with its standard error.
+
+    A connection that nobody has closed is an error too.
+    """
     environment = {**os.environ, "LD_PRELOAD": str(library), "FAULTY_DISK_DIR": str(data)}
     if journal is not None:
         environment["FAULTY_DISK_JOURNAL"] = str(journal)
-    command = [sys.executable, "-m", "tests.support.disk_service", words[0], str(data), *words[1:]]
+    command = [
+        sys.executable,
+        "-W",
+        "always::ResourceWarning",
+        "-m",
+        "tests.support.disk_service",
+        words[0],
+        str(data),
+        *words[1:],
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-6000:]
+    assert "ResourceWarning" not in done.stderr, done.stderr[-6000:]
     return done.stdout
 
 

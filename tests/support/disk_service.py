@@ -1,8 +1,9 @@
 """A process whose disk is faulty: the pipeline over a real database, and devices that speak to it by hand.
 
 Run with tests/support/faulty_disk.c preloaded (see disk_journal.py). `cut`: devices come one group after the other, and
-each reply is written to the file `answers` when it has come. `faults`: the same while the n-th operation fails. Prints
-one JSON line for each round of `faults`; leaves with an error when a promise is broken.
+each reply is written to the file `answers` when it has come. `faults`: the same while the n-th operation fails.
+`openings`: the same while each of SQLite's files can once not be opened for writing. Prints one JSON line for each round
+of `faults` and `openings`; leaves with an error when a promise is broken.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from service.domain.credential import CredentialKind
 from service.mqtt.port import Role
 from service.pipeline.bounds import Bounds
 from service.pipeline.service import Pipeline
-from service.storage import database as storage
+from service.storage import connections
 from service.storage.database import Database
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
@@ -50,13 +51,12 @@ async def seed(data: Path, devices: int) -> None:
 @asynccontextmanager
 async def serving(data: Path, *, careless: bool = False):
     """`careless`: SQLite asks the disk for nothing, so that a power cut loses what was answered."""
-    storage.CHECKPOINT_PAGES = 60  # many checkpoints in a short run
+    connections.CHECKPOINT_PAGES = 60  # many checkpoints in a short run
     database = await Database.open(data / FILE, a_sealer())
     if careless:
-        event.listen(
-            database._engine.sync_engine, "connect", lambda one, _: one.cursor().execute("PRAGMA synchronous=OFF")
-        )
-        await database._engine.dispose()
+        engine = database._connections.engine
+        event.listen(engine.sync_engine, "connect", lambda one, _: one.cursor().execute("PRAGMA synchronous=OFF"))
+        await engine.dispose()
     clock = FakeClock()
     links = {("prod", role): FakeLink(role) for role in Role}
     pipeline = Pipeline(
@@ -76,7 +76,7 @@ async def serving(data: Path, *, careless: bool = False):
     task = asyncio.create_task(pipeline.run())
     await asyncio.sleep(0)
     try:
-        yield SimpleNamespace(links=links, clock=clock)
+        yield SimpleNamespace(links=links, clock=clock, database=database)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -141,7 +141,7 @@ async def faults(data: Path, rounds: int, rng: random.Random, most: int, *, open
             fault = {
                 "n": number % most + 1,
                 "m": rng.choice((1, 1, 2, 5, 50)),
-                "error": rng.choice(("EIO", "ENOSPC")),
+                "error": rng.choice(("EIO", "ENOSPC", "EACCES") if opens else ("EIO", "ENOSPC")),
             }
             LIBRARY.faulty_disk_arm(fault["n"], fault["m"], getattr(errno, fault["error"]), int(opens))
             device = Device(site, f"sn-{number}", answers)
@@ -155,9 +155,25 @@ async def faults(data: Path, rounds: int, rng: random.Random, most: int, *, open
             print(json.dumps({**fault, "hits": hits, "refused": device.refused}), flush=True)
 
 
+async def openings(data: Path) -> None:
+    """All connections are opened anew, and one file cannot be opened for writing while that happens."""
+    answers = os.open(data / "answers", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    async with serving(data) as site:
+        cases = [(ending, error) for ending in (FILE, f"{FILE}-wal", f"{FILE}-shm") for error in ("EIO", "EACCES")]
+        for number, (ending, error) in enumerate(cases):
+            async with site.database._lock:
+                site.database._connections.suspect()
+                await site.database._connections.renew()
+                LIBRARY.faulty_disk_arm_open(ending.encode(), getattr(errno, error))
+            device = Device(site, f"sn-{number}", answers)
+            await device.live(faulty=True)
+            found = {"ending": ending, "error": error, "hits": LIBRARY.faulty_disk_hits(), "refused": device.refused}
+            print(json.dumps(found), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("cut", "faults"))
+    parser.add_argument("what", choices=("cut", "faults", "openings"))
     parser.add_argument("data", type=Path)
     parser.add_argument("--devices", type=int, default=30)
     parser.add_argument("--most", type=int, default=40)
@@ -167,6 +183,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "cut":
         asyncio.run(cut(given.data, given.devices, careless=given.careless))
+    elif given.what == "openings":
+        asyncio.run(openings(given.data))
     else:
         asyncio.run(faults(given.data, given.devices, random.Random(given.seed), given.most, opens=given.opens))
 

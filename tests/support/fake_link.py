@@ -46,6 +46,10 @@ class FakeLink:
         self.arrived = asyncio.Event()
         self.blocked: asyncio.Event | None = None
 
+    @property
+    def up(self) -> bool:
+        return not self.down
+
     async def publish(self, topic: str, payload: bytes) -> None:
         if self.down:
             raise LinkDown
@@ -109,47 +113,51 @@ class FakeUpkeep:
         self._store = store
         self.revoked: list[str] = []
         self.counters: dict[str, int] = {}
-        self.refreshed = 0
-        self.tended = 0
+        self.refreshed: dict[str, int] = {}
+        self.tended: dict[str, int] = {}
 
     async def due(self, now, *, limit: int = 1000):
         return [one.device_id for one in self._store.devices.values() if _is_due(one, now)][:limit]
 
-    async def renewable(self, after, until):
+    async def renewable(self, environment, after, until):
         catalogue = self._store.catalogue
         return [
             device.device_id
             for device in self._store.devices.values()
             if (one := moves.confirmed_of(device.credentials)) is not None
+            and one.environment == environment
             and desired.is_renewal_due(one, until, catalogue.groups[device.group_id].credential_life_s)
             and not desired.is_renewal_due(one, after, catalogue.groups[device.group_id].credential_life_s)
         ]
 
-    async def tended_to(self) -> int:
-        return self.tended
+    async def tended_to(self, environment) -> int:
+        return self.tended.get(environment, 0)
 
-    async def touched(self, after: int, *, limit: int = 1000):
-        return [
-            (number, self._store.device(one.group_id, one.serial).device_id)
-            for number, one in enumerate(self._store.events, start=1)
-            if number > after and one.kind in TOUCHING
-        ][:limit]
+    async def touched(self, environment, after: int, *, limit: int = 1000):
+        found = []
+        for number, one in enumerate(self._store.events, start=1):
+            device = self._store.device(one.group_id, one.serial)
+            confirmed = moves.confirmed_of(device.credentials)
+            is_here = confirmed is None or confirmed.environment == environment
+            if number > after and one.kind in TOUCHING and is_here:
+                found.append((number, device.device_id))
+        return found[:limit]
 
-    async def set_tended_to(self, number: int) -> None:
-        self.tended = number
+    async def set_tended_to(self, environment, number: int) -> None:
+        self.tended[environment] = number
 
-    async def refreshed_rev(self) -> int:
-        return self.refreshed
+    async def refreshed_rev(self, environment) -> int:
+        return self.refreshed.get(environment, 0)
 
-    async def set_refreshed_rev(self, rev: int) -> None:
-        self.refreshed = rev
+    async def set_refreshed_rev(self, environment, rev: int) -> None:
+        self.refreshed[environment] = rev
 
-    async def confirmed(self, *, after: str = "", limit: int = 1000):
+    async def confirmed(self, environment, *, after: str = "", limit: int = 1000):
         found = [
             one.credential_id
             for device in self._store.devices.values()
             for one in device.credentials
-            if one.state is CredentialState.CONFIRMED and one.credential_id > after
+            if one.state is CredentialState.CONFIRMED and one.environment == environment and one.credential_id > after
         ]
         return sorted(found)[:limit]
 
@@ -178,6 +186,14 @@ class FakeUpkeep:
             if one.state is CredentialState.PENDING and one.expires_at <= now
         ][:limit]
 
+    async def outlived(self, now, *, limit: int = 1000):
+        lives = {name: one.credential_life_s for name, one in self._store.catalogue.groups.items()}
+        return [
+            moves.confirmed_of(device.credentials).credential_id
+            for device in self._store.devices.values()
+            if moves.drop_outlived(device, lives[device.group_id], now) is not device
+        ][:limit]
+
     async def delete_dropped(self, dropped_before, *, limit: int = 1000) -> int:
         return 0
 
@@ -195,6 +211,8 @@ class FakeUpkeep:
 
 def _is_due(device, now) -> bool:
     if updates.is_due(device.firmware, now):
+        return True
+    if device.retire_deadline_at is not None and device.retire_deadline_at <= now:
         return True
     thing = device.thing
     if thing is None or thing.holder_device_id != device.device_id:

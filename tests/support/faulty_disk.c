@@ -1,10 +1,11 @@
 /* A disk that fails or is remembered, for the files of one folder: loaded with LD_PRELOAD under a process of ours.
  *
- * FAULTY_DISK_DIR      the folder; files elsewhere are left alone, and so is SQLite's shared memory ("-shm")
+ * FAULTY_DISK_DIR      the folder; files elsewhere are left alone. Of SQLite's shared memory ("-shm") only the opening fails
  * FAULTY_DISK_JOURNAL  where every operation that succeeded is written, in the order in which they happened:
  *                      kind (1 byte), length of the path (u32), offset (u64), length of the data (u64), path, data
  * faulty_disk_arm(n, m, error, opens): from now on the n-th operation and the following m - 1 fail with this error;
  *                      `opens`: opening a file is one of them. n = 0: nothing fails any more.
+ * faulty_disk_arm_open(ending, error): the next time that a file whose name ends so is opened for writing, it fails
  * Kinds: c create, w write, t truncate, s sync, u unlink. A file named "answers" is journalled and never fails.
  */
 #define _GNU_SOURCE
@@ -28,7 +29,8 @@ static char *paths[FILES];
 static const char *folder;
 static int journal = -1;
 static long first, last, seen, hits;
-static int error_given, opens_too;
+static int error_given, opens_too, open_error;
+static char open_ending[64];
 
 static void *real(const char *name) { return dlsym(RTLD_NEXT, name); }
 
@@ -45,10 +47,20 @@ void faulty_disk_arm(long n, long m, int error, int opens) {
     pthread_mutex_unlock(&lock);
 }
 
+void faulty_disk_arm_open(const char *ending, int error) {
+    pthread_mutex_lock(&lock);
+    hits = 0;
+    open_error = error;
+    snprintf(open_ending, sizeof open_ending, "%s", ending);
+    pthread_mutex_unlock(&lock);
+}
+
 long faulty_disk_hits(void) { return hits; }
 
+static int within(const char *path) { return folder && path && !strncmp(path, folder, strlen(folder)); }
+
 static int ours(const char *path) {
-    if (!folder || !path || strncmp(path, folder, strlen(folder))) return 0;
+    if (!within(path)) return 0;
     size_t length = strlen(path);
     return length < 4 || strcmp(path + length - 4, "-shm");
 }
@@ -66,6 +78,16 @@ static int fails(const char *path) {
     return 1;
 }
 
+/* Under the lock: is this the opening that was to fail? */
+static int open_fails(const char *path, int flags) {
+    size_t length = strlen(path), end = strlen(open_ending);
+    if (!end || (flags & O_ACCMODE) == O_RDONLY || length < end || strcmp(path + length - end, open_ending)) return 0;
+    open_ending[0] = 0;
+    hits++;
+    errno = open_error;
+    return 1;
+}
+
 static void note(char kind, const char *path, uint64_t offset, const void *data, uint64_t length) {
     if (journal < 0) return;
     uint32_t size = strlen(path);
@@ -75,12 +97,12 @@ static void note(char kind, const char *path, uint64_t offset, const void *data,
 
 static int opened(const char *function, int at, const char *path, int flags, mode_t mode) {
     int (*open_at)(int, const char *, int, ...) = real(function);
-    if (!ours(path)) return open_at(at, path, flags, mode);
+    if (!within(path)) return open_at(at, path, flags, mode);
     pthread_mutex_lock(&lock);
     int fd = -1, made = (flags & O_CREAT) && access(path, F_OK);
-    if (!opens_too || !fails(path)) {
+    if (!open_fails(path, flags) && (!opens_too || !fails(path))) {
         fd = open_at(at, path, flags, mode);
-        if (fd >= 0 && fd < FILES) {
+        if (fd >= 0 && fd < FILES && ours(path)) {
             free(paths[fd]);
             paths[fd] = strdup(path);
             if (made) note('c', path, 0, NULL, 0);

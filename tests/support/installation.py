@@ -19,20 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from service.cli import init
+from tests.support.ports import free_ports
 
 COMMAND_TIMEOUT_S = 60
 
 
 def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("FIRSTLIGHT_")}
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def wait_for_port(port: int, *, within_s: float = 20.0) -> None:

@@ -1,8 +1,9 @@
 """Real devices' cores and the real service with a network between them that does what it is told. No time passes by itself.
 
 There are two environments, "prod" and "east", with one database and one service; operators' commands go through the
-engine that also MQTT and the command line use. The store is a real database, broker logins are a table, and every message waits in a list until it is delivered,
-dropped or doubled. Each step runs the service until nothing is left to do.
+engine that also MQTT and the command line use. The store is a real database, broker logins are a table, and every
+message waits in a list until it is delivered, dropped or doubled. Each step runs the service until nothing is left to
+do. The devices are those of life_unit.py.
 """
 
 from __future__ import annotations
@@ -14,17 +15,10 @@ import random
 import sqlite3
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, update
 
 from device_sdk.core import actions
-from device_sdk.core.client import Client
-from device_sdk.core.identity import Endpoint as DeviceEndpoint
-from device_sdk.core.identity import Identity, Policy
-from device_sdk.core.ports import Product, SettingsError
-from device_sdk.drivers.crypto import FullCrypto
-from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller, SharedChunks
-from device_sdk.simulator.power import Power, PowerLostError
+from device_sdk.simulator.memory import SharedChunks
 from device_sdk.wire import ids, packer, topics
 from service.credentials.keyfile import KeyFile
 from service.domain.catalogue import Endpoint, Environment
@@ -39,22 +33,14 @@ from service.operations.outcomes import Result
 from service.pipeline.bounds import Bounds
 from service.pipeline.service import Pipeline
 from service.storage import tables
-from service.storage.rows import version_row
+from service.storage.catalogue_rows import version_row
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 from tests.support.auditor import Told, audit, confirmed_devices
 from tests.support.fake_link import FakeClock, FakeGate
+from tests.support.life_unit import HOSTS, KEY_ID, PUBLIC_KEY, RELEASE_KEY, Place, Unit
 from tests.support.pipeline_site import MemoryImages
 from tests.support.storage import GROUP, NOW, PRODUCT, new_database
-
-CHUNK = 256
-HOSTS = {
-    "boot": ("prod", Role.BOOTSTRAP),
-    "op": ("prod", Role.OPERATIONAL),
-    "boot-east": ("east", Role.BOOTSTRAP),
-    "op-east": ("east", Role.OPERATIONAL),
-}
-Place = tuple[str, Role]
 
 
 def _environment(name: str, bootstrap: str, operational: str) -> Environment:
@@ -63,9 +49,6 @@ def _environment(name: str, bootstrap: str, operational: str) -> Environment:
 
 
 ENVIRONMENTS = {"prod": _environment("prod", "boot", "op"), "east": _environment("east", "boot-east", "op-east")}
-_RELEASE_KEY = Ed25519PrivateKey.from_private_bytes(b"R" * 32)
-_PUBLIC_KEY = _RELEASE_KEY.public_key().public_bytes_raw()
-_KEY_ID = ids.release_key_id(_PUBLIC_KEY)
 _REKEYED = "SELECT device_id FROM device JOIN event USING (group_id, serial) WHERE kind = 'rekeyed'"
 _MADE: dict[str, KeyFile] = {}  # made once for all worlds, in the first one's folder
 
@@ -75,102 +58,11 @@ class WireLink:
 
     def __init__(self, place: Place, world: World) -> None:
         self.environment, self.role = place
+        self.up = True
         self._world = world
 
     async def publish(self, topic: str, payload: bytes) -> None:
         self._world.down.append(((self.environment, self.role), topic, payload))
-
-
-class Gadget(Product):
-    """Takes any settings but `refuse`; those named `network` it tries on a new connection."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, object] = {}
-
-    def apply_settings(self, values: dict[str, object]) -> None:
-        if "refuse" in values:
-            raise SettingsError("out_of_range")
-        self.values = values
-
-    def needs_trial(self, before: dict[str, object], values: dict[str, object]) -> bool:
-        return before.get("network") != values.get("network")
-
-
-class Unit:
-    """One device: what is soldered in, and the program that runs while it has power."""
-
-    def __init__(self, world: World, serial: str) -> None:
-        self.world = world
-        self.serial = serial
-        self.key = hashlib.sha256(serial.encode()).digest()
-        self.rng = random.Random(serial)
-        self.power = Power(self.rng)
-        self.flash = MemoryFlash(self.power)
-        self.installer = MemoryInstaller(self.power, world.shared, CHUNK)
-        self.policy = Policy(chunk_size=CHUNK, window_chunks=4, max_window_bytes=8 * CHUNK)
-        self.identity = Identity(
-            GROUP.group_id, serial, self.key, PRODUCT.name, PRODUCT.hardware, [DeviceEndpoint("boot", 1, tls=False)],
-            release_keys=(_PUBLIC_KEY,), allow_plain=True,
-        )  # fmt: skip
-        self.product = Gadget()
-        self.client: Client | None = None
-        self.connected: tuple[Place, str] | None = None  # the broker, and the client id there
-        self.rebooting = False
-
-    @property
-    def told_name(self) -> tuple[str, str]:
-        return self.identity.group_id, self.serial
-
-    def power_up(self) -> None:
-        self.power.restore()
-        self.rebooting = False
-        self.connected = None
-        self.installer.boot()
-        self.client = Client(
-            self.identity, self.policy, self.flash, self.installer, FullCrypto(), self.rng.randbytes, self.product
-        )
-        self.do(lambda client, now: client.start(now))
-
-    def power_off(self) -> None:
-        self.power.cut()
-        self.client, self.connected = None, None
-
-    def do(self, call) -> None:
-        """One call of the core, and everything it asks for; a power cut on the way ends the program."""
-        try:
-            self._call(call)
-        except PowerLostError:
-            self.client, self.connected = None, None
-
-    def _call(self, call) -> None:
-        if self.client is None:
-            return
-        call(self.client, self.world.clock.monotonic())
-        while self.client is not None and (todo := self.client.actions()):
-            for action in todo:
-                self._act(action)
-
-    def _act(self, action) -> None:
-        if isinstance(action, actions.Connect):
-            self._connect(action)
-        elif isinstance(action, actions.Disconnect):
-            self.connected = None
-        elif isinstance(action, actions.Publish):
-            if self.connected is not None:
-                self.world.up.append((*self.connected, action.topic, action.payload))
-        elif isinstance(action, actions.Reboot):
-            self.client, self.connected, self.rebooting = None, None, True
-
-    def _connect(self, action: actions.Connect) -> None:
-        place = HOSTS[action.host]
-        if place[0] in self.world.dark:
-            self._call(lambda client, now: client.connect_failed("unreachable", now))
-            return
-        if place[1] is Role.OPERATIONAL and not self.world.lets_in(place[0], action):
-            self._call(lambda client, now: client.connect_failed("refused", now))
-            return
-        self.connected = (place, action.client_id)
-        self._call(lambda client, now: client.connected(now))
 
 
 class World:
@@ -199,7 +91,7 @@ class World:
             _MADE["one"] = KeyFile.create(folder / "keys.json")
         world.database = await new_database(world.path)
         async with world.database.write() as transaction:
-            row = {"key_id": _KEY_ID, "public_key": _PUBLIC_KEY, "name": "release", "added_at": 0}
+            row = {"key_id": KEY_ID, "public_key": PUBLIC_KEY, "name": "release", "added_at": 0}
             await transaction.connection.execute(insert(tables.release_key), [row])
         await world.release("2.0", 2)
         for serial in serials:
@@ -227,7 +119,7 @@ class World:
         message = ids.image_message(PRODUCT.name, PRODUCT.hardware, name, seq, image_id, len(image))
         version = Version(
             ids.digest_id(message), PRODUCT.product_id, name, "", PRODUCT.name, PRODUCT.hardware, seq, image_id,
-            len(image), _RELEASE_KEY.sign(message), _KEY_ID,
+            len(image), RELEASE_KEY.sign(message), KEY_ID,
         )  # fmt: skip
         async with self.database.write() as transaction:
             connection = transaction.connection

@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -23,19 +23,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from service.brokers.gate import Login
+from service.brokers.gate import AccountLogin, Login
 from service.brokers.mosquitto.certificates import Issuer
 from service.brokers.mosquitto.plan import BrokerPlan, Listener
 from service.brokers.mosquitto.render import render
 from service.mqtt.port import Role
+from tests.support.ports import free_ports
 
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @cache
@@ -81,23 +76,27 @@ class Mosquittos:
 
     def __init__(self, directory: Path, issuer: Issuer | None = None) -> None:
         self.issuer = issuer or make_issuer()
+        bootstrap, bootstrap_service, operational_service, api_key, certificates = free_ports(5)
+        warehouse, warehouse_service = free_ports(2)
         self.plan = BrokerPlan(
             environment="test",
             directory=directory,
             hostnames=("localhost", "127.0.0.1"),
-            bootstrap=Listener(free_port(), "127.0.0.1"),
-            bootstrap_service_port=free_port(),
-            operational_service_port=free_port(),
-            api_key=Listener(free_port(), "127.0.0.1"),
-            x509=Listener(free_port(), "127.0.0.1"),
-            warehouse=Listener(free_port(), "127.0.0.1"),
-            warehouse_service_port=free_port(),
+            bootstrap=Listener(bootstrap, "127.0.0.1"),
+            bootstrap_service_port=bootstrap_service,
+            operational_service_port=operational_service,
+            api_key=Listener(api_key, "127.0.0.1"),
+            x509=Listener(certificates, "127.0.0.1"),
+            warehouse=Listener(warehouse, "127.0.0.1"),
+            warehouse_service_port=warehouse_service,
             run_as="root" if os.geteuid() == 0 else None,
         )
         self.processes: dict[Role, subprocess.Popen[bytes]] = {}
 
-    def render(self, logins: Iterable[Login] = (), revoked: Iterable[int] = ()) -> None:
-        render(self.plan, self.issuer, logins, set(revoked), datetime.now(UTC))
+    def render(
+        self, logins: Iterable[Login] = (), revoked: Iterable[int] = (), accounts: Sequence[AccountLogin] = ()
+    ) -> None:
+        render(self.plan, self.issuer, logins, set(revoked), datetime.now(UTC), accounts=accounts)
 
     def start(self, role: Role) -> None:
         program = shutil.which("mosquitto", path=SEARCH)

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from device_sdk.core.ports import Crypto
 from device_sdk.wire import ids
-from tests.support.peer import Peer, Rig, firmware, message
+from tests.support.peer import Peer, firmware, message
+from tests.support.rig import Rig
 
 IMAGE = random.Random(7).randbytes(40 * 256 + 1)
 OTHER = random.Random(8).randbytes(11 * 256)

@@ -36,7 +36,7 @@ from service.domain.group import Group, Reactivation
 from service.errors import Secret
 from service.images.files import ImageFiles
 from service.installation import broker_plan, domain_environments
-from service.logins import expected_logins
+from service.logins import account_logins, expected_logins
 from service.mqtt.port import Role
 from service.operations import groups, products, registration, releases, versions
 from service.settings import load_settings
@@ -45,8 +45,9 @@ from service.storage.schema import migrate
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 from tests.support.environment_section import environment_section
-from tests.support.installation import clean_environment, free_ports
+from tests.support.installation import clean_environment
 from tests.support.mosquitto import Mosquittos
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT, OU, GROUP = "local", "acme/plant-7", "plant-7"
@@ -286,7 +287,9 @@ class Site:
             key = KeyFile.load(self.settings.key_file).service_private_key()
             store = SqlStore(database, domain_environments(self.settings))
             logins = [one async for one in expected_logins(Upkeep(database), store, ENVIRONMENT, key)]
-        await asyncio.to_thread(render, self.mosquittos.plan, self.mosquittos.issuer, logins, set(), datetime.now(UTC))
+            accounts = await account_logins(database, ENVIRONMENT)
+        of = self.mosquittos
+        await asyncio.to_thread(render, of.plan, of.issuer, logins, set(), datetime.now(UTC), accounts=accounts)
 
     @property
     def dynsec_file(self) -> Path:

@@ -16,7 +16,7 @@ from service.domain.group import Group, KeyKind, Reactivation
 from service.domain.product import Product
 from service.domain.thing import Thing
 from service.errors import Secret
-from service.storage import rows, tables
+from service.storage import catalogue_rows, tables
 from service.storage.database import Database
 from service.storage.schema import migrate
 
@@ -39,14 +39,16 @@ def empty_database() -> bytes:
         return path.read_bytes()
 
 
-async def new_database(path: Path, *, max_pages: int | None = None, seeded: bool = True) -> Database:
+async def new_database(
+    path: Path, *, max_pages: int | None = None, seeded: bool = True, changed_by: str | None = None
+) -> Database:
     path.write_bytes(empty_database())
-    database = await Database.open(path, a_sealer(), max_pages=max_pages)
+    database = await Database.open(path, a_sealer(), max_pages=max_pages, changed_by=changed_by)
     if seeded:
         async with database.write() as transaction:
             product = {"product_id": PRODUCT.product_id, "name": PRODUCT.name, "hardware": PRODUCT.hardware}
             await transaction.connection.execute(insert(tables.product), [product])
-            of_groups = [rows.group_row(group, database.sealer) for group in (GROUP, DERIVED)]
+            of_groups = [catalogue_rows.group_row(group, database.sealer) for group in (GROUP, DERIVED)]
             await transaction.connection.execute(insert(tables.registration_group), of_groups)
     return database
 

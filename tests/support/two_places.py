@@ -27,8 +27,8 @@ from service.settings import load_settings
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 from tests.support.environment_section import environment_section
-from tests.support.installation import free_ports
 from tests.support.mosquitto import Mosquittos
+from tests.support.ports import free_ports
 from tests.support.site import GROUP, Site
 
 EAST = "east"

@@ -55,6 +55,7 @@ def check_ids(vectors):
     assert ids.version_id(*fields) == v["version_id"]
     key = vectors["release_key"]
     assert ids.release_key_id(unhex(key["public_key"])) == key["key_id"]
+    assert ids.endorsement_message(unhex(key["public_key"])) == unhex(key["endorsement_message"])
     return 2
 
 

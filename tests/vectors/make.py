@@ -158,6 +158,7 @@ def ids_vectors() -> dict[str, Any]:
         "release_key": {
             "public_key": public_key.hex(),
             "key_id": hashlib.sha256(canon("pv1 release-key", public_key)).hexdigest()[:32],
+            "endorsement_message": canon("pv1 endorse", public_key).hex(),
         },
     }
 

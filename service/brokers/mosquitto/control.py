@@ -17,6 +17,7 @@ from typing import Any
 
 import aiomqtt
 
+from device_sdk.aiomqtt_mended import mend
 from service.brokers.gate import GateError
 from service.brokers.mosquitto.plan import ADMIN_USER
 from service.errors import Secret
@@ -121,6 +122,7 @@ class DynsecControl:
             max_queued_incoming_messages=1000,
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
         )
+        mend(client)
         try:
             async with client:
                 heed_cancellation()

@@ -2,7 +2,8 @@
 
 Owns the file's form. The file is a cache: Mosquitto up to 2.0.15 truncates it in place when it saves and can lose it
 in a crash, so it is written anew before every start. Device clients get no role and no group (a shared one makes
-Mosquitto's start quadratic); what they may do stands in the ACL file. All four defaults are false: nobody receives
+Mosquitto's start quadratic); what they may do stands in the ACL file. Operators and integrators, who are few, have a
+role each. All four defaults are false: nobody receives
 anything by the plugin, and a lost ACL file shuts the broker instead of opening it.
 """
 
@@ -12,9 +13,11 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from service.brokers.gate import Login
+from device_sdk.wire import topics
+from service.brokers.gate import AccountLogin, Login
+from service.brokers.mosquitto.accounts import clients_of, role
 from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER
 from service.domain.credential import CredentialKind
 from service.errors import Secret
@@ -29,6 +32,9 @@ def render_dynsec(
     admin_password: Secret | None,
     logins: Iterable[Login],
     salt: Callable[[int], bytes] = secrets.token_bytes,
+    *,
+    accounts: Sequence[AccountLogin] = (),
+    root: str = topics.ROOT,
 ) -> bytes:
     """The whole file. `admin_password` None leaves the admin out: the bootstrap Mosquitto is only guarded by it."""
     clients = [_client(SERVICE_USER, service_password, salt)]
@@ -41,6 +47,9 @@ def render_dynsec(
         for login in logins
         if login.kind is CredentialKind.API_KEY and login.api_key is not None
     ]
+    clients += [
+        {**_client(client["username"], login.key, salt), **client} for login in accounts for client in clients_of(login)
+    ]
     acls = [
         {"acltype": kind, "topic": _CONTROL, "allow": True}
         for kind in ("publishClientSend", "publishClientReceive", "subscribePattern", "unsubscribePattern")
@@ -50,7 +59,10 @@ def render_dynsec(
         "defaultACLAccess": defaults,
         "clients": clients,
         "groups": [],
-        "roles": [{"rolename": "admin", "acls": acls}] if admin_password is not None else [],
+        "roles": [
+            *([{"rolename": "admin", "acls": acls}] if admin_password is not None else []),
+            *(role(login, root) for login in accounts),
+        ],
     }
     return json.dumps(document, indent=1).encode() + b"\n"
 

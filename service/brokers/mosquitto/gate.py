@@ -1,7 +1,7 @@
 """The gate to an operational Mosquitto: API keys by the dynamic-security plugin, certificates by CRL and kick.
 
-Owns how a credential becomes valid and dead there. The database is the truth: `reconcile` makes the plugin's list equal
-to what the database expects, each minute and after every reconnect; `render` writes the file before each start.
+Owns how a credential becomes valid and dead there. The database is the truth: the plugin's list is compared with it each
+minute and after every reconnect (pipeline/granter.py), and `render` writes the file before each start.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from device_sdk.wire import ids, topics
-from service.brokers.gate import CANARY_PREFIX, AccountLogin, GateError, Login
-from service.brokers.mosquitto import accounts, certificates
-from service.brokers.mosquitto.control import Answer, Command, DynsecControl
+from service.brokers.gate import AccountLogin, GateError, Login
+from service.brokers.mosquitto import certificates
+from service.brokers.mosquitto.accounts import AccountBook, check
+from service.brokers.mosquitto.control import Command, DynsecControl
 from service.brokers.mosquitto.files import write_whole
-from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER
+from service.brokers.mosquitto.plan import OWN_USERS
 from service.domain.credential import CredentialKind
 
 PAGE = 1000  # clients asked for in one listClients
 RELOAD_TIMEOUT_S = 10.0
 PROGRAM = "mosquitto"  # what Linux calls its process
-_OURS = frozenset({SERVICE_USER, ADMIN_USER})
 Reload = Callable[[], Awaitable[None]]
 
 
@@ -64,9 +64,7 @@ class MosquittoGate:
         self._control = control
         self._crl = crl
         self._now = now
-        self._root = root
-        self._accounts: dict[str, bytes] = {}  # name -> SHA-256 of the key, as granted over this connection
-        self._accounts_of = -1  # which connection that was
+        self._accounts = AccountBook(control, self._others, root)
 
     async def grant(self, logins: Sequence[Login]) -> None:
         """Raises GateError. A certificate needs no grant: the CA's signature is it."""
@@ -74,7 +72,7 @@ class MosquittoGate:
         answers = await self._control.ask([_create(login) for login in keys])
         # One that is there already has this very key: a credential id and its key come from the same claim. It is left
         # alone, because modifyClient would end the session of a device that is online.
-        _check(answers, but="Client already exists")
+        check(answers, "Client already exists")
 
     async def revoke(self, logins: Sequence[Login]) -> None:
         """Raises GateError."""
@@ -86,27 +84,11 @@ class MosquittoGate:
             await self._revoke_certificates(certified)
 
     async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
-        """Raises GateError. After a new connection every account is made anew, because its key cannot be asked for."""
-        if not self._control.connected.is_set():
-            raise GateError("not connected")
-        connects = self._control.connects
-        if connects != self._accounts_of:
-            self._accounts = dict.fromkeys((name for name in await self._clients() if not ids.is_hex_id(name)), b"")
-            self._accounts_of = connects
-        after = {login.name: login for login in wanted}
-        gone = [name for name, key in self._accounts.items() if name not in after or after[name].key_sha256 != key]
-        new = [login for name, login in after.items() if self._accounts.get(name) != login.key_sha256]
-        await self._delete(gone)
-        _check(await self._control.ask([accounts.delete_role(name) for name in gone]), but="Role not found")
-        for name in gone:
-            del self._accounts[name]
-        # Both are deleted first also where the login is new: an earlier try may have been cut off in between.
-        await self._delete([login.name for login in new])
-        for login in new:
-            _check(await self._control.ask([accounts.delete_role(login.name)]), but="Role not found")
-            _check(await self._control.ask(accounts.create(login, self._root)), but="Client already exists")
-            self._accounts[login.name] = login.key_sha256
-        return len(new), len(gone)
+        """Raises GateError. At each new connection and every minute the broker is asked what it has of them."""
+        return await self._accounts.put(wanted)
+
+    async def _others(self) -> list[str]:
+        return [name for name in await self._clients() if not ids.is_hex_id(name)]
 
     async def snapshot(self) -> frozenset[str]:
         """The API key logins that the broker has now. Raises GateError."""
@@ -119,37 +101,12 @@ class MosquittoGate:
         while True:
             page = {"command": "listClients", "verbose": False, "count": PAGE, "offset": offset}
             (answer,) = await self._control.ask([page])
-            _check([answer])
+            check([answer])
             names = answer["data"]["clients"]
             found.update(names)
             offset += len(names)
             if not names or offset >= answer["data"]["totalCount"]:
-                return frozenset(found - _OURS)
-
-    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
-        """Delete what the database does not know, grant what the broker lost. Returns (granted, deleted).
-
-        `expected` is read once, after the broker was asked, so that a credential granted meanwhile is not taken for
-        an extra one. Raises GateError.
-        """
-        have = await self.snapshot()
-        known: set[str] = set()
-        missing: list[Login] = []
-        granted = 0
-        async for login in expected:
-            if login.kind is not CredentialKind.API_KEY:
-                continue
-            known.add(login.credential_id)
-            if login.credential_id not in have:
-                missing.append(login)
-            if len(missing) >= 100:
-                await self.grant(missing)
-                granted += len(missing)
-                missing.clear()
-        await self.grant(missing)
-        extra = {name for name in have - known if not name.startswith(CANARY_PREFIX)}
-        await self._delete(sorted(extra))
-        return granted + len(missing), len(extra)
+                return frozenset(found - OWN_USERS)
 
     async def _revoke_certificates(self, logins: Sequence[Login]) -> None:
         if self._crl is None:
@@ -162,12 +119,12 @@ class MosquittoGate:
         names = [login.credential_id for login in logins]
         password = secrets.token_hex(32)
         created = [{"command": "createClient", "username": x, "password": password, "clientid": x} for x in names]
-        _check(await self._control.ask(created), but="Client already exists")
+        check(await self._control.ask(created), "Client already exists")
         await self._delete(names)
 
     async def _delete(self, names: Sequence[str]) -> None:
-        commands = [{"command": "deleteClient", "username": name} for name in names if name not in _OURS]
-        _check(await self._control.ask(commands), but="Client not found")
+        commands = [{"command": "deleteClient", "username": name} for name in names if name not in OWN_USERS]
+        check(await self._control.ask(commands), "Client not found")
 
 
 def reload_by_signal(pid_file: Path) -> Reload:
@@ -220,11 +177,6 @@ class NoGate:
         """It keeps no list."""
         return
 
-    async def reconcile(self, expected: AsyncIterable[Login]) -> tuple[int, int]:
-        """Nothing to compare with."""
-        del expected
-        return 0, 0
-
 
 def _hang_up(pid_file: Path) -> None:
     """Raises OSError, ValueError or OverflowError, and then nobody was signalled."""
@@ -250,10 +202,3 @@ def _create(login: Login) -> Command:
     password = login.api_key.reveal().decode()
     name = login.credential_id
     return {"command": "createClient", "username": name, "password": password, "clientid": name}
-
-
-def _check(answers: Sequence[Answer], *, but: str = "") -> None:
-    for answer in answers:
-        error = answer.get("error")
-        if error and error != but:
-            raise GateError(f"the broker refused {answer.get('command')}: {error}")

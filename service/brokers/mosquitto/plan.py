@@ -15,6 +15,7 @@ from service.mqtt.port import EVERYWHERE, Role
 
 SERVICE_USER = "firstlight"
 ADMIN_USER = "firstlight-admin"
+OWN_USERS = frozenset({SERVICE_USER, ADMIN_USER})
 PLUGIN = Path("/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so")
 
 

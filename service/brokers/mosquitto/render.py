@@ -11,11 +11,11 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from service.brokers.gate import Login
+from service.brokers.gate import AccountLogin, Login
 from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.acl import parse_acl, render_acl
 from service.brokers.mosquitto.certificates import Issuer
@@ -36,14 +36,17 @@ def render(
     revoked: Collection[int],
     now: datetime,
     token: Callable[[], str] = lambda: secrets.token_hex(32),
+    *,
+    accounts: Sequence[AccountLogin] = (),
 ) -> list[Path]:
     """Write all files of one environment; returns their paths. Raises OSError, AclError.
 
-    `logins` are the API keys that are valid now, `revoked` the serial numbers of dropped certificates not yet expired.
+    `logins` are the API keys that are valid now, `revoked` the serial numbers of dropped certificates not yet expired,
+    `accounts` the operators and integrators that this environment lets in.
     """
     _folder(plan.directory, plan.run_as)
     with _alone(plan.directory):
-        return _write_all(plan, issuer, logins, revoked, now, token)
+        return _write_all(plan, issuer, logins, revoked, now, token, accounts)
 
 
 def _write_all(
@@ -53,6 +56,7 @@ def _write_all(
     revoked: Collection[int],
     now: datetime,
     token: Callable[[], str],
+    accounts: Sequence[AccountLogin],
 ) -> list[Path]:
     written: list[Path] = []
 
@@ -80,9 +84,12 @@ def _write_all(
         acl = render_acl(role, plan.root)
         parse_acl(acl)
         write(plan.acl(role), acl.encode())
-        admin = read_password(plan.admin_password_file) if role is Role.OPERATIONAL else None
-        valid = logins if role is Role.OPERATIONAL else ()
-        write(plan.dynsec(role), render_dynsec(read_password(plan.password_file(role)), admin, valid))
+        own = read_password(plan.password_file(role))
+        if role is Role.OPERATIONAL:
+            admin = read_password(plan.admin_password_file)
+            write(plan.dynsec(role), render_dynsec(own, admin, logins, accounts=accounts, root=plan.root))
+        else:
+            write(plan.dynsec(role), render_dynsec(own, None, ()))
         write(plan.config(role), configuration(plan, role).encode())
     return written
 

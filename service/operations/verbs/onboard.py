@@ -49,7 +49,7 @@ class Arguments(Arguments_):
 async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
     """One device. A label that someone else has used changes nothing and leaves an alarm."""
     # 1. The text: shape, installation, signature.
-    text = texts.decode(arguments.scan, batch.sealer.label_key)
+    text = texts.decode(arguments.scan, *batch.sealer.label_keys)
     # 2. What this account may do: the OU that it asks for.
     check_placement(arguments.ou, arguments.environment)
     if not is_within(arguments.ou, world.scope):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import base64
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from service.domain import event, replacement
 from service.domain.device import Device
 from service.domain.event import Event
+from service.domain.group import KeyKind
+from service.domain.self_registration import matches
 from service.errors import ServiceError
 from service.operations import registration
 from service.operations.registration import Registration
@@ -22,11 +28,16 @@ SINGLE = True
 
 
 class Arguments(Arguments_):
-    """`new`: GROUP/SERIAL. `device_key` in base64: registers it along, where nobody has yet."""
+    """`new`: GROUP/SERIAL. Where nobody has registered it yet, this command does, if it is told how the device proves
+    itself: `device_key` or `public_keys` in base64, or `register_new` where that follows from the group (for key kind
+    individual a key is made, and shown once). A group whose devices register themselves needs none of them.
+    """
 
     SECRET: ClassVar[tuple[str, ...]] = ("device_key",)
     new: str
     device_key: str | None = None
+    public_keys: Annotated[tuple[str, ...], Field(strict=False, max_length=8)] = ()
+    register_new: bool = False
     deadline_s: int = int(replacement.DEFAULT_DEADLINE.total_seconds())
 
 
@@ -43,13 +54,16 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
         _check_scope(known, world)
     new: Device | None = known
     events: tuple[Event, ...] = ()
-    if arguments.device_key is not None:
-        new, events = _registered(name, arguments.device_key, known, world)
+    keys: Mapping[str, str] = {}
+    if known is not None:
+        _check_key(known, device, arguments)
+    elif _is_registered_along(name, arguments, world):
+        new, events, keys = _registered(name, arguments, world)
     before = new
     old, new, begun = replacement.replace(device, new, world.now, deadline=deadline, command_id=world.command_id)
     if old is device and new is before and known is not None:
         return Applied(device)
-    return Applied(old, others=(new,), events=(*events, *begun))
+    return Applied(old, others=(new,), events=(*events, *begun), result={"keys": keys} if keys else {})
 
 
 def _name(text: str) -> tuple[str, str]:
@@ -65,16 +79,32 @@ def _check_scope(new: Device, world: World) -> None:
         raise ServiceError("FORBIDDEN", "the new device is outside of your OU", cause="out_of_scope")
 
 
+def _check_key(known: Device, old: Device, arguments: Arguments) -> None:
+    if known.device_id == old.device_id or arguments.device_key is None:
+        return  # the rules say what is wrong with itself
+    if registration.parse_key(arguments.device_key) != known.key:
+        raise conflict("serial_conflict", "the new device is registered with another key")
+
+
+def _is_registered_along(name: tuple[str, str], arguments: Arguments, world: World) -> bool:
+    """Whether a device that nobody knows yet is registered by this command: because it says so, or it would do so itself."""
+    if arguments.register_new or arguments.device_key is not None or arguments.public_keys:
+        return True
+    group = world.catalogue.groups.get(name[0])
+    if group is None or not group.self_registration or group.key_kind not in (KeyKind.DERIVED, KeyKind.GROUP):
+        return False
+    return group.serial_pattern is None or matches(group.serial_pattern, name[1])
+
+
 def _registered(
-    name: tuple[str, str], key: str, known: Device | None, world: World
-) -> tuple[Device, tuple[Event, ...]]:
-    secret = registration.parse_key(key)
-    if known is not None:
-        if known.key is not None and known.key != secret:
-            raise conflict("serial_conflict", "the new device is registered with another key")
-        return known, ()
-    asked = Registration(*name, key=secret)
+    name: tuple[str, str], arguments: Arguments, world: World
+) -> tuple[Device, tuple[Event, ...], Mapping[str, str]]:
+    """The new device, its event, and a key that was made for it, to be shown once. Raises ServiceError BAD_REQUEST."""
+    given = arguments.device_key
+    keys = (registration.parse_public_key(index, text) for index, text in enumerate(arguments.public_keys))
+    asked = Registration(*name, key=None if given is None else registration.parse_key(given), public_keys=tuple(keys))
     (outcome,), made = registration.decide(world.catalogue, [asked], {}, world.now, world.random_bytes)
     if not made:
         raise bad_request(outcome.cause or "serial_illegal", outcome.reason or "")
-    return made[0], (event.of(made[0], "registered", world.now, command_id=world.command_id),)
+    shown = {} if outcome.new_key is None else {name[1]: base64.b64encode(outcome.new_key.reveal()).decode("ascii")}
+    return made[0], (event.of(made[0], "registered", world.now, command_id=world.command_id),), shown

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from service.domain.device import Device, DeviceState
-from service.operations.requests import check_text, conflict
-from service.operations.verbs.verb import Applied, Role, Told, World, entered
+from service.domain import retirement
+from service.domain.device import Device
+from service.operations.requests import check_text
+from service.operations.verbs.reprovision import deadline_of
+from service.operations.verbs.verb import Applied, Role, World
 from service.operations.verbs.verb import Arguments as Arguments_
 
 NAME = "retire"
@@ -14,17 +14,19 @@ ROLE = Role.ADMIN  # it cannot be taken back from afar
 
 
 class Arguments(Arguments_):
-    reason: str = "retired by an operator"
+    """`reason` is told to the device too. After `deadline_s` its credential is dropped, heard or not."""
+
+    reason: str = retirement.REASON
+    deadline_s: int = int(retirement.DEFAULT_DEADLINE.total_seconds())
 
 
-def apply(device: Device, arguments: Arguments, _world: World) -> Applied:
+def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     check_text("a reason", arguments.reason)
-    thing = device.thing
-    if device.state is DeviceState.RETIRED:
-        return Applied(device)
-    if thing is not None and thing.successor_device_id is not None:
-        raise conflict("replacement_under_way", "a replacement is under way: undo it first")
-    retired = entered(device, DeviceState.RETIRED)
-    if thing is not None and thing.move is not None:
-        retired = replace(retired, thing=replace(thing, move=None))
-    return Applied(retired, (Told("retired", {"reason": arguments.reason}),))
+    after, events = retirement.retire(
+        device,
+        world.now,
+        reason=arguments.reason,
+        deadline=deadline_of(arguments.deadline_s, retirement.MIN_DEADLINE, retirement.MAX_DEADLINE),
+        command_id=world.command_id,
+    )
+    return Applied(after, events=events)

@@ -1,4 +1,4 @@
-"""`transfer`: open the next activation for a new key; the old one is refused from then on."""
+"""`transfer`: have the next activation give a new key, and ask for it at once; the old key is refused from then on."""
 
 from __future__ import annotations
 

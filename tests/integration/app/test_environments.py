@@ -11,8 +11,9 @@ from base64 import b64encode
 
 import pytest
 
-from tests.support.installation import Installation, free_ports, serving
+from tests.support.installation import Installation, serving
 from tests.support.plain_client import PlainDevice
+from tests.support.ports import free_ports
 
 SECRET = bytes(range(32))
 

@@ -20,8 +20,9 @@ from service.demo.world import World, populate
 from service.installation import broker_plan
 from service.mqtt.port import EVERYWHERE
 from service.settings import load_settings
-from tests.support.installation import firstlight, free_ports, serving, wait_for_port
+from tests.support.installation import firstlight, serving, wait_for_port
 from tests.support.mosquitto import SEARCH, Mosquittos
+from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.mosquitto
 

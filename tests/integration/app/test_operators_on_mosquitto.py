@@ -51,7 +51,7 @@ async def test_an_operator_comes_and_goes_with_the_database(tmp_path):
         await site.register(["sn-1"])
         for role in EVERYWHERE:
             await site.start_broker(role)
-        async with site.serving_here():
+        async with site.serving_here() as service:
             async with site.database() as database:
                 made = await accounts.create(
                     database, "alice", AccountKind.OPERATOR, role=AccountRole.OPERATOR, now=datetime.now(UTC),
@@ -66,8 +66,8 @@ async def test_an_operator_comes_and_goes_with_the_database(tmp_path):
                 await site.stop_broker(Role.OPERATIONAL, signal.SIGKILL)
                 await alice.lost.wait()
             await site.start_broker(Role.OPERATIONAL)
-            await let_in(site, key)
-            async with actor(site, key) as alice:
+            async with actor(site, key) as alice:  # from its file, before the service has compared anything
+                await until(lambda: all(link.connected.is_set() for link in service.links))
                 assert (await ask(alice, "get", id="2", device=f"{GROUP}/sn-1"))["device"]["state"] == "blocked"
                 async with site.database() as database:
                     await accounts.disable(database, "alice", now=datetime.now(UTC))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import aiomqtt
 import pytest
 
 from device_sdk.core.identity import Policy
@@ -13,7 +17,8 @@ from device_sdk.simulator.fleet import Fleet
 from service.installation import broker_plan
 from service.mqtt.port import EVERYWHERE
 from service.settings import SettingsError, load_settings
-from tests.support.site import ENVIRONMENT, Site, made_site
+from tests.support.actor import Actor
+from tests.support.site import ENVIRONMENT, GROUP, Site, made_site
 from tests.support.site_agents import agent_file, run_once
 
 ROOT = "plants/north"
@@ -41,6 +46,24 @@ async def test_devices_with_the_same_topic_root_activate_and_take_their_firmware
         assert states == {"simulated": "confirmed", "program": "confirmed", "stranger": "registered"}
 
 
+@asynccontextmanager
+async def entered(site: Site, name: str, key: str) -> AsyncIterator[Actor]:
+    """The account's session, once it works."""
+    assert site.mosquittos is not None
+    tls = site.mosquittos.tls()
+    tls.check_hostname = False  # its certificate is for localhost, and an actor connects to 127.0.0.1
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(aiomqtt.MqttError):
+                actor = await Actor(site.ports["api_key"], name, name, key, tls=tls).__aenter__()
+                break
+            await asyncio.sleep(0.1)
+    try:
+        yield actor
+    finally:
+        await actor.__aexit__()
+
+
 @pytest.mark.mosquitto
 async def test_mosquitto_s_access_lists_are_written_for_that_root_and_the_doctor_looks_there(tmp_path: Path) -> None:
     async with made_site(tmp_path, "mosquitto") as site:
@@ -54,6 +77,19 @@ async def test_mosquitto_s_access_lists_are_written_for_that_root_and_the_doctor
         async with site.serving_here():
             fleet = Fleet([site.identity("simulated")], seed=1, jitter_s=0, policy=Policy(root=ROOT))
             assert await fleet.run_until_confirmed(30)
+            key = json.loads(await site.command("account", "create", "alice", "--json"))["key"]
+            integrator = json.loads(await site.command("account", "create", "erp", "--kind", "integrator", "--json"))[
+                "key"
+            ]
+            async with entered(site, "alice", key) as alice, entered(site, "erp", integrator) as erp:
+                await alice.subscribe(f"{ROOT}/o/alice/dn/#")
+                await erp.subscribe(f"{ROOT}/e/erp/#")
+                await alice.say(
+                    f"{ROOT}/o/alice/up/get", json.dumps({"id": "1", "device": f"{GROUP}/simulated"}).encode()
+                )
+                await alice.heard(f"{ROOT}/o/alice/dn/get")
+                await site.command("device", "block", f"{GROUP}/simulated")
+                await erp.heard(f"{ROOT}/e/erp/blocked")
             examined = json.loads(await site.command("doctor", "--json"))
         assert examined["ok"], examined
 

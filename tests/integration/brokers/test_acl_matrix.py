@@ -175,15 +175,52 @@ async def test_an_account_on_every_wildcard_receives_only_its_own(site: Site) ->
             assert snoop.topics() == {topic}
 
 
+async def test_an_account_is_in_several_places_at_once_and_the_same_name_again_ends_the_earlier(site: Site) -> None:
+    await site.gate.set_accounts([ALICE, BOB, ERP])
+    async with (
+        site.account(ALICE) as first, site.account(ALICE, "alice.2") as second, site.account(BOB) as other,
+        site.account(ERP, "erp.4") as integrator, site.service(Role.OPERATIONAL) as service,
+    ):  # fmt: skip
+        await service.subscribe("pv1/o/+/up/+")
+        for one in (first, second):
+            await one.subscribe("pv1/o/alice/dn/#")
+            await one.say("pv1/o/alice/up/get", one.client_id.encode())
+            await service.heard("pv1/o/alice/up/get", one.client_id.encode())
+        await second.say("pv1/o/alice.2/up/get", b"forged")
+        await second.say("pv1/o/bob/up/get", b"forged")
+        await second.say("pv1/o/alice/up/get", b"last")
+        await service.heard("pv1/o/alice/up/get", b"last")
+        assert (b"forged" in {payload for _, payload in service.received}) is False
+        await integrator.subscribe("pv1/e/erp/#")
+        await service.say("pv1/o/alice/dn/get", b"reply")
+        await service.say("pv1/e/erp/blocked", b"event")
+        for one in (first, second):
+            await one.heard("pv1/o/alice/dn/get", b"reply")
+        await integrator.heard("pv1/e/erp/blocked", b"event")
+        async with site.account(ALICE, "alice.2"):
+            await second.lost.wait()
+            assert not first.lost.is_set()
+        with pytest.raises(aiomqtt.MqttError):
+            await site.account(ALICE, "alice.5").__aenter__()
+        with pytest.raises(aiomqtt.MqttError):
+            await site.account(ALICE, "bob.2").__aenter__()
+        assert other.received == []
+
+
 async def test_an_account_that_is_gone_or_has_a_new_key_is_out_at_once(site: Site) -> None:
     await site.gate.grant([A])
     await site.gate.set_accounts([ALICE, BOB])
     assert await site.gate.set_accounts([ALICE, BOB]) == (0, 0)
-    async with site.account(ALICE) as gone, site.account(BOB) as other:
+    async with site.account(ALICE) as gone, site.account(ALICE, "alice.3") as too, site.account(BOB) as other:
         assert await site.gate.set_accounts([account_login("bob", "o", b"new")]) == (1, 2)
-        await gone.lost.wait()
-        await other.lost.wait()
-    for stranger in (site.account(ALICE), site.account(BOB)):
+        for one in (gone, too, other):
+            await one.lost.wait()
+    for stranger in (
+        site.account(ALICE),
+        site.account(ALICE, "alice.3"),
+        site.account(BOB),
+        site.account(BOB, "bob.2"),
+    ):
         with pytest.raises(aiomqtt.MqttError):
             await stranger.__aenter__()
     async with site.account(account_login("bob", "o", b"new")):

@@ -9,11 +9,15 @@ from dataclasses import replace
 import aiomqtt
 import pytest
 
+from service.brokers import doctor
 from service.brokers.gate import CANARY_PREFIX, GateError, Login
 from service.brokers.mosquitto.gate import MosquittoGate, RevocationList, reload_by_command, reload_by_signal
 from service.domain.credential import CredentialKind
 from service.mqtt.port import Role
-from tests.support.broker_site import Site, api_key_login
+from service.pipeline.bounds import Bounds
+from service.pipeline.granter import Granter
+from service.pipeline.record import Record
+from tests.support.broker_site import Site, account_login, api_key_login
 
 A, B, C = (api_key_login(n) for n in (0xA, 0xB, 0xC))
 DEAD_WITHIN_S = 2.0
@@ -22,6 +26,10 @@ DEAD_WITHIN_S = 2.0
 async def expected(*logins: Login):
     for login in logins:
         yield login
+
+
+async def reconcile(site: Site, logins) -> tuple[int, int]:
+    return await Granter(site.gate, Bounds(), Record(10)).reconcile(logins)
 
 
 async def test_a_granted_login_works_at_once_and_a_second_grant_does_not_disturb_it(site: Site) -> None:
@@ -53,13 +61,13 @@ async def test_a_revoked_login_is_dead_within_two_seconds_and_the_others_live_on
 async def test_reconcile_deletes_what_the_database_does_not_know_and_grants_what_the_broker_lost(site: Site) -> None:
     await site.gate.grant([A, B])
     async with site.device(B) as extra:
-        assert await site.gate.reconcile(expected(A, C)) == (1, 1)
+        assert await reconcile(site, expected(A, C)) == (1, 1)
         async with asyncio.timeout(DEAD_WITHIN_S):
             await extra.lost.wait()
     assert await site.gate.snapshot() == {A.credential_id, C.credential_id}
     async with site.device(C):
         pass
-    assert await site.gate.reconcile(expected(A, C)) == (0, 0)
+    assert await reconcile(site, expected(A, C)) == (0, 0)
 
 
 async def test_a_login_whose_key_is_not_at_hand_is_not_granted_in_silence(site: Site) -> None:
@@ -117,10 +125,61 @@ async def test_the_broker_s_file_lost_or_emptied_is_rebuilt_before_its_next_star
 
 
 @pytest.mark.mosquitto
+async def test_a_broker_that_starts_from_its_file_has_the_accounts_and_they_are_left_alone(real_site: Site) -> None:
+    real = real_site.real
+    assert real is not None
+    alice, erp = account_login("alice", "o"), account_login("erp", "e")
+    await real_site.gate.set_accounts([alice, account_login("gone", "o")])
+    real.stop(Role.OPERATIONAL, 9)
+    real.render(accounts=[alice, erp, account_login("late", "o", b"old")])
+    real.start(Role.OPERATIONAL)
+    async with real_site.account(alice) as one, real_site.account(erp, "erp.2") as two:
+        assert real_site.control is not None
+        await real_site.control.connected.wait()
+        late = account_login("late", "o", b"new")
+        assert await real_site.gate.set_accounts([alice, erp, late]) == (1, 1)
+        async with real_site.account(late):
+            pass
+        await one.subscribe("pv1/o/alice/dn/#")
+        assert not one.lost.is_set()
+        assert not two.lost.is_set()
+
+
+DRIFTS = {
+    "a login is gone": {"command": "deleteClient", "username": "alice.3"},
+    "a login is disabled": {"command": "disableClient", "username": "alice"},
+    "a login may use any client id": {"command": "setClientId", "username": "alice", "clientid": ""},
+    "a role reaches further": {
+        "command": "addRoleACL", "rolename": "account-alice", "acltype": "publishClientSend", "topic": "#", "allow": True
+    },
+    "another account's role": {
+        "command": "modifyClient", "username": "alice.2", "roles": [{"rolename": "account-bob"}]
+    },
+    "a stranger": {"command": "createClient", "username": "mallory", "password": "m"},
+}  # fmt: skip
+
+
+@pytest.mark.mosquitto
+async def test_an_account_that_somebody_has_changed_at_the_broker_is_mended(real_site: Site, monkeypatch) -> None:
+    monkeypatch.setattr("service.brokers.mosquitto.accounts.LOOK_AGAIN_S", 0)
+    alice, bob = account_login("alice", "o"), account_login("bob", "o")
+    control = real_site.control
+    assert control is not None
+    assert await real_site.gate.set_accounts([alice, bob]) == (2, 0)
+    for drift, command in DRIFTS.items():
+        (answer,) = await control.ask([command])
+        assert "error" not in answer, (drift, answer)
+        mended = await real_site.gate.set_accounts([alice, bob])
+        assert mended == ((0, 1) if drift == "a stranger" else (1, 1)), drift
+        assert await real_site.gate.set_accounts([alice, bob]) == (0, 0), drift
+    assert [check for check in doctor.files(real_site.real.plan) if not check.ok] == []
+
+
+@pytest.mark.mosquitto
 async def test_a_comparison_leaves_the_doctors_logins_alone(real_site: Site) -> None:
     canary = replace(A, credential_id=CANARY_PREFIX + A.credential_id[len(CANARY_PREFIX) :])
     await real_site.gate.grant([canary])
-    assert await real_site.gate.reconcile(expected(B)) == (1, 0)
+    assert await reconcile(real_site, expected(B)) == (1, 0)
     assert canary.credential_id in await real_site.gate.snapshot()
 
 
@@ -132,7 +191,7 @@ async def test_a_killed_broker_comes_back_and_the_drift_is_mended(real_site: Sit
     real.stop(Role.OPERATIONAL, 9)
     real.render([])  # as if the file had been written before A
     real.start(Role.OPERATIONAL)
-    assert await real_site.gate.reconcile(expected(A)) == (1, 0)
+    assert await reconcile(real_site, expected(A)) == (1, 0)
     assert control.connects == 2
     async with real_site.device(A):
         pass

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.brokers import doctor
 from service.brokers.gate import Login
 from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.acl import AclError, parse_acl, render_acl, too_wide
@@ -22,6 +23,7 @@ from service.brokers.policy import Principal, may_publish, may_receive, may_subs
 from service.domain.credential import CredentialKind
 from service.errors import Secret
 from service.mqtt.port import EVERYWHERE, Role
+from tests.support.broker_site import account_login
 from tests.support.mosquitto import make_issuer
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -92,6 +94,58 @@ def test_the_plugin_s_file_holds_each_login_without_role_and_shuts_all_four_defa
     bootstrap = json.loads(render_dynsec(Secret(b"s"), None, []))
     assert [client["username"] for client in bootstrap["clients"]] == ["firstlight"]
     assert bootstrap["roles"] == []
+
+
+def test_the_plugin_s_file_holds_each_account_with_its_sessions_and_a_role_of_its_own_and_no_key(tmp_path) -> None:
+    alice, erp = account_login("alice", "o"), account_login("erp", "e")
+    where = plan(tmp_path, root="site/pv1")
+    render(where, make_issuer(), [LOGIN], (), NOW, accounts=[alice, erp])
+    text = where.dynsec(Role.OPERATIONAL).read_text()
+    document = json.loads(text)
+    clients = {one["username"]: one for one in document["clients"]}
+    assert {"alice", "alice.2", "alice.3", "alice.4", "erp", "erp.2", "erp.3", "erp.4"} <= clients.keys()
+    second = clients["alice.2"]
+    assert (second["clientid"], second["roles"]) == ("alice.2", [{"rolename": "account-alice"}])
+    assert base64.b64decode(second["password"]) == password_hash(alice.key, base64.b64decode(second["salt"]))
+    assert all(
+        secret not in text for one in (alice, erp) for secret in (one.key.reveal().decode(), one.key_sha256.hex())
+    )
+    allowed = {role["rolename"]: {acl["topic"] for acl in role["acls"]} for role in document["roles"]}
+    assert allowed["account-alice"] == {"site/pv1/o/alice/up/+", "site/pv1/o/alice/dn/+", "site/pv1/o/alice/dn/#"}
+    assert allowed["account-erp"] == {"site/pv1/e/erp/+", "site/pv1/e/erp/#"}
+    assert [check for check in doctor.files(where) if not check.ok] == []
+    assert "alice" not in where.dynsec(Role.BOOTSTRAP).read_text()
+
+
+def test_an_account_in_the_plugin_s_file_that_the_database_does_not_know_or_that_has_another_key_is_seen(
+    tmp_path,
+) -> None:
+    alice, bob, erp = (account_login(name, space) for name, space in (("alice", "o"), ("bob", "o"), ("erp", "e")))
+    where = plan(tmp_path)
+    render(where, make_issuer(), [LOGIN], (), NOW, accounts=[alice, bob])
+    assert doctor.accounts_in_file(where, [bob, alice]).ok
+    found = doctor.accounts_in_file(where, [account_login("bob", "o", b"new"), erp])
+    assert not found.ok
+    assert {word.partition(".")[0] for word in found.reason.split(", ")} == {"alice", "bob", "erp"}
+    where.dynsec(Role.OPERATIONAL).write_text("{")
+    assert not doctor.accounts_in_file(where, []).ok
+
+
+def test_a_login_that_only_looks_like_an_account_s_is_seen(tmp_path) -> None:
+    where = plan(tmp_path)
+    render(where, make_issuer(), [], (), NOW, accounts=[account_login("alice", "o")])
+    whole = where.dynsec(Role.OPERATIONAL).read_text()
+    for wrong in (
+        whole.replace("pv1/o/alice/dn/#", "pv1/o/#"),
+        whole.replace('"username": "alice.2"', '"username": "alice.9"'),
+        whole.replace('"clientid": "alice.3"', '"clientid": "bob"'),
+        whole.replace(
+            '"topic": "pv1/o/alice/up/+",\n     "allow": true', '"topic": "pv1/o/alice/up/+",\n     "allow": false'
+        ),
+    ):
+        assert wrong != whole
+        where.dynsec(Role.OPERATIONAL).write_text(wrong)
+        assert [check.name for check in doctor.files(where) if not check.ok], wrong
 
 
 def test_rendering_twice_keeps_passwords_and_certificate_and_renews_what_ran_out(tmp_path) -> None:

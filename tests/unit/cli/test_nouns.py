@@ -298,3 +298,33 @@ def test_a_group_whose_devices_hold_what_is_not_known_here_has_no_device_files(r
     run("group", "create", "g", "--product", "thermometer", "--environment", "local", "--key-kind", "public_key")
     assert "public_key" in run("device", "register", "g", "sn-1", "--device-file", "device.json", code=1).stderr
     assert not Path("device.json").exists()
+
+
+def test_a_further_release_key_is_made_with_an_endorsement_and_registered_with_it(run, run_json, installed):
+    run("release", "keygen", "old.key")
+    run("release", "key", "add", "old.key.pub", "--name", "old")
+    said = run("release", "keygen", "new.key", "--endorsed-by", "old.key").stdout
+    assert "endorsement: new.key.endorsement" in said
+    assert "endorsement" in run("release", "key", "add", "new.key.pub", "--name", "new", code=1).stderr
+    run("release", "key", "add", "new.key.pub", "--name", "new", "--endorsement", "new.key.endorsement")
+    run("release", "keygen", "third.key")
+    made = run_json("release", "endorse", "third.key.pub", "--key", "new.key")
+    assert made == json.loads(Path("third.key.endorsement").read_text())
+    assert "there already" in run("release", "endorse", "third.key.pub", "--key", "new.key", code=1).stderr
+    run("release", "key", "add", "third.key.pub", "--name", "third", "--unendorsed")
+    assert run_json("release", "key", "endorse", "third.key.endorsement")["added"] is True
+    listed = {one["name"]: one for one in run_json("release", "key", "list")}
+    assert listed["third"]["endorsed_by"] == [listed["new"]["key_id"]]
+    assert "new" in run("release", "key", "list").stdout
+    run("release", "key", "endorse", "nothing", code=1)
+
+
+def test_a_key_whose_endorser_does_not_open_is_not_even_made(run, installed, monkeypatch):
+    monkeypatch.setenv("FIRSTLIGHT_RELEASE_PASSPHRASE", "one")
+    run("release", "keygen", "old.key")
+    assert "passphrase" in run("release", "keygen", "new.key", "--endorsed-by", "old.key", code=1).stderr
+    assert not Path("new.key").exists()
+    monkeypatch.setenv("FIRSTLIGHT_RELEASE_PASSPHRASE", "two")
+    monkeypatch.setenv("FIRSTLIGHT_ENDORSER_PASSPHRASE", "one")
+    run("release", "keygen", "new.key", "--endorsed-by", "old.key")
+    assert Path("new.key.endorsement").is_file()

@@ -12,7 +12,9 @@ from device_sdk.core.identity import Endpoint, Policy
 from device_sdk.core.ports import Crypto
 from device_sdk.wire import ids, keys, topics
 from device_sdk.wire.packer import packb, unpackb
-from tests.support.peer import SERIAL, K, Machine, Peer, Rig
+from tests.support.machine import Machine
+from tests.support.peer import SERIAL, K, Peer
+from tests.support.rig import Rig
 
 
 def online(rig):

@@ -8,7 +8,9 @@ import pytest
 
 from device_sdk.core.ports import Product
 from device_sdk.drivers.slots import FileSlots
-from tests.support.peer import Machine, Peer, Rig, firmware
+from tests.support.machine import Machine
+from tests.support.peer import Peer, firmware
+from tests.support.rig import Rig
 
 IMAGE = random.Random(9).randbytes(40 * 256 + 7)
 VERSION = firmware(IMAGE)

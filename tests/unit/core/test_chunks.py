@@ -8,7 +8,8 @@ import pytest
 
 from device_sdk.core.identity import Policy
 from device_sdk.wire import frames, topics
-from tests.support.peer import Peer, Rig
+from tests.support.peer import Peer
+from tests.support.rig import Rig
 from tests.support.signed_firmware import IMAGE, PUBLIC, Ed25519, confirmed, signed, wanting
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from device_sdk.core.ports import Product
-from tests.support.peer import Peer, Rig, firmware
+from tests.support.peer import Peer, firmware
+from tests.support.rig import Rig
 
 IMAGE = random.Random(13).randbytes(20 * 256)
 

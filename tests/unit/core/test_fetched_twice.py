@@ -13,7 +13,9 @@ import pytest
 from device_sdk.core.identity import Policy
 from device_sdk.core.records import Records
 from device_sdk.wire import frames, limits
-from tests.support.peer import Machine, Peer, Rig, firmware
+from tests.support.machine import Machine
+from tests.support.peer import Peer, firmware
+from tests.support.rig import Rig
 
 
 def asked_for(fetch):

@@ -6,7 +6,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_sdk.wire import ids
-from tests.support.peer import Peer, Rig, firmware, message
+from tests.support.peer import Peer, firmware, message
+from tests.support.rig import Rig
 from tests.support.signed_firmware import IMAGE, OTHER, PUBLIC, confirmed, offer, signed, wanting
 
 WAY = ["accepted", "downloading", "downloaded", "verified", "installing", "rebooting", "confirmed"]

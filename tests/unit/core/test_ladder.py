@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from device_sdk.core.backoff import Backoff
 from device_sdk.wire.packer import packb, unpackb
-from tests.support.peer import Rig
+from tests.support.rig import Rig
 
 
 def started():

@@ -7,7 +7,9 @@ import random
 import pytest
 
 from device_sdk.core.records import Records
-from tests.support.peer import GROUP, SERIAL, Machine, Peer, Rig, firmware
+from tests.support.machine import Machine
+from tests.support.peer import GROUP, SERIAL, Peer, firmware
+from tests.support.rig import Rig
 
 IMAGE = random.Random(12).randbytes(40 * 256)
 

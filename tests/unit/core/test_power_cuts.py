@@ -8,7 +8,9 @@ import pytest
 
 from device_sdk.core.records import Records
 from device_sdk.wire import frames
-from tests.support.peer import Machine, Peer, Rig, firmware
+from tests.support.machine import Machine
+from tests.support.peer import Peer, firmware
+from tests.support.rig import Rig
 
 CHUNKS = 40
 IMAGE = random.Random(11).randbytes(CHUNKS * 256)

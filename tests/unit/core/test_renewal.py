@@ -1,13 +1,13 @@
-"""Renewal over the operational connection, a transfer of ownership, and what is trusted besides."""
+"""Renewal over the operational connection, and a transfer of ownership."""
 
 from __future__ import annotations
 
 import pytest
 
-from device_sdk.core.identity import Endpoint
 from device_sdk.core.records import Records
-from device_sdk.wire.packer import unpackb
-from tests.support.peer import K, Machine, Peer, Rig, firmware
+from tests.support.machine import Machine
+from tests.support.peer import K, Peer
+from tests.support.rig import Rig
 
 
 def started(rig=None):
@@ -191,128 +191,3 @@ def test_a_new_key_whose_credential_was_never_answered_does_not_lock_the_device_
     lose_credentials(rig)
     rig.run(lambda: is_renewed(rig, old), max_s=6 * 3600)
     assert rig.peer.key == K
-
-
-def trust(rig, **lists):
-    want(rig, trust=lists)
-    rig.run_for(1)
-
-
-def test_new_bootstrap_endpoints_are_rungs_and_old_ones_go_after_an_online_without_them():
-    rig = started()
-    trust(rig, bootstrap=[{"host": "boot-a", "port": 1, "tls": False}])
-    rig.drop()
-    rig.run(lambda: rig.client.status.state == "online")
-    trust(rig, bootstrap=[{"host": "boot-b", "port": 1, "tls": False}])
-    known = record(rig, "trust")
-    assert [e["host"] for e in known["now"]["bootstrap"] + known["before"]["bootstrap"]] == ["boot-b", "boot-a"]
-    rig.drop()
-    rig.run(lambda: rig.client.status.state == "online")
-    rig.run_for(5)
-    assert record(rig, "trust")["before"] is None
-    owner = rig.owner
-    lose_credentials(rig)
-    rig.run(lambda: is_renewed(rig, owner))
-    hosts = [c.host for c in rig.peer.connects]
-    assert "boot-b" in hosts
-    assert "boot-a" not in hosts
-
-
-def test_authorities_are_added_to_the_endpoint_s_own_and_old_ones_are_left_out_only_to_try():
-    rig = Rig(bootstrap=[Endpoint("boot", 1883, True, "CA-0")])
-    rig.peer.grants = {"ca": "CA-1"}
-    started(rig)
-    trust(rig, cas=["CA-2"])
-    rig.drop()
-    rig.run(lambda: rig.client.status.state == "online")
-    assert rig.peer.connects[-1].ca_pem == "CA-1\nCA-2"
-    trust(rig, cas=["CA-3"])
-    count = len(rig.peer.connects)
-    rig.peer.up = False
-    rig.drop()
-    rig.run(lambda: len(rig.peer.connects) == count + 2)
-    assert [c.ca_pem for c in rig.peer.connects[count:]] == ["CA-1\nCA-3", "CA-1\nCA-3\nCA-2"]
-    rig.peer.up = True
-    rig.run(lambda: record(rig, "trust")["before"] is None, max_s=600)
-
-
-def test_an_endpoint_that_the_system_s_authorities_vouch_for_stays_with_them():
-    rig = started()
-    trust(rig, cas=["CA-2"])
-    rig.drop()
-    rig.run(lambda: rig.client.status.state == "online")
-    assert rig.peer.connects[-1].ca_pem is None
-
-
-@pytest.mark.parametrize(
-    "lists",
-    [
-        {"cas": "CA"},
-        {"cas": [""]},
-        {"release_keys": [b"short"]},
-        {"service_keys": [bytes(32)] * 9},
-        {"bootstrap": [{"host": "a", "port": 0}]},
-    ],
-    ids=repr,
-)
-def test_a_malformed_trust_changes_nothing(lists):
-    rig = started()
-    trust(rig, **lists)
-    assert rig.client.counters == {"trust_refused": 1}
-    assert record(rig, "trust") is None
-
-
-def test_trust_outlives_a_restart():
-    rig = started()
-    trust(rig, release_keys=[bytes(32)], service_keys=[b"s" * 32])
-    rig.boot()
-    assert rig.client._context.more_release_keys == [bytes(32)]
-    assert rig.client._context.prover.more_service_keys == [b"s" * 32]
-    assert unpackb(rig.peer.said("activate")[0]["claim"])["serial"] == "T-0001"
-
-
-def test_a_release_key_that_is_listed_no_more_counts_until_an_online_on_a_new_connection():
-    leaked, good = b"l" * 32, b"g" * 32
-    rig = started()
-    trust(rig, release_keys=[leaked, good])
-    trust(rig, release_keys=[good])
-    rig.drop()
-    rig.run(lambda: rig.client.status.state == "online")
-    rig.run_for(5)
-    assert rig.client._context.more_release_keys == [good]
-    trust(rig, release_keys=[])
-    assert rig.client._context.more_release_keys == [good]
-    rig.drop()
-    rig.run(lambda: rig.client.status.state == "online")
-    rig.run_for(5)
-    assert rig.client._context.more_release_keys == []
-
-
-@pytest.mark.parametrize("restarted", [False, True])
-def test_a_device_that_was_given_release_keys_runs_nothing_unsigned_when_the_last_one_goes(restarted):
-    rig = started()
-    trust(rig, release_keys=[b"l" * 32])
-    trust(rig, release_keys=[])
-    rig.drop()
-    rig.run(lambda: rig.client.status.state == "online")
-    rig.run_for(5)
-    assert rig.client._context.more_release_keys == []
-    if restarted:
-        rig.boot()
-        rig.run(lambda: rig.client.status.state == "online")
-    rig.peer.serve(b"image")
-    rig.peer.want(firmware(b"image"))
-    rig.push()
-    rig.run_for(60)
-    assert rig.peer.said("fetch") == []
-    assert rig.peer.causes() == ["unknown_release_key"]
-
-
-def test_an_absent_list_takes_no_release_key_away():
-    rig = started()
-    trust(rig, release_keys=[b"l" * 32])
-    want(rig)
-    rig.drop()
-    rig.run(lambda: rig.client.status.state == "online")
-    rig.run_for(5)
-    assert rig.client._context.more_release_keys == [b"l" * 32]

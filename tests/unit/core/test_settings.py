@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from device_sdk.core.ports import Product, SettingsError
-from tests.support.peer import Machine, Peer, Rig
+from tests.support.machine import Machine
+from tests.support.peer import Peer
+from tests.support.rig import Rig
 
 
 class Gadget(Product):

@@ -44,6 +44,8 @@ def test_a_device_that_cannot_get_home_is_placed_elsewhere_and_its_home_is_remem
     move = device.thing.move
     assert (move.environment, move.ou) == ("backup", "acme/backup")
     assert (device.thing.environment, device.thing.home_environment, device.thing.failover_at) == ("prod", "prod", NOW)
+    assert device.thing.home_ou == "acme"
+    assert not move.announced  # the old credential is asked, or an operator: only the device says that it is lost
     assert [(one.kind, one.data) for one in events] == [
         ("failed_over", {"from": "prod", "to": "backup", "back": False})
     ]
@@ -82,6 +84,38 @@ def test_a_device_stays_where_it_belongs(why):
 def test_a_broker_that_the_service_cannot_reach_either_is_evidence_at_its_own_door():
     device, _ = judged(a_lost_device(), asked_in="prod", down_since={"prod": HEARD})
     assert device.thing.move.environment == "backup"
+    assert device.thing.move.announced  # nobody need be asked
+
+
+def test_what_waits_for_an_operator_goes_on_once_the_service_finds_the_environment_closed_too():
+    waits, _ = judged(a_lost_device())
+    assert judged(waits)[0] is waits
+    goes_on, events = judged(waits, down_since={"prod": HEARD})
+    assert (goes_on.thing.move.announced, events) == (True, ())
+    of_an_operator = replace(waits, thing=replace(waits.thing, failover_at=None))
+    assert judged(of_an_operator, down_since={"prod": HEARD})[0] is of_an_operator
+
+
+def test_the_ou_at_home_is_restored_unless_an_operator_gave_it_another_one():
+    away = {"environment": "backup", "home_environment": "prod", "failover_at": NOW - timedelta(hours=2)}
+    for ou, home_ou, there in (
+        ("acme/backup", "acme/line-7", "acme/line-7"),
+        ("acme/moved", None, "acme/moved"),
+        ("acme/backup", None, "acme"),  # failed over before OUs were remembered
+    ):
+        device = a_lost_device(ou=ou, home_ou=home_ou, **away)
+        back, _ = judged(device, asked_in="prod", group=replace(GROUP, default_ou="acme"))
+        assert back.thing.move.ou == there
+
+
+def test_a_second_failover_keeps_the_first_home_in_mind():
+    away = {"environment": "backup", "ou": "acme/backup", "home_environment": "prod", "home_ou": "acme"}
+    other = replace(GROUP, failover_environment="third", failover_ou="acme/third")
+    world = replace(WORLD, environments={**WORLD.environments, "third": WORLD.environments["prod"]})
+    device = a_lost_device(**away)
+    after, _ = failover.judge(device, other, "prod", world, NOW, {})
+    assert after.thing.move.environment == "third"
+    assert (after.thing.home_environment, after.thing.home_ou) == ("prod", "acme")
 
 
 def test_it_goes_back_only_after_it_has_stayed_for_a_while():

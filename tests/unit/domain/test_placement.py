@@ -71,11 +71,31 @@ def test_another_environment_is_a_move_that_leaves_the_old_place_as_it_is_until_
 
 def test_initialise_resets_name_settings_and_target_to_the_template():
     catalogue = a_catalogue(template_settings={"interval_s": 60})
-    before = placed(name="Kitchen", settings={"interval_s": 5}, settings_rev=2, target_version_id="a" * 32)
+    before = placed(name="Kitchen", number=7, settings={"interval_s": 5}, settings_rev=2, target_version_id="a" * 32)
     after, _ = send(before, catalogue, ou="acme/b", method=MoveMethod.INITIALISE)
-    assert after.thing.name == "Thermometer sn-1"
+    assert after.thing.name == "Thermometer 7"
     assert (after.thing.settings, after.thing.settings_rev) == ({"interval_s": 60}, 3)
     assert after.thing.target_version_id is None
+
+
+AWAY = {"environment": "east", "ou": "acme/backup", "home_environment": "prod", "home_ou": "acme/line-1"}
+
+
+def test_a_thing_that_an_operator_sends_home_after_a_failover_is_in_its_old_ou_again():
+    home, _ = send(placed(**AWAY), environment="prod")
+    assert home.thing.move.ou == "acme/line-1"
+    home, _ = placement.complete(home, a_catalogue(), NOW)
+    assert (home.thing.ou, home.thing.home_environment, home.thing.home_ou) == ("acme/line-1", None, None)
+    assert send(placed(**AWAY), environment="prod", ou="acme/x")[0].thing.move.ou == "acme/x"
+
+
+def test_an_operator_who_places_a_failed_over_thing_anew_gives_it_a_new_home():
+    thing = send(placed(**AWAY), ou="acme/y")[0].thing
+    assert (thing.ou, thing.home_environment, thing.home_ou) == ("acme/y", "prod", None)
+    west = replace(ENVIRONMENTS["east"], name="west")
+    catalogue = replace(a_catalogue(), environments={**ENVIRONMENTS, "west": west})
+    moved, _ = placement.complete(send(placed(**AWAY), catalogue, environment="west")[0], catalogue, NOW)
+    assert (moved.thing.ou, moved.thing.home_environment, moved.thing.home_ou) == ("acme/backup", None, None)
 
 
 def test_never_is_refused_unless_the_command_says_otherwise():

@@ -96,7 +96,7 @@ def test_a_certificate_is_renewed_at_two_thirds_of_its_life():
     assert desired.is_renewal_due(one, START + timedelta(days=200))
     assert not desired.is_renewal_due(pending(1), START + timedelta(days=9999))
     content = desired.content(registered(), one, catalogue(), START + timedelta(days=201))
-    assert content == {"credential": {"renew": int(START.timestamp())}}
+    assert content == {"credential": {"renew": int(START.timestamp()) * 1000}}
 
 
 BOTH = (CredentialKind.API_KEY, CredentialKind.X509)

@@ -14,7 +14,7 @@ from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
 from service.operations.outcomes import Result
 from service.operations.selectors import Selector
 from service.operations.verbs.verb import Role
-from service.storage.rows import version_row
+from service.storage.catalogue_rows import version_row
 from service.storage.tables import audit, event, image, release_key, version
 from tests.support.commands import ALICE, Row, ask, named, rows_of, seed
 from tests.support.refusals import refused

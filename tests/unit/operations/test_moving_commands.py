@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 
 from service.domain.catalogue import Endpoint, Environment
 from service.domain.credential import CredentialKind
@@ -16,11 +17,13 @@ from service.operations import devices
 from service.operations.accounts import THIS_MACHINE, Operator
 from service.operations.commands import Commands
 from service.operations.outcomes import Result
+from service.operations.requests import raise_catalogue_rev
 from service.operations.verbs.verb import Role
+from service.storage import tables
 from service.storage.store import SqlStore
 from service.storage.tables import event
 from tests.support.commands import Clock, Row, ask, named, rows_of, seed
-from tests.support.storage import DERIVED, GROUP, NOW, a_device, new_database
+from tests.support.storage import DERIVED, GROUP, NOW, a_device, a_thing, new_database
 
 END = {CredentialKind.API_KEY: Endpoint("localhost", 8883, tls=True)}
 ENVIRONMENTS = {name: Environment(name, END) for name in ("prod", "test")}
@@ -124,6 +127,64 @@ async def test_a_replacement_by_a_key_registers_the_new_device(database, command
     async with database.read() as connection:
         stored = (await connection.exec_driver_sql("SELECT arguments FROM command")).scalar_one()
     assert KEY not in stored
+
+
+async def test_a_replacement_may_make_the_key_and_shows_it_once(database, commands):
+    await seed(database, "old")
+    asked = ask("1", selector=named("old"), arguments={"new": "line-1/new", "register_new": True})
+    tried = await commands.submit(THIS_MACHINE, "replace", asked.model_copy(update={"id": "dry", "dry_run": True}))
+    assert (tried.command.changed, tried.result, await kinds(database)) == (1, {}, [])
+    status = await commands.submit(THIS_MACHINE, "replace", asked)
+    key = base64.b64decode(status.result["keys"]["new"])
+    assert (await devices.show(database, "new")).key.reveal() == key
+    again = await commands.submit(THIS_MACHINE, "replace", asked)
+    assert (again.command.command_id, again.result) == (status.command.command_id, {})
+    assert await kinds(database) == ["registered", "replacement_started"]
+
+
+async def of_derived_keys(database, policy):
+    """A device in service in a group that derives keys, whose policy this is."""
+    thing = a_thing(a_device("d-1", group_id="line-2"))
+    await add(database, a_device("d-1", group_id="line-2", key=None, state=DeviceState.CONFIRMED, thing=thing))
+    async with database.write() as transaction:
+        group = tables.registration_group
+        await transaction.connection.execute(update(group).where(group.c.group_id == "line-2").values(policy))
+        await raise_catalogue_rev(transaction.connection)
+
+
+NOBODY = {"self_registration": False}
+SELF = {
+    "a group whose devices register themselves": ({"self_registration": True}, {}, None),
+    "and the serial fits": ({"self_registration": True, "serial_pattern": "d-*"}, {}, None),
+    "and the serial does not fit": ({"self_registration": True, "serial_pattern": "e-*"}, {}, "replace_not_found"),
+    "no self-registration": (NOBODY, {}, "replace_not_found"),
+    "no self-registration, and told to": (NOBODY, {"register_new": True}, None),
+    "a key of its own where there is none": (NOBODY, {"device_key": KEY}, "device_key_needless"),
+}
+
+
+@pytest.mark.parametrize("case", SELF)
+async def test_a_new_device_whose_key_follows_from_its_group_is_registered_along_or_not(database, commands, case):
+    policy, arguments, cause = SELF[case]
+    await of_derived_keys(database, policy)
+    selector = {"devices": ["line-2/d-1"]}
+    said = await outcome_of(commands, "replace", "1", selector, new="line-2/d-2", **arguments)
+    assert said == (("changed", None) if cause is None else ("refused", cause))
+    if cause is not None:
+        with pytest.raises(ServiceError, match="no device"):
+            await devices.show(database, "line-2/d-2")
+        assert (await devices.show(database, "d-1")).thing.successor_device_id is None
+
+
+async def test_a_new_device_that_is_known_keeps_its_own_key(database, commands):
+    await seed(database, "old")
+    await add(database, a_device("new"))
+    refused = await outcome_of(commands, "replace", "1", named("old"), new="line-1/new", device_key=KEY)
+    assert refused == ("refused", "serial_conflict")
+    assert await outcome_of(commands, "replace", "2", named("old"), new="line-1/new", register_new=True) == (
+        "changed",
+        None,
+    )
 
 
 async def test_contradictory_replacements_are_refused_with_enos_codes(database, commands):

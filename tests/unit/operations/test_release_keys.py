@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from service.domain.changes import Changes
 from service.domain.desired import content
 from service.errors import ServiceError
-from service.operations import ous, releases, versions
+from service.operations import endorsing, ous, releases, versions
 from service.storage import tables
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 from tests.support.refusals import refused
 from tests.support.releases import add, sign
+from tests.support.rig import Rig
+from tests.support.signed_firmware import Ed25519
 from tests.support.storage import GROUP, NOW, PRODUCT, a_credential, a_device, a_thing
 
 
@@ -99,19 +102,153 @@ async def test_a_release_key_is_not_retired_while_a_version_by_it_is_a_target(da
     assert (await releases.retire_key(database, "main", now=NOW)).retired_at == NOW
 
 
-async def test_a_retired_key_stands_in_no_desired_document_and_the_list_goes_on_being_sent(database, trusted, tmp_path):
+@pytest.fixture
+def told(database):
+    """The `trust` of a device's document."""
     store, device = SqlStore(database, {}), a_device()
     device = replace(device, thing=a_thing(device))
-    other = releases.keygen(tmp_path / "other.pem")
 
-    async def told():
+    async def trust():
         return content(device, a_credential(device), await store.catalogue(), NOW).get("trust")
 
+    return trust
+
+
+async def further(database, tmp_path, name, by):
+    """A key that the key in that file endorses, registered; returns its file and what was registered."""
+    path = tmp_path / f"{name}.pem"
+    public = releases.keygen(path)
+    endorsement = endorsing.endorse(public.public_key, releases.load_private(by, None))
+    return path, await releases.add_key(database, public, name, now=NOW, endorsements=[endorsement])
+
+
+async def test_a_retired_key_stands_in_no_desired_document_and_the_list_goes_on_being_sent(
+    database, key, trusted, told, tmp_path
+):
     assert await told() is None
-    await releases.add_key(database, other, "other", now=NOW)
+    _, other = await further(database, tmp_path, "other", key)
     assert sorted((await told())["release_keys"]) == sorted([trusted.public_key, other.public_key])
     # An absent list would leave devices with the one they have.
     await releases.retire_key(database, "other", now=NOW)
     assert await told() == {"release_keys": [trusted.public_key]}
     await releases.retire_key(database, "main", now=NOW)
     assert await told() == {"release_keys": []}
+
+
+def follower(*factory):
+    """A device of the SDK with these release keys from the factory."""
+    rig = Rig(crypto=Ed25519(), release_keys=factory)
+    rig.run(lambda: rig.client.status.state == "online")
+    return rig
+
+
+def follow(rig, trust):
+    rig.peer.want(trust=trust)
+    rig.push()
+    rig.run_for(1)
+    return rig.client._context.release_keys
+
+
+async def test_a_device_follows_from_key_to_key_also_when_it_slept_through_two_exchanges(
+    database, key, trusted, told, tmp_path
+):
+    awake, asleep = follower(trusted.public_key), follower(trusted.public_key)
+    second_file, second = await further(database, tmp_path, "second", key)
+    assert sorted(follow(awake, await told())) == sorted([trusted.public_key, second.public_key])
+    await releases.retire_key(database, "main", now=NOW)
+    assert follow(awake, await told()) == [second.public_key]
+    _, third = await further(database, tmp_path, "third", second_file)
+    await releases.retire_key(database, "second", now=NOW)
+    trust = await told()
+    assert [one["by"] for one in trust["endorsements"]] == [second.key_id, trusted.key_id]
+    assert follow(awake, trust) == [third.public_key]
+    assert follow(asleep, trust) == [third.public_key]
+
+
+async def test_a_key_that_was_put_into_the_database_by_force_is_not_taken_by_devices(database, trusted, told):
+    foreign = bytes(32)
+    async with database.write() as transaction:
+        row = {"key_id": "f" * 32, "public_key": foreign, "name": "foreign", "added_at": 1}
+        await transaction.connection.execute(insert(tables.release_key), [row])
+        forged = {"key_id": "f" * 32, "by_key_id": trusted.key_id, "signature": bytes(64), "added_at": 1}
+        await transaction.connection.execute(insert(tables.endorsement), [forged])
+    trust = await told()
+    assert foreign in trust["release_keys"]
+    assert follow(follower(trusted.public_key), trust) == [trusted.public_key]
+
+
+async def test_a_further_key_needs_an_endorsement_that_verifies_or_the_word_that_it_has_none(
+    database, key, trusted, told, tmp_path
+):
+    public = releases.keygen(tmp_path / "other.pem")
+    stranger_file = tmp_path / "stranger.pem"
+    stranger = releases.keygen(stranger_file)
+
+    async def adding(*endorsements, **fields):
+        return await releases.add_key(database, public, "other", now=NOW, endorsements=endorsements, **fields)
+
+    good = endorsing.endorse(public.public_key, releases.load_private(key, None))
+    by_stranger = endorsing.endorse(public.public_key, releases.load_private(stranger_file, None))
+    assert await refused(adding()) == ("CONFLICT", "release_key_not_endorsed")
+    assert await refused(adding(replace(good, signature=bytes(64)))) == ("BAD_REQUEST", "endorsement_wrong")
+    assert await refused(adding(by_stranger)) == ("NOT_FOUND", "release_key_unknown")
+    of_another = endorsing.endorse(stranger.public_key, releases.load_private(key, None))
+    assert await refused(adding(of_another)) == ("BAD_REQUEST", "endorsement_other")
+    assert await releases.list_keys(database) == [trusted]
+    await adding(unendorsed=True)
+    assert "endorsements" not in await told()
+    rev = await Upkeep(database).catalogue_rev()
+    assert await endorsing.add(database, good, now=NOW)
+    assert not await endorsing.add(database, good, now=NOW)  # once is enough
+    await adding(good)
+    assert await Upkeep(database).catalogue_rev() == rev + 1
+    assert [one["by"] for one in (await told())["endorsements"]] == [trusted.key_id]
+    assert [one.endorsed_by for one in await releases.all_keys(database)] == [(), (trusted.key_id,)]
+
+
+async def test_a_key_vouches_neither_for_itself_nor_for_one_that_is_unknown(database, key, trusted):
+    private = releases.load_private(key, None)
+    with pytest.raises(ServiceError, match="itself"):
+        endorsing.endorse(trusted.public_key, private)
+    assert await refused(endorsing.add(database, endorsing.endorse(bytes(32), private), now=NOW)) == (
+        "NOT_FOUND",
+        "release_key_unknown",
+    )
+
+
+async def test_no_more_keys_are_trusted_than_a_device_keeps(database, key, trusted, tmp_path):
+    for number in range(7):
+        await further(database, tmp_path, f"key {number}", key)
+    with pytest.raises(ServiceError) as caught:
+        await further(database, tmp_path, "one too many", key)
+    assert caught.value.cause == "release_keys_full"
+    await releases.retire_key(database, "key 0", now=NOW)
+    await further(database, tmp_path, "in its place", key)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "another"},
+        {"public_key": "AAAA"},
+        {"signature": "AAAA"},
+        {"signature": "%"},
+        {"by": "x"},
+        {"by": 1},
+        {"public_key": None},
+    ],
+    ids=str,
+)
+def test_an_endorsement_file_is_read_strictly(key, change):
+    good = endorsing.endorse(bytes(32), releases.load_private(key, None))
+    text = json.loads(endorsing.to_json(good))
+    assert endorsing.parse(json.dumps(text).encode()) == good
+    with pytest.raises(ServiceError) as caught:
+        endorsing.parse(json.dumps({**text, **change}).encode())
+    assert caught.value.cause == "endorsement_malformed"
+
+
+def test_an_endorsement_file_that_is_no_json_is_refused():
+    for text in (b"", b"{", b"[]", b"\xff", b"[" * 5000):
+        with pytest.raises(ServiceError):
+            endorsing.parse(text)

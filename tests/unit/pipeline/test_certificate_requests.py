@@ -4,21 +4,14 @@ import asyncio
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from device_sdk.wire import codes
 from service.credentials.authority import Authority
 from service.domain.credential import CredentialKind
+from tests.support.certificates import a_csr
 from tests.support.fake_link import START
 from tests.support.pipeline_site import Peer, catalogue, credentials, registered, running
-
-
-def csr(key=None) -> bytes:
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    built = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    return built.public_bytes(serialization.Encoding.DER)
-
 
 X509_ONLY = (CredentialKind.X509,)
 BOTH = (CredentialKind.API_KEY, CredentialKind.X509)
@@ -29,7 +22,7 @@ async def test_a_csr_gets_a_certificate_named_after_the_credential(tmp_path):
     world = catalogue(kinds=BOTH, tls=True)
     async with running(tmp_path, world=world, authorities={"prod": authority}) as site:
         peer = Peer(site)
-        assert (await peer.activate(csr=csr()))["ok"]
+        assert (await peer.activate(csr=a_csr()))["ok"]
         certificate = x509.load_pem_x509_certificate(peer.grant["certificate"].encode())
         assert certificate.subject.rfc4514_string() == f"CN={peer.credential_id}"
         assert peer.grant["kind"] == "x509"
@@ -46,7 +39,7 @@ async def test_a_csr_is_needed_where_only_certificates_exist_and_ignored_where_n
         assert site.counted("csr_missing") == 1
     async with running(tmp_path) as site:
         peer = Peer(site)
-        await peer.activate(csr=csr())
+        await peer.activate(csr=a_csr())
         assert peer.grant["kind"] == "api_key"
 
 
@@ -56,12 +49,12 @@ async def test_a_key_of_a_csr_is_used_once(tmp_path):
     devices = [registered("sn-1"), registered("sn-2")]
     async with running(tmp_path, devices=devices, world=catalogue(kinds=BOTH), authorities={"prod": authority}) as site:
         one, two = Peer(site, "sn-1"), Peer(site, "sn-2")
-        replies = await asyncio.gather(one.activate(csr=csr(key)), two.activate(csr=csr(key)))
+        replies = await asyncio.gather(one.activate(csr=a_csr(key)), two.activate(csr=a_csr(key)))
         assert sorted(reply["ok"] for reply in replies) == [False, True]
         assert site.counted("csr_key_in_use") == 1
 
 
-@pytest.mark.parametrize("bad", [b"\x30\x00", b"nonsense", csr()[:-3]])
+@pytest.mark.parametrize("bad", [b"\x30\x00", b"nonsense", a_csr()[:-3]])
 async def test_a_bad_csr_is_a_bad_request_and_makes_nothing(tmp_path, bad):
     authority = Authority.create(tmp_path / "ca", "prod", START)
     async with running(tmp_path, world=catalogue(kinds=BOTH), authorities={"prod": authority}) as site:

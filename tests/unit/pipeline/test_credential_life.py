@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from device_sdk.wire import codes, keys
+from device_sdk.wire import codes, keys, topics
 from service import logins
+from service.credentials.authority import Authority
 from service.domain import transfer
 from service.domain.changes import Changes
-from service.domain.credential import CredentialState
+from service.domain.credential import CredentialKind, CredentialState
 from service.domain.group import KeyKind, Reactivation
 from service.errors import Secret, ServiceError
-from tests.support.pipeline_site import Peer, catalogue, group, registered, running
+from tests.support.certificates import a_csr
+from tests.support.pipeline_site import NEW, START, Peer, catalogue, group, registered, running
 
 LIFE_S = 30 * 24 * 3600
 
@@ -65,6 +67,68 @@ async def test_a_device_that_never_asks_is_told_by_push_that_its_credential_grow
             await site.settle()
         (pushed,) = [payload for topic, payload in site.op.published if topic.endswith("/dn/desired")]
         assert "renew" in peer.document(peer.unpack(pushed)["desired"])["credential"]
+
+
+async def lives_end(site):
+    """The next minute of the clock."""
+    for _ in range(60):
+        await site.pipeline.ticker.tick()
+    await site.settle()
+
+
+@pytest.mark.parametrize("policy", list(Reactivation))
+async def test_an_api_key_that_nobody_renewed_ends_with_its_life_and_the_device_activates_anew(tmp_path, policy):
+    world = catalogue(group(credential_life_s=LIFE_S, reactivation=policy), target=None)
+    async with running(tmp_path, world=world) as site:
+        peer = await in_service(site)
+        old = peer.credential_id
+        site.clock.advance(LIFE_S - 1)
+        await lives_end(site)
+        assert device_of(site).credentials[-1].state is CredentialState.CONFIRMED
+        site.clock.advance(1)
+        await lives_end(site)
+        (ended,) = device_of(site).credentials
+        assert (ended.state, ended.drop_cause) == (CredentialState.DROPPED, "outlived")
+        assert site.counted("api_key_outlived") == 1
+        await site.pipeline.revoker.revoke_all()
+        assert old not in site.gate.logins
+        peer.session, peer.nonce, peer.n, peer.boot_count = "5" * 32, b"n" * 16, 0, 2
+        assert (await peer.activate())["ok"]
+        reply = await peer.online()
+        assert reply["ok"] is (policy is not Reactivation.OPERATOR)  # that policy asks for approval each time
+        assert reply.get("code") == (codes.CONFLICT if policy is Reactivation.OPERATOR else None)
+        assert peer.credential_id != old
+
+
+async def test_the_end_of_a_life_takes_neither_a_credential_that_waits_nor_one_of_a_group_without(tmp_path):
+    devices = [registered(), registered("sn-2", "line-2")]
+    world = catalogue(group(credential_life_s=LIFE_S), group("line-2"), target=None)
+    async with running(tmp_path, world=world, devices=devices) as site:
+        peer = await in_service(site)
+        other = Peer(site, "sn-2", "line-2")
+        assert (await other.activate())["ok"]
+        assert (await other.online())["ok"]
+        site.clock.advance(LIFE_S - 60)
+        peer.nonce = bytes(16)
+        assert (await peer.activate("c"))["ok"]  # renewed in the last minute
+        site.clock.advance(120)
+        await lives_end(site)
+        assert [one.state for one in device_of(site).credentials] == [CredentialState.DROPPED, CredentialState.PENDING]
+        peer.n = 0
+        assert (await peer.online())["ok"]
+        assert (await other.online())["ok"]
+
+
+async def test_a_certificate_s_life_is_its_own(tmp_path):
+    world = catalogue(group(credential_life_s=3600), target=None, kinds=(CredentialKind.X509,), tls=True)
+    issuer = Authority.create(tmp_path / "ca", "prod", START)
+    async with running(tmp_path, world=world, authorities={"prod": issuer}) as site:
+        peer = Peer(site)
+        assert (await peer.activate(csr=a_csr()))["ok"]
+        assert (await peer.online())["ok"]
+        site.clock.advance(7200)
+        await lives_end(site)
+        assert (await peer.online())["ok"]
 
 
 async def opened(site):
@@ -122,6 +186,53 @@ async def test_after_a_transfer_only_the_new_key_counts(tmp_path, kind):
         again.session, again.nonce = "7" * 32, b"m" * 16
         assert (await again.activate())["ok"]
         assert "rekey" not in again.grant
+
+
+async def test_a_connected_device_is_told_at_once_that_it_changes_hands_and_renews_under_the_new_key(tmp_path):
+    async with running(tmp_path, world=catalogue(group(reactivation=Reactivation.OPERATOR), target=None)) as site:
+        peer = await in_service(site)
+        await opened(site)
+        await site.pipeline.ticker.tick()
+        await site.settle()
+        message = await site.op.next(topics.down("c", peer.credential_id, "desired"))
+        wanted = peer.document(peer.unpack(message)["desired"])
+        assert wanted["credential"]["renew"] > 0
+        peer.nonce = bytes(16)
+        server_nonce = await peer.hello("c")
+        old_owner, peer.credential_id = peer.credential_id, peer.credential_id
+        reply = await peer.ask("c", "activate", peer.activate_body(server_nonce, "c"))
+        peer.grant = peer.unpack(peer.raw(reply["grant"]))
+        assert peer.grant["rekey"] is True
+        peer.credential_id, peer.n = peer.grant["credential_id"], 0
+        key = new_key(peer, server_nonce)
+        assert (await peer.online())["ok"]
+        assert device_of(site).key.reveal() == key
+        assert [one.kind for one in site.store.events][-2:] == ["rekeyed", "renewed"]
+        assert old_owner != peer.credential_id
+
+
+async def test_a_device_with_certificates_changes_hands_too(tmp_path):
+    world = catalogue(group(), target=NEW, kinds=(CredentialKind.X509,), tls=True)
+    issuer = Authority.create(tmp_path / "ca", "prod", START)
+    async with running(tmp_path, world=world, authorities={"prod": issuer}) as site:
+        peer = Peer(site)
+        assert (await peer.activate(csr=a_csr()))["ok"]
+        assert (await peer.online())["ok"]
+        old = peer.key
+        await opened(site)
+        again = Peer(site)
+        again.session, again.nonce, again.boot_count = "5" * 32, b"n" * 16, 2
+        server_nonce = await again.hello()
+        body = again.activate_body(server_nonce, csr=a_csr())
+        again.grant = again.unpack((await again.ask("b", "activate", body))["grant"])
+        assert (again.grant["kind"], again.grant["rekey"]) == ("x509", True)
+        again.credential_id = again.grant["credential_id"]
+        again.key = new_key(again, server_nonce)
+        assert again.document((await again.online())["desired"])["firmware"]  # its mac is made with the new key
+        assert device_of(site).key.reveal() == again.key
+        thief = Peer(site, key=old)
+        thief.session, thief.nonce = "6" * 32, b"t" * 16
+        assert (await thief.activate(csr=a_csr()))["code"] == codes.REFUSED
 
 
 async def test_a_transfer_is_opened_once_and_not_for_public_keys():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from device_sdk.wire import codes
 from service.domain.catalogue import Endpoint, Environment
 from service.domain.credential import CredentialKind, CredentialState
+from service.domain.group import Reactivation
 from tests.support.pipeline_site import Peer, catalogue, group, running
 
 EAST = Environment("east", {CredentialKind.API_KEY: Endpoint("east.example", 8883, tls=False)})
@@ -49,6 +51,24 @@ async def test_a_lost_device_fails_over_and_stays_until_it_has_waited_for_long(t
         assert await asks(peer, "prod", "4") == "east"
         site.clock.advance(3600)
         assert await asks(peer, "prod", "5") == "prod"
+
+
+async def test_the_policy_operator_does_not_stand_in_the_way_where_the_service_finds_the_place_closed(tmp_path):
+    world = two_places(**POLICY, reactivation=Reactivation.OPERATOR, failover_ou="acme/backup")
+    async with running(tmp_path, world=world) as site:
+        peer = await in_service(site)
+        site.clock.advance(590)
+        await asks(peer, "east", "1")
+        site.clock.advance(61)
+        assert await asks(peer, "east", "2") == "east"
+        assert (await peer.online())["code"] == codes.CONFLICT  # only the device says so: an operator is asked
+        assert site.store.events[-1].kind == "operator_needed"
+        site.pipeline.link_state("prod", connected=False)
+        site.clock.advance(600)
+        assert await asks(peer, "east", "3") == "east"
+        assert (await peer.online())["ok"]
+        thing = site.store.device("line-1", "sn-1").thing
+        assert (thing.environment, thing.ou, thing.home_ou) == ("east", "acme/backup", "acme")
 
 
 async def test_a_device_that_does_not_arrive_there_belongs_where_it_was(tmp_path):

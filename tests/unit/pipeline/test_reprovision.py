@@ -132,6 +132,52 @@ async def test_a_device_that_comes_back_reports_why_and_stays_where_it_was(tmp_p
         ]
 
 
+async def change_settings(site):
+    """A change that has nothing to do with the move raises the document's revision."""
+    async with site.store.batch() as batch:
+        before = device_of(site)
+        after = replace(before, thing=replace(before.thing, settings={"volume": 3}, settings_rev=1))
+        await batch.save(Changes(devices=((before, after),)))
+
+
+async def on_its_way(site, peer, environment="east"):
+    """It has accepted that move; the revision of the document that it has."""
+    rev = (await pushed(site, peer))["rev"]
+    said = {"state": "accepted", "environment": environment}
+    assert (await peer.report(desired_rev=rev, placement=said))["ok"]
+    return rev
+
+
+async def test_what_failed_is_heard_although_the_document_has_changed_since_the_device_left(tmp_path):
+    async with running(tmp_path, world=two_places()) as site:
+        peer = await in_service(site)
+        await command(site, environment="east", command_id="c1")
+        rev = await on_its_way(site, peer)
+        await change_settings(site)
+        assert (await peer.online(desired_rev=rev))["desired"]  # on its way back; it may be busy with something else
+        said = {"state": "failed", "environment": "east", "cause": "unreachable"}
+        reply = await peer.report(desired_rev=rev, placement=said)
+        assert (device_of(site).thing.environment, device_of(site).thing.move) == ("prod", None)
+        assert site.store.events[-1].data["cause"] == "unreachable"
+        assert "placement" not in peer.document(reply["desired"])
+
+
+async def test_the_failure_of_an_earlier_move_does_not_end_the_one_that_took_its_place(tmp_path):
+    west = replace(EAST, name="west")
+    world = two_places()
+    world = replace(world, environments={**world.environments, "west": west})
+    async with running(tmp_path, world=world) as site:
+        peer = await in_service(site)
+        await command(site, environment="east")
+        rev = await on_its_way(site, peer)
+        await command(site, environment="west")
+        said = {"environment": "east", "cause": "unreachable"}
+        for state in ("accepted", "failed"):
+            assert (await peer.report(desired_rev=rev, placement={"state": state, **said}))["ok"]
+        move = device_of(site).thing.move
+        assert (move.environment, move.announced) == ("west", False)
+
+
 async def test_after_the_deadline_the_new_place_lets_nobody_in_and_the_old_one_goes_on(tmp_path):
     async with running(tmp_path, world=two_places()) as site:
         peer = await in_service(site)

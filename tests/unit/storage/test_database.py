@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import sqlite3
 import subprocess
@@ -11,8 +12,9 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 
+import aiosqlite
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import event, func, insert, select, text
 
 from service.domain.changes import Changes, Trace
 from service.domain.event import Event
@@ -146,7 +148,7 @@ async def test_data_version_changes_when_another_process_writes_and_not_when_we_
 
 
 async def test_a_database_that_another_process_holds_is_unavailable(database, monkeypatch):
-    monkeypatch.setattr("service.storage.database.BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("service.storage.connections.BUSY_TIMEOUT_S", 0.01)
     impatient = await Database.open(database.path, a_sealer(), check=False)
     with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -156,6 +158,29 @@ async def test_a_database_that_another_process_holds_is_unavailable(database, mo
     assert (refused.value.code, refused.value.cause) == ("UNAVAILABLE", "storage_busy")
     assert 5 <= refused.value.retry_after_s <= 15
     await save_devices(impatient, [1])
+    await impatient.close()
+
+
+async def test_when_one_writer_has_waited_in_vain_those_behind_it_do_not_wait_in_turn(database, monkeypatch):
+    monkeypatch.setattr("service.storage.connections.BUSY_TIMEOUT_S", 0.2)
+    impatient = await Database.open(database.path, a_sealer(), check=False)
+    tries = []
+
+    def note(_connection, _cursor, statement, *_):
+        tries.extend([statement] if statement == "BEGIN IMMEDIATE" else [])
+
+    event.listen(impatient._connections.engine.sync_engine, "before_cursor_execute", note)
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused = await asyncio.gather(*(save_devices(impatient, [n]) for n in range(6)), return_exceptions=True)
+        assert [(one.cause, one.code) for one in refused] == [("storage_busy", "UNAVAILABLE")] * 6
+        assert len(tries) == 1
+        with pytest.raises(ServiceError):
+            await save_devices(impatient, [6])  # who comes later waits for itself
+        assert len(tries) == 2
+        other.execute("ROLLBACK")
+    await save_devices(impatient, [7])
+    assert await count(impatient, tables.device) == 1
     await impatient.close()
 
 
@@ -183,7 +208,8 @@ async def test_a_full_disk_is_unavailable_and_leaves_no_half_batch(tmp_path):
     await roomy.close()
 
 
-async def test_a_read_only_database_is_unavailable(database):
+async def test_a_read_only_database_is_unavailable(database, monkeypatch):
+    monkeypatch.setattr("service.storage.connections.is_writable", lambda _: False)  # root may always write
     async with database.write() as transaction:
         await transaction.connection.execute(text("PRAGMA query_only = ON"))
         transaction.abandon()
@@ -192,6 +218,60 @@ async def test_a_read_only_database_is_unavailable(database):
     assert (refused.value.code, refused.value.cause) == ("UNAVAILABLE", "storage_read_only")
     assert refused.value.retry_after_s is not None
     assert await count(database, tables.device) == 0
+
+
+def open_connections():
+    return sum(isinstance(one, aiosqlite.Connection) and one._connection is not None for one in gc.get_objects())
+
+
+async def make_read_only(database):
+    """What a writer is like whose file could not be opened for writing."""
+    async with database.write() as transaction:
+        await transaction.connection.execute(text("PRAGMA query_only = ON"))
+        transaction.abandon()
+
+
+async def test_a_writer_that_has_become_read_only_is_made_anew(tmp_path):
+    before = open_connections()
+    database = await new_database(tmp_path / "db")
+    await make_read_only(database)
+    async with database.write() as transaction:
+        await add_row(transaction.connection, 1)
+    assert await count(database, tables.counter) == 1
+    await database.close()
+    assert open_connections() == before
+
+
+async def test_no_connection_is_closed_under_somebody_who_reads(database, monkeypatch):
+    monkeypatch.setattr("service.storage.connections.READERS_WAIT_S", 0.05)
+    await make_read_only(database)
+    async with database.read() as connection:
+        with pytest.raises(ServiceError) as refused:
+            await save_devices(database, [1])
+        assert (refused.value.code, refused.value.cause) == ("UNAVAILABLE", "storage_read_only")
+        assert (await connection.execute(select(func.count()).select_from(tables.counter))).scalar_one() == 0
+    await save_devices(database, [1])
+    assert await count(database, tables.device) == 1
+
+
+async def test_while_connections_are_made_anew_readers_are_put_off_and_a_cancelled_writer_loses_none(tmp_path):
+    before = open_connections()
+    database = await new_database(tmp_path / "db")
+    await make_read_only(database)
+    async with database.read():
+        writing = asyncio.create_task(save_devices(database, [1]))
+        with pytest.raises(ServiceError) as refused:  # noqa: PT012 - the moment when it begins is not ours to choose
+            while True:
+                async with database.read():
+                    await asyncio.sleep(0)
+        assert refused.value.retry_after_s is not None
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+    await save_devices(database, [2])
+    assert await count(database, tables.device) == 1
+    await database.close()
+    assert open_connections() == before
 
 
 @pytest.mark.parametrize("fault", ["file_size", "permissions"])

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import time
 import warnings
 from contextlib import closing
 
@@ -90,6 +91,50 @@ def test_a_database_of_the_previous_schema_upgrades_and_keeps_its_rows(tmp_path)
     assert structure(old) == structure(new)
 
 
+def test_things_and_retired_devices_of_before_get_their_number_and_their_deadline(tmp_path):
+    path = tmp_path / "db"
+    migrate(path, "0005")
+    fill_first_schema_later(path)
+    before_ms = time.time() * 1000
+    assert migrate(path) == tables.HEAD
+    assert rows(path, "SELECT name, number FROM thing ORDER BY thing_id") == [
+        ("P 1", 1), ("Kitchen", 7), ("P 3", 3), ("P 02", 8),
+    ]  # fmt: skip
+    assert rows(path, "SELECT next_number FROM product") == [(9,)]
+    ((wiped, none), (waits, at)) = rows(
+        path, "SELECT device_id, retire_deadline_at FROM device WHERE state = 'retired'"
+    )
+    assert (wiped, none, waits) == ("d1", None, "d2")
+    assert 0 <= at - before_ms - 30 * 24 * 3600 * 1000 + 1000 < 60_000
+
+
+def fill_first_schema_later(path):
+    """Things with names of all sorts, and two retired devices of which one still has its credential."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO product (product_id, name, hardware, next_number) VALUES ('p', 'P', 'h', 7)")
+        group = "INSERT INTO registration_group (group_id, product_id, key_kind, self_registration, pending_expiry_s, reactivation)"
+        connection.execute(f"{group} VALUES ('g', 'p', 'individual', 0, 60, 'hold')")
+        names = {"d1": "P 1", "d2": "Kitchen", "d3": "P 3", "d4": "P 02"}
+        for device_id, name in names.items():
+            state = "retired" if device_id in ("d1", "d2") else "confirmed"
+            connection.execute(
+                "INSERT INTO device (device_id, group_id, serial, state, registered_at, boot_count, caps, fw_confirmed_seq) "
+                "VALUES (?, 'g', ?, ?, 1, 0, '[]', 0)",
+                (device_id, device_id, state),
+            )
+            connection.execute(
+                "INSERT INTO thing (thing_id, group_id, product_id, name, ou, environment, holder_device_id, created_at) "
+                "VALUES (?, 'g', 'p', ?, 'acme', 'prod', ?, 1)",
+                (f"t{device_id}", name, device_id),
+            )
+        connection.execute(
+            "INSERT INTO credential (credential_id, device_id, kind, state, environment, created_at, expires_at, boot_count, "
+            "nonce, server_nonce, grant, encoding, last_boot_count, last_n, desired_rev, awaits_operator, approved) "
+            "VALUES ('c', 'd2', 'api_key', 'confirmed', 'prod', 1, 1, 1, x'', x'', x'', 'json', 0, 0, 0, 0, 0)"
+        )
+        connection.commit()
+
+
 @pytest.mark.parametrize("start", [None, "0001"])
 def test_an_upgrade_killed_before_any_statement_leaves_the_old_schema_or_the_new(tmp_path, start):
     statements = (1, 4, 6, 7, 8, 9, 10, 11, 10_000)
@@ -142,7 +187,7 @@ for one in sys.argv[1:]:
 
 @pytest.mark.parametrize(
     ("version", "cause"),
-    [("0014", "schema_newer"), ("9999", "schema_newer"), ("abc", "schema_newer"), ("0001", "schema_older")],
+    [("0099", "schema_newer"), ("9999", "schema_newer"), ("abc", "schema_newer"), ("0001", "schema_older")],
 )
 async def test_another_schema_is_refused_and_says_which(tmp_path, version, cause):
     path = tmp_path / "db"

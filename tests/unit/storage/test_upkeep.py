@@ -13,7 +13,7 @@ from sqlalchemy import event, text
 from service.domain import updates
 from service.domain.changes import Changes, Trace
 from service.domain.credential import CredentialKind, CredentialState
-from service.domain.device import Firmware, FirmwareState
+from service.domain.device import DeviceState, Firmware, FirmwareState
 from service.domain.event import Event
 from service.domain.group import MoveMethod
 from service.domain.thing import Move
@@ -86,15 +86,16 @@ async def test_only_revoked_rows_older_than_the_time_to_keep_are_deleted(databas
 
 async def test_confirmed_credentials_come_page_by_page(database, upkeep):
     await save(database, a=CONFIRMED, b={}, c=CONFIRMED, d=CONFIRMED, e=DROPPED)
-    assert [one[0] for one in await upkeep.confirmed(limit=2)] == ["a", "c"]
-    assert [one[0] for one in await upkeep.confirmed(after="c" * 32)] == ["d"]
+    assert [one[0] for one in await upkeep.confirmed("prod", limit=2)] == ["a", "c"]
+    assert [one[0] for one in await upkeep.confirmed("prod", after="c" * 32)] == ["d"]
 
 
 async def test_the_database_remembers_which_catalogue_all_devices_were_compared_with(upkeep):
-    assert await upkeep.refreshed_rev() == 0
-    await upkeep.set_refreshed_rev(4)
-    await upkeep.set_refreshed_rev(7)
-    assert await upkeep.refreshed_rev() == 7
+    assert await upkeep.refreshed_rev("prod") == 0
+    await upkeep.set_refreshed_rev("prod", 4)
+    await upkeep.set_refreshed_rev("prod", 7)
+    assert await upkeep.refreshed_rev("prod") == 7
+    assert await upkeep.refreshed_rev("east") == 0
 
 
 async def test_every_login_that_a_broker_must_know_comes_with_its_device(database, upkeep):
@@ -165,13 +166,13 @@ async def test_what_the_ticker_asks_each_second_is_answered_from_an_index(databa
         if "registration_group" not in statement and ("credential" in statement or "trace" in statement):
             asked.append((statement, parameters))
 
-    event.listen(database._engine.sync_engine, "before_cursor_execute", note)
+    event.listen(database._connections.engine.sync_engine, "before_cursor_execute", note)
     await upkeep.unrevoked()
     await upkeep.pending_expired(NOW)
     await upkeep.delete_dropped(NOW)
     async with SqlStore(database, {}).batch() as batch:
         await batch.load(serials=[("line-1", "x")], credential_ids=["f" * 32], spki=[b"p" * 32, b"q" * 32])
-    event.remove(database._engine.sync_engine, "before_cursor_execute", note)
+    event.remove(database._connections.engine.sync_engine, "before_cursor_execute", note)
     plans = []
     with closing(sqlite3.connect(database.path)) as connection:
         for statement, parameters in asked:
@@ -224,21 +225,31 @@ async def test_moves_and_successors_are_due_at_their_deadlines_for_the_holder(da
     assert set(await upkeep.due(deadline)) == {"dev-moving", "dev-replaced"}
 
 
+async def test_a_retired_device_is_due_at_its_deadline(database, upkeep):
+    deadline = NOW + timedelta(hours=1)
+    retired = a_device("retired", state=DeviceState.RETIRED, retire_deadline_at=deadline, retired_reason="sold")
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, retired),)))
+    assert await upkeep.due(deadline - timedelta(milliseconds=1)) == []
+    assert await upkeep.due(deadline) == ["dev-retired"]
+
+
 async def test_changes_by_others_are_found_once(database, upkeep):
     device = a_device()
     kinds = ("registered", "move_started", "confirmed", "target_changed")
     async with SqlStore(database, {}).batch() as batch:
         events = tuple(Event(kind, device.group_id, device.serial) for kind in kinds)
         await batch.save(Changes(devices=((None, device),), events=events))
-    assert await upkeep.touched(await upkeep.tended_to()) == [(2, device.device_id), (4, device.device_id)]
-    assert await upkeep.touched(0, limit=1) == [(2, device.device_id)]
-    await upkeep.set_tended_to(4)
-    assert await upkeep.touched(await upkeep.tended_to()) == []
+    assert await upkeep.touched("prod", await upkeep.tended_to("prod")) == [
+        (2, device.device_id),
+        (4, device.device_id),
+    ]
+    assert await upkeep.touched("prod", 0, limit=1) == [(2, device.device_id)]
+    await upkeep.set_tended_to("prod", 4)
+    assert await upkeep.touched("prod", await upkeep.tended_to("prod")) == []
 
 
-async def test_each_process_asks_for_the_devices_that_it_can_reach_and_remembers_its_own_progress(database):
-    east, west = Upkeep(database, ["east"]), Upkeep(database, ["west"])
-    both = Upkeep(database, ["east", "west"])
+async def test_each_environment_has_its_own_devices_and_progress(database, upkeep):
     aged = {**CONFIRMED, "kind": CredentialKind.X509, "certificate_expires_at": NOW + timedelta(days=300)}
     await save(
         database,
@@ -249,17 +260,15 @@ async def test_each_process_asks_for_the_devices_that_it_can_reach_and_remembers
     async with SqlStore(database, {}).batch() as batch:
         await batch.save(Changes(events=tuple(Event("target_changed", GROUP.group_id, f"sn-{one}") for one in "abc")))
     year = NOW + timedelta(days=365)
-    assert [await one.confirmed() for one in (east, west)] == [["a" * 32], ["b" * 32]]
-    assert [await one.renewable(NOW, year) for one in (east, west)] == [["dev-sn-a"], ["dev-sn-b"]]
+    places = ("east", "west")
+    assert [await upkeep.confirmed(one) for one in places] == [["a" * 32], ["b" * 32]]
+    assert [await upkeep.renewable(one, NOW, year) for one in places] == [["dev-sn-a"], ["dev-sn-b"]]
     # Nobody need reach a device that has no confirmed credential.
-    assert [of for _, of in await east.touched(0)] == ["dev-sn-a", "dev-sn-c"]
-    assert [of for _, of in await west.touched(0)] == ["dev-sn-b", "dev-sn-c"]
-    assert [of for _, of in await both.touched(0)] == ["dev-sn-a", "dev-sn-b", "dev-sn-c"]
-    await east.set_refreshed_rev(7)
-    await east.set_tended_to(3)
-    assert (await east.refreshed_rev(), await east.tended_to()) == (7, 3)
-    assert (await west.refreshed_rev(), await west.tended_to()) == (0, 0)
-    assert (await both.refreshed_rev(), await both.tended_to()) == (0, 0)  # as far as the one that is behind
+    touched = [[device_id for _, device_id in await upkeep.touched(one, 0)] for one in places]
+    assert touched == [["dev-sn-a", "dev-sn-c"], ["dev-sn-b", "dev-sn-c"]]
+    await upkeep.set_refreshed_rev("east", 7)
+    await upkeep.set_tended_to("east", 3)
+    assert [(await upkeep.refreshed_rev(one), await upkeep.tended_to(one)) for one in places] == [(7, 3), (0, 0)]
 
 
 async def test_credentials_that_came_to_two_thirds_of_their_life_are_found_once(database, upkeep):
@@ -271,10 +280,22 @@ async def test_credentials_that_came_to_two_thirds_of_their_life_are_found_once(
         c={**certificate, "certificate_serial": "2"},
     )
     at = NOW + timedelta(days=200)
-    assert await upkeep.renewable(NOW, at - timedelta(seconds=1)) == []
-    assert await upkeep.renewable(NOW, at) == ["dev-sn-a"]
-    assert await upkeep.renewable(at, at + timedelta(days=999)) == []
+    assert await upkeep.renewable("prod", NOW, at - timedelta(seconds=1)) == []
+    assert await upkeep.renewable("prod", NOW, at) == ["dev-sn-a"]
+    assert await upkeep.renewable("prod", at, at + timedelta(days=999)) == []
     async with database.write() as transaction:
         await transaction.connection.execute(text("UPDATE registration_group SET credential_life_s = 86400"))
-    assert await upkeep.renewable(NOW, NOW + timedelta(hours=15)) == []
-    assert await upkeep.renewable(NOW, NOW + timedelta(hours=16)) == ["dev-sn-b"]
+    assert await upkeep.renewable("prod", NOW, NOW + timedelta(hours=15)) == []
+    assert await upkeep.renewable("prod", NOW, NOW + timedelta(hours=16)) == ["dev-sn-b"]
+
+
+async def test_api_keys_at_the_end_of_their_group_s_life_are_found(database, upkeep):
+    certificate = {"kind": CredentialKind.X509, "certificate_expires_at": NOW, "certificate_serial": "1"}
+    await save(database, a={**CONFIRMED}, b={**CONFIRMED, **certificate}, c={})
+    year = NOW + timedelta(days=365)
+    assert await upkeep.outlived(year) == []
+    async with database.write() as transaction:
+        await transaction.connection.execute(text("UPDATE registration_group SET credential_life_s = 86400"))
+    assert await upkeep.outlived(NOW + timedelta(seconds=86399)) == []
+    assert await upkeep.outlived(NOW + timedelta(seconds=86400)) == ["a" * 32]
+    assert await upkeep.outlived(year, limit=0) == []

@@ -1,4 +1,4 @@
-"""What aiomqtt leaves undone when a connection ends, mended from outside: for our drivers and for the service alike.
+"""What aiomqtt leaves undone when a connection ends, mended from outside: for device drivers and for the service alike.
 
 The one place that knows aiomqtt's private parts: its paho client and three of its futures. All else is public paho.
 Decides nothing about messages. A test fails when a private part goes away.
