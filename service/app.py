@@ -29,8 +29,10 @@ from service.errors import ServiceError
 from service.fleet.accounts_keeper import AccountsKeeper
 from service.fleet.commander import Commander
 from service.fleet.publisher import Publisher
+from service.fleet.scheduler import Scheduler
 from service.http.health import HealthServer
 from service.http.hooks import Hooks
+from service.http.providers import ask
 from service.images.files import ImageFiles
 from service.installation import domain_environments, mass_guard
 from service.logins import expected_logins
@@ -38,6 +40,7 @@ from service.mqtt.port import Inbound, Link, Role
 from service.newcomers import Newcomers
 from service.operations import stats
 from service.operations.commands import Commands
+from service.operations.enrolment.table import Table
 from service.operations.sealed import check_openable
 from service.pipeline.bounds import Bounds
 from service.pipeline.service import Pipeline, utc_now
@@ -160,6 +163,8 @@ class Application:
         self.commander = Commander(self.database, commands, every, root=root, count=self.pipeline.record.count)
         self.accounts = AccountsKeeper(self.database, {one.name: one.gate for one in self.deployments})
         self.publisher = Publisher(self.database, links, self.commander.push, root=root)
+        self.table = Table(self.database, settings.data_dir / "enrolment", ask, clock=utc_now, random_bytes=os.urandom)
+        self.scheduler = Scheduler(self.database, self.table.jobs, clock=utc_now)
 
     def _deliver(self, message: Inbound) -> None:
         if self.commander.is_for_it(message.topic):
@@ -181,6 +186,7 @@ class Application:
                 group.create_task(self.commander.run(), name="commander"),
                 group.create_task(self.accounts.run(), name="accounts"),
                 group.create_task(self.publisher.run(), name="publisher"),
+                group.create_task(self.scheduler.run(), name="scheduler"),
             ]
             if self._shared:
                 tasks.append(group.create_task(self.newcomers.run(), name="newcomers"))

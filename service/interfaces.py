@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from service.http import things, things_calls
+from service.http import partners, things, things_calls
 from service.http.web import Interface, open_to_all
 
 INTERFACES: tuple[Interface, ...] = (
     Interface(things.opening, open_to_all),  # a nonce for anybody, and activations, which prove themselves
     Interface(things.owning, things_calls.owner_guard),
     Interface(things.serving, things_calls.thing_guard),
+    Interface(partners.router, partners.partner, {partners.IMPORT_PATH: partners.MAX_IMPORT_BYTES}),
 )

@@ -19,6 +19,7 @@ WEB_HINTS: dict[str, str] = {
     "http_public_key": "Devices with public keys activate over MQTT with a certificate.",
     "http_request_illegal": "`firstlight openapi` writes what each request must look like.",
     "http_throttled": "Ask less often; behind a proxy, [web] trusted_proxies must name it.",
+    "image_changed": "The target was changed during a download; the device asks for the new one.",
     "image_short": "Restore the image from a backup: its file is shorter than it was.",
     "owner_key_missing": "Give the account's name and key as HTTP Basic authentication.",
     "owner_key_wrong": "`firstlight account list` shows who may ask; `firstlight account rotate` makes a new key.",

@@ -24,7 +24,20 @@ from service.domain.changes import Trace
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
 from service.errors import ServiceError
-from service.handlers import activate, fetch, handshake, internal, item, online, report, simple, stage, staged, tend
+from service.handlers import (
+    activate,
+    fetch,
+    handshake,
+    http_activate,
+    internal,
+    item,
+    online,
+    report,
+    simple,
+    stage,
+    staged,
+    tend,
+)
 from service.handlers.decision import Context, Decision, Effect, World
 from service.pipeline.jobs import Job
 from service.pipeline.ports import Batch, Store
@@ -38,7 +51,11 @@ EXPIRE = "expire"
 REFRESH = "refresh"
 TEND = "tend"  # the job's owner is a device id
 
-_ACTIVATING = {"activate": activate.handle, "stage": stage.handle}
+_ACTIVATING: dict[str, Callable[..., Decision]] = {
+    "activate": activate.handle,
+    "stage": stage.handle,
+    "http-activate": http_activate.handle,
+}
 _OPERATIONAL: dict[str, Callable[[Device, Job, Context], Decision]] = {
     "online": lambda device, job, context: online.handle(device, _request(job), context),
     "report": lambda device, job, context: report.handle(device, _request(job), context),
@@ -171,7 +188,7 @@ class Executor:
         context = Context(
             world, self._clock(), job.owner, job.operational, job.trace_id, job.encoding,
             working.next_number, working.spki_in_use, csr=job.csr, self_registered=working.self_registered,
-            answer=job.answer, asked_in=job.link.environment if job.link is not None else None,
+            answer=job.answer, asked_in=(job.link.environment or None) if job.link is not None else None,
         )  # fmt: skip
         try:
             if job.verb == TEND:

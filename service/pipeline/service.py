@@ -279,7 +279,7 @@ class Pipeline:
 
     def _authorise(self, effect: Authorise, job: Job) -> None:
         if isinstance(job.link, Call):  # it sends the bytes itself
-            self._reply(job, encode.reply(job.request_id, {}, job.trace_id, job.encoding))
+            self._reply(job, encode.reply(job.request_id, {"image_id": effect.image_id}, job.trace_id, job.encoding))
             return
         permit = self.streamer.authorise(effect.credential_id, effect.thing_id, effect.image_id, effect.size)
         self._stream(job, permit)

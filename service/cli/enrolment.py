@@ -1,0 +1,191 @@
+"""`firstlight enrolment`: providers, dispatched orders, and how they stand with their providers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from service.cli import context, enrolment_providers, jobs
+from service.credentials import keyholder
+from service.credentials.cms import CmsError, Keyholder
+from service.domain.enrolment import Enrolment
+from service.operations.accounts import LOCAL
+from service.operations.enrolment import dispatch, looking, reconcile, tokens, wishes
+from service.storage.database import Database
+
+app = typer.Typer(help="Device enrolment with external providers.", no_args_is_help=True)
+app.add_typer(enrolment_providers.app, name="provider")
+OrderArgument = Annotated[str, typer.Argument(help="The number of the sales order.")]
+MAX_FILE_BYTES = 64 * 1024 * 1024
+
+
+@app.command()
+def certificate() -> None:
+    """Our certificate for exchanged files, in PEM; the first time, key and certificate are made."""
+    folder = context.settings().data_dir / "enrolment"
+
+    async def action() -> str:
+        try:
+            made = keyholder.load(folder) if (folder / "own.key").exists() else _made(folder)
+        except CmsError as error:
+            raise context.CommandError(str(error)) from error
+        return made.certificate.public_bytes(Encoding.PEM).decode("ascii")
+
+    print(context.guarded(action), end="")
+
+
+def _made(folder: Path) -> Keyholder:
+    made = keyholder.create(folder, "firstlight", datetime.now(UTC))
+    print("made own.key and own.pem; back them up with keys.json", file=sys.stderr)
+    return made
+
+
+@app.command("dispatch-token")
+def dispatch_token(as_json: context.JsonOption = False) -> None:
+    """A new token for POST /api/orderDispatchResponse, shown this once; the old one is dead."""
+    token = context.run(
+        lambda database: tokens.rotate(database, by=LOCAL, now=datetime.now(UTC), random_bytes=os.urandom)
+    )
+    text = token.reveal().decode("ascii")
+    context.emit({"token": text}, as_json=as_json, text=lambda: print(f"token (shown this once): {text}"))
+
+
+@app.command("dispatch")
+def dispatch_(
+    file: Annotated[Path, typer.Argument(help="An order dispatch response in JSON: one order, or an array.")],
+    as_json: context.JsonOption = False,
+) -> None:
+    """Bind serial numbers to the lines of sales orders; each order by itself, and again without harm."""
+
+    async def action(database: Database) -> list[dispatch.Taken]:
+        try:
+            if file.stat().st_size > MAX_FILE_BYTES:
+                raise context.CommandError(f"{file} is larger than {MAX_FILE_BYTES} bytes")
+            data = file.read_bytes()
+        except OSError as error:
+            raise context.CommandError(f"cannot read {file}: {error.strerror}") from error
+        return [await dispatch.take(database, one, by=LOCAL, now=datetime.now(UTC)) for one in dispatch.read(data)]
+
+    taken = context.run(action)
+    rows = [[one.order_id, str(one.bound), str(one.already), one.enrolment.value] for one in taken]
+    columns = ["order", "bound", "already", "enrolment"]
+    context.emit(taken, as_json=as_json, text=lambda: context.table("Dispatched", columns, rows))
+
+
+@app.command("list")
+def list_(limit: int = 100, as_json: context.JsonOption = False) -> None:
+    """Orders that ask for enrolment."""
+    found = context.run(lambda database: looking.orders(database, limit=limit))
+    rows = [[one.order_id, one.provider_id or "-", one.organisation or "-", one.state, str(one.units)] for one in found]
+    columns = ["order", "provider", "organisation", "state", "units"]
+    context.emit(found, as_json=as_json, text=lambda: context.table("Orders", columns, rows))
+
+
+@app.command()
+def show(order: OrderArgument, as_json: context.JsonOption = False) -> None:
+    """One order: its units, and what was asked for it."""
+    found = context.run(lambda database: looking.order(database, order))
+    context.emit(found, as_json=as_json, text=lambda: _show(found))
+
+
+@app.command()
+def events(after: int = 0, limit: int = 100, as_json: context.JsonOption = False) -> None:
+    """Workflow events, with the providers' messages."""
+    found = context.run(lambda database: looking.events(database, after=after, limit=limit))
+    rows = [
+        [str(one.seq), "-" if one.at is None else context.moment(one.at), one.kind, one.order_id, one.notes]
+        for one in found
+    ]
+    columns = ["seq", "at", "event", "order", "notes"]
+    context.emit(found, as_json=as_json, text=lambda: context.table("Workflow events", columns, rows))
+
+
+@app.command("return")
+def return_(order: OrderArgument, serials: Annotated[list[str], typer.Argument(help="Serial numbers.")]) -> None:
+    """These units leave the order, here and at the provider (request type RE)."""
+    _wish(order, lambda database, now: wishes.give_back(database, order, serials, by=LOCAL, now=now))
+
+
+@app.command()
+def void(order: OrderArgument) -> None:
+    """The whole order goes at the provider (VD)."""
+    _wish(order, lambda database, now: wishes.void(database, order, by=LOCAL, now=now))
+
+
+@app.command()
+def retry(order: OrderArgument) -> None:
+    """Ask once more for what failed."""
+    _wish(order, lambda database, now: wishes.retry(database, order, by=LOCAL, now=now))
+
+
+@app.command()
+def override(
+    order: OrderArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would change at the provider.")] = False,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Write the provider's order anew with the units that it has here (OV)."""
+    if not dry_run:
+        _wish(order, lambda database, now: wishes.override(database, order, by=LOCAL, now=now))
+        return
+    found = _compared(lambda working: reconcile.preview_override(working, order))
+
+    def text() -> None:
+        for word, serials in (("keeps", found.keeps), ("adds", found.adds), ("REMOVES", found.removes)):
+            print(f"{word} {len(serials)}: {' '.join(serials) or '-'}")
+
+    context.emit(found, as_json=as_json, text=text)
+
+
+@app.command("reconcile")
+def reconcile_(order: OrderArgument, as_json: context.JsonOption = False) -> None:
+    """Compare an order with what the provider holds; exit code 1 where they differ."""
+    found = _compared(lambda working: reconcile.compare(working, order))
+
+    def text() -> None:
+        print(f"order {order} at {found.provider_id}: {'the same' if found.same else 'DIFFERENT'}")
+        print(f"here and there: {len(found.agreed)}")
+        for word, serials in (("only here", found.only_here), ("only there", found.only_there), ("open", found.open)):
+            if serials:
+                print(f"{word}: {' '.join(serials)}")
+
+    context.emit({**context.plain(found), "same": found.same}, as_json=as_json, text=text)
+    if not found.same:
+        raise typer.Exit(1)
+
+
+def _compared(action: Callable[[Any], Awaitable[Any]]) -> Any:
+    of = context.settings()
+
+    async def inside(database: Database) -> Any:
+        return await action(await jobs.table_of(database, of).working())
+
+    return context.run(inside)
+
+
+def _wish(order: str, action: Callable[[Database, datetime], Awaitable[Enrolment]]) -> None:
+    state = context.run(lambda database: action(database, datetime.now(UTC)))
+    print(f"order {order}: {state.value}")
+
+
+def _show(of: looking.OrderView) -> None:
+    print(f"order {of.order_id}: {of.state}, {of.provider_id or 'no provider'} for {of.organisation or '-'}")
+    if of.policies:
+        print(f"policies: {', '.join(of.policies)}")
+    units = [[f"{one.group_id}/{one.serial}", one.state, one.cause or "-"] for one in of.units]
+    context.table("Units", ["unit", "state", "cause"], units)
+    asked = [
+        [
+            one.transaction_id, one.request, one.state,
+            "-" if one.created_at is None else context.moment(one.created_at), one.cause or "-",
+        ]
+        for one in of.transactions
+    ]  # fmt: skip
+    context.table("Transactions", ["transaction", "type", "state", "at", "cause"], asked)

@@ -1,0 +1,159 @@
+"""Firmware over HTTP: whole, by range, or in base64 within JSON; by pages, never more of it in memory than one.
+
+Owns the range and the sending. Whether the key may fetch is asked of the pipeline before the first byte and again
+while they flow, so that a dropped key ends its download.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from device_sdk.wire import codes, limits
+from service.errors import ServiceError
+from service.http.refusals import Answered
+from service.http.services import Services
+from service.http.things_calls import Desk, encoded
+from service.http.things_models import Target
+
+log = logging.getLogger("firstlight.web")
+PAGE_BYTES = 48 * 1024  # a multiple of 3, so that pages in base64 join
+ASK_AGAIN_S = 1.0
+PACE_S = 0.05  # until the byte budget is looked at again
+_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The bytes from `first` to before `end`."""
+
+    first: int
+    end: int
+
+
+class _Sent(StreamingResponse):
+    """Closes what it reads from, however it ended. A download that may not go on is cut off."""
+
+    body_iterator: AsyncGenerator[bytes]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except* ServiceError as errors:
+            cause = next(_leaves(errors)).cause
+            scope["state"]["cause"] = cause
+            log.info("a download was cut off", extra={"cause": cause})
+        finally:
+            await self.body_iterator.aclose()
+
+
+async def as_json(given: Services, desk: Desk, thing_id: str, target: Target) -> StreamingResponse:
+    """The version with its firmware in base64."""
+    await _permitted(given, desk, target)
+    known = {
+        "versionId": target.versionId,
+        "name": target.name,
+        "description": target.description,
+        "size": target.size,
+        "sha256": target.imageId,
+        "firmware": "",
+    }
+    before, after = json.dumps(known).encode()[:-2], b'"}'
+    length = len(before) + 4 * ((target.size + 2) // 3) + len(after)
+
+    async def body() -> AsyncGenerator[bytes]:
+        yield before
+        async with contextlib.aclosing(_pages(given, desk, thing_id, target, Part(0, target.size))) as pages:
+            async for page in pages:
+                yield base64.b64encode(page)
+        yield after
+
+    return _Sent(body(), headers={"Content-Length": str(length)}, media_type="application/json")
+
+
+async def as_bytes(
+    given: Services, desk: Desk, thing_id: str, target: Target, headers: Mapping[str, str]
+) -> StreamingResponse:
+    """The firmware, or the range that is asked for. Raises Answered 416."""
+    await _permitted(given, desk, target)
+    etag = f'"{target.imageId}"'
+    part = _part(headers, etag, target.size)
+    told = {"Accept-Ranges": "bytes", "ETag": etag}
+    status = 200
+    if part is None:
+        part = Part(0, target.size)
+    else:
+        status = 206
+        told["Content-Range"] = f"bytes {part.first}-{part.end - 1}/{target.size}"
+    told["Content-Length"] = str(part.end - part.first)
+    pages = _pages(given, desk, thing_id, target, part)
+    return _Sent(pages, status, headers=told, media_type="application/octet-stream")
+
+
+def _part(headers: Mapping[str, str], etag: str, size: int) -> Part | None:
+    """The one range that is asked for; None: everything (RFC 9110, 14.2). Raises Answered 416 where it has no byte."""
+    found = _RANGE.match(headers.get("range", ""))
+    if found is None or headers.get("if-range", etag) != etag or not any(found.groups()):
+        return None
+    first, last = found.groups()
+    if not first:
+        part = Part(max(size - int(last), 0), size)
+    else:
+        part = Part(int(first), min(int(last) + 1, size) if last else size)
+        if last and int(last) < int(first):
+            return None
+    if part.first >= part.end:
+        body = {"code": codes.RANGE, "reason": "the range has no byte of it", "trace": ""}
+        raise Answered(416, body, {"Content-Range": f"bytes */{size}"})
+    return part
+
+
+async def _permitted(given: Services, desk: Desk, target: Target) -> None:
+    """Raises ServiceError: the key may not fetch this image, or it is not here."""
+    prefix = encoded(bytes.fromhex(target.imageId)[:8])
+    reply = await desk.ask_confirmed(
+        "fetch", image=prefix, stream=0, chunk_size=limits.MIN_CHUNK_SIZE, first=0, count=1
+    )
+    if reply["image_id"] != target.imageId:
+        raise ServiceError(codes.IMAGE_UNKNOWN, "another version is wanted by now", cause="image_changed")
+    image = await asyncio.to_thread(given.images.open, target.imageId)
+    image.close()
+
+
+async def _pages(given: Services, desk: Desk, thing_id: str, target: Target, part: Part) -> AsyncGenerator[bytes]:
+    streamer = given.pipeline.streamer
+    image = await asyncio.to_thread(given.images.open, target.imageId)
+    try:
+        asked_at, offset = time.monotonic(), part.first
+        while offset < part.end:
+            if time.monotonic() - asked_at >= ASK_AGAIN_S:
+                await _permitted(given, desk, target)
+                asked_at = time.monotonic()
+            wanted = min(PAGE_BYTES, part.end - offset)
+            while not streamer.may_send(thing_id, wanted):  # noqa: ASYNC110 - a budget that fills by the clock
+                await asyncio.sleep(PACE_S)
+            page = await asyncio.to_thread(image.read, offset, wanted)
+            if len(page) != wanted:
+                raise ServiceError(codes.UNAVAILABLE, "the image cannot be read", cause="image_short")
+            yield page
+            offset += wanted
+    finally:
+        image.close()
+
+
+def _leaves(errors: ExceptionGroup[ServiceError]) -> Iterator[ServiceError]:
+    for one in errors.exceptions:
+        if isinstance(one, ExceptionGroup):
+            yield from _leaves(one)
+        else:
+            yield one

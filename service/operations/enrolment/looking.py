@@ -1,0 +1,118 @@
+"""Reading enrolment: orders with a provider, one of them unit by unit, its transactions, and workflow events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+
+from service.operations.enrolment import rows
+from service.storage.database import Database
+from service.storage.enrolment_tables import enrolment_state, enrolment_transaction, workflow_event
+from service.storage.rows import from_ms
+from service.storage.warehouse_tables import sales_order
+
+MAX_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLine:
+    order_id: str
+    provider_id: str | None
+    organisation: str | None
+    state: str
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLine:
+    group_id: str
+    serial: str
+    state: str
+    cause: str | None
+    changed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionLine:
+    transaction_id: str
+    request: str
+    state: str
+    cause: str | None
+    created_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderView:
+    """`policies`: by name; of those that are secrets the name only."""
+
+    order_id: str
+    provider_id: str | None
+    organisation: str | None
+    state: str
+    policies: tuple[str, ...]
+    units: tuple[UnitLine, ...]
+    transactions: tuple[TransactionLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EventLine:
+    seq: int
+    at: datetime | None
+    kind: str
+    order_id: str
+    transaction_id: str | None
+    notes: str
+
+
+async def orders(database: Database, *, limit: int = 100) -> list[OrderLine]:
+    """Those that ask for enrolment, the newest first."""
+    of, unit = sales_order.c, enrolment_state.c
+    units = select(func.count()).where(unit.order_id == of.order_id).correlate(sales_order).scalar_subquery()
+    query = (
+        select(of.order_id, of.provider_id, of.organisation, of.enrolment_state, units)
+        .where(of.enrol)
+        .order_by(of.created_at.desc(), of.order_id)
+        .limit(min(limit, MAX_PAGE))
+    )
+    async with database.read() as connection:
+        return [OrderLine(*row) for row in await connection.execute(query)]
+
+
+async def order(database: Database, order_id: str) -> OrderView:
+    """Raises ServiceError NOT_FOUND."""
+    unit, sent = enrolment_state.c, enrolment_transaction.c
+    async with database.read() as connection:
+        of = await rows.order(connection, order_id, database.sealer)
+        units = [
+            UnitLine(row.group_id, row.serial, row.state, row.cause, from_ms(row.changed_at))
+            for row in await connection.execute(
+                select(enrolment_state).where(unit.order_id == order_id).order_by(unit.group_id, unit.serial)
+            )
+        ]
+        transactions = [
+            TransactionLine(
+                row.transaction_id, row.request_type, row.state, row.cause, from_ms(row.created_at),
+                from_ms(row.finished_at),
+            )
+            for row in await connection.execute(
+                select(enrolment_transaction).where(sent.order_id == order_id).order_by(sent.created_at)
+            )
+        ]  # fmt: skip
+    return OrderView(
+        order_id, of.provider_id, of.organisation, of.standing.order.value, tuple(sorted(of.policies)),
+        tuple(units), tuple(transactions),
+    )  # fmt: skip
+
+
+async def events(database: Database, *, after: int = 0, limit: int = 100) -> list[EventLine]:
+    """The next workflow events by number."""
+    of = workflow_event.c
+    query = select(workflow_event).where(of.seq > after).order_by(of.seq).limit(min(limit, MAX_PAGE))
+    async with database.read() as connection:
+        return [
+            EventLine(row.seq, from_ms(row.at), row.kind, row.order_id, row.transaction_id, row.notes)
+            for row in await connection.execute(query)
+        ]
