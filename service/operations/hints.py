@@ -133,6 +133,11 @@ HINTS: dict[str, str] = {
     "storage_read_only": "The database cannot be written: check owner, mode and mount of the data directory.",
     # Operators' commands
     "approval_ambiguous": "Name the credential with --credential.",
+    "bootstrap_ca_illegal": "Give the certificate of the authority that signed the endpoint's, in PEM.",
+    "bootstrap_exists": "`firstlight environment bootstrap remove` it first.",
+    "bootstrap_full": "`firstlight environment bootstrap remove` one first.",
+    "bootstrap_illegal": "Give HOST:PORT as devices reach it.",
+    "bootstrap_unknown": "`firstlight environment bootstrap list` shows them.",
     "backup_damaged": "Use another backup; this one has been changed or cut short.",
     "backup_exists": "Name a directory that is new or empty.",
     "backup_unwritable": "Check the directory's owner, mode and room.",
