@@ -21,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
-
 from device_sdk.core.identity import Endpoint, Identity
 from service.app import Application, serve_until
 from service.brokers.mosquitto.certificates import load_issuer
@@ -44,6 +42,7 @@ from service.storage.database import Database
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 from tests.support.auditor import audit
+from tests.support.command_line import CliRunner
 from tests.support.environment_section import environment_section
 from tests.support.installation import clean_environment
 from tests.support.mosquitto import Mosquittos
