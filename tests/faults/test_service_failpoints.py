@@ -98,13 +98,14 @@ def test_every_point_has_a_name() -> None:
     assert len(CASES) >= 60
 
 
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("fault", FEW)
 async def test_a_service_that_fails_at_one_point_leaves_every_device_confirmed(tmp_path: Path, fault: str) -> None:
     await live_through(tmp_path, fault)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("fault", CASES)
 async def test_a_service_that_fails_at_any_point_leaves_every_device_confirmed(tmp_path: Path, fault: str) -> None:
     lived = await live_through(tmp_path, fault)
