@@ -86,7 +86,7 @@ HINTS: dict[str, str] = {
     "nonce_expired": "The device was slow or its session changed; it says hello again by itself.",
     "not_allocated": "Give the device or its group an OU and an environment that the service knows.",
     "replaced": "Another device has taken this one's place; take it out of service.",
-    "retired": "The device was retired; register it anew to use it again.",
+    "retired": "The device was retired, for good: `firstlight device show` says why. New hardware comes in under another serial.",
     "refused_unknown_group": "Nobody made this group: check the group id that the factory burned.",
     "refused_unknown_serial": "The serial is not registered: `firstlight device register`, or allow self-registration.",
     "refused_wrong_proof": "The device's key is not the registered one: check the factory's key file for this serial.",
