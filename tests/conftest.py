@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.auditor import audit
+
+# Some environments forbid Python to keep compiled modules. Then every program that a test starts would compile all of
+# the service anew, half a second each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # How quick a machine is says nothing about the code under test.
 settings.register_profile("firstlight", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("firstlight")
 
+# Where databases are written by the service and the commands only. Elsewhere tests write rows by hand: a contract test
+# or one of an operation begins with as little as it needs, which is less than the auditor wants.
+AUDITED = ("integration", "faults", "property", "unit/pipeline", "unit/fleet", "unit/cli")
 HERE = Path(__file__).parent
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
 REQUIRE_ALL = bool(os.environ.get("FIRSTLIGHT_REQUIRE_ALL")) or os.environ.get("CI") == "true"
@@ -34,6 +46,18 @@ def _missing(marker: str) -> str | None:
         if not (HERE / "micropython" / "node_modules").is_dir():
             return "the MicroPython build for node is not installed (npm ci in tests/micropython)"
     return None
+
+
+@pytest.fixture(autouse=True)
+def _audited(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test the auditor looks at the databases that it left in its folder."""
+    audited = request.path.relative_to(HERE).as_posix().startswith(AUDITED)
+    wanted = audited and "tmp_path" in request.fixturenames
+    folder: Path | None = request.getfixturevalue("tmp_path") if wanted else None
+    yield
+    for path in folder.rglob("firstlight.db") if folder is not None else ():
+        if path.stat().st_size:
+            assert audit(path, settled=False) == [], f"the auditor on {path.relative_to(folder)}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

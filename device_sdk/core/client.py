@@ -226,7 +226,8 @@ class Client:
         self._wishes.connecting()
         if credential is not None:
             self._desired.use(credential)
-            self._session = Session(self._context, credential, self._desired, self._wishes)
+            spare = rung == ladder.NEXT and ladder.CURRENT in self._places.rungs()
+            self._session = Session(self._context, credential, self._desired, self._wishes, spare)
             action = operational_connect(policy, credential, trust.ca_pem(credential["ca"]))
         else:
             self._activation = Activation(self._context, self._firmware.running)

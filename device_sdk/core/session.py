@@ -36,8 +36,17 @@ _LATER = (codes.THROTTLED, codes.UNAVAILABLE, codes.INTERNAL)
 class Session:
     """`up`: an online was answered ok. `refusal`: (code, retry_after_s) after REFUSED."""
 
-    def __init__(self, context: "Context", credential: "dict[str, Any]", desired: "Desired", wishes: "Wishes") -> None:
+    def __init__(
+        self,
+        context: "Context",
+        credential: "dict[str, Any]",
+        desired: "Desired",
+        wishes: "Wishes",
+        spare: bool = False,
+    ) -> None:
+        """`spare`: there is another credential, which may be in force while this one has to wait."""
         self._context = context
+        self._spare = spare
         self._desired = desired
         self._wishes = wishes
         self._firmware = wishes.firmware
@@ -191,7 +200,11 @@ class Session:
             if wait_s is None and self._firmware.job.pending:
                 self._firmware.job.pending.pop(0)
             return GOES_ON
-        if wait_s is not None and wait_s <= _PATIENCE_S:
+        patience_s = _PATIENCE_S
+        if code == codes.CONFLICT and self._spare:
+            # The old credential is asked for 30 s, and must keep silent; who has to wait longer goes on with it.
+            patience_s = limits.HOLD_S
+        if wait_s is not None and wait_s <= patience_s:
             self._again_at = now + wait_s
             return GOES_ON
         self.refusal = (code, wait_s)

@@ -257,6 +257,8 @@ def _print_device(device: Device, chain: list[str]) -> None:
         "firmware": firmware.state and f"{firmware.state.value} {firmware.cause or ''}".strip(),
         "batch": device.batch,
         "frozen": "yes: two devices speak under this serial" if device.frozen else None,
+        "retired": device.retired_reason,
+        "until": device.retire_deadline_at and f"{context.moment(device.retire_deadline_at)} it may still hear of that",
         "replacements": " -> ".join(chain) if len(chain) > 1 else None,
         "moving to": device.thing
         and device.thing.move

@@ -22,7 +22,7 @@ from service.brokers.canary import WAIT_S, Canary, Door
 from service.brokers.doctor import Check, examine
 from service.brokers.mosquitto.certificates import load_issuer
 from service.brokers.mosquitto.render import render
-from service.cli import config_text, context
+from service.cli import bootstrap, config_text, context
 from service.cli.broker import show
 from service.cli.doctor import patient_of
 from service.cli.init import Broker, check_words, make_authority, mosquitto_user
@@ -32,6 +32,7 @@ from service.operations import audits
 from service.settings import EnvironmentSettings, Settings, SettingsError, make_settings
 
 app = typer.Typer(help="Environments: deployments with brokers of their own.", no_args_is_help=True)
+app.add_typer(bootstrap.app, name="bootstrap")
 
 PORT_STEP = 100
 MAX_ENVIRONMENTS = 64

@@ -21,6 +21,16 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class MoreEndpoint:
+    """A bootstrap endpoint that devices are told besides the factory's."""
+
+    host: str
+    port: int
+    tls: bool
+    ca_pem: str | None = None  # None: the environment's authority
+
+
+@dataclass(frozen=True, slots=True)
 class Ou:
     """An organisation unit that has something of its own; every other path is an OU without."""
 
@@ -48,6 +58,9 @@ class Catalogue:
     ous: Mapping[str, Ou] = field(default_factory=dict)  # by path
     endorsements: tuple[Endorsement, ...] = ()  # of any release key by any other, retired ones too
     retired_keys: frozenset[str] = frozenset()  # key ids that are trusted no more
+
+    # By environment; an entry once there was any, so that devices hear also of the last one's end.
+    more_bootstrap: Mapping[str, tuple[MoreEndpoint, ...]] = field(default_factory=dict)
 
     def version(self, product_id: str, version_id: str) -> Version | None:
         """The version of that id if it is one of that product."""

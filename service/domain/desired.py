@@ -112,6 +112,10 @@ def _trust(credential: Credential, catalogue: Catalogue) -> dict[str, object]:
     authorities = certificates_of(environment.ca_pem) if environment is not None and environment.ca_pem else ()
     if len(authorities) > 1:
         trust["cas"] = list(authorities[:MAX_TRUSTED])
+    more = catalogue.more_bootstrap.get(credential.environment)
+    if more is not None:
+        own = environment.ca_pem if environment is not None else None
+        trust["bootstrap"] = [_endpoint(Endpoint(one.host, one.port, one.tls), one.ca_pem or own) for one in more]
     if len(catalogue.release_keys) > 1 or catalogue.retired_keys:
         known = sorted(catalogue.release_keys.values(), key=lambda one: one.key_id)
         trust["release_keys"] = [one.public_key for one in known[:MAX_TRUSTED]]

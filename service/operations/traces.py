@@ -14,7 +14,7 @@ from service.domain.changes import Trace
 from service.operations.hints import hint_of
 from service.operations.requests import DeviceName, conflict, not_found, parse_device
 from service.storage.database import Database
-from service.storage.rows import trace_of
+from service.storage.history_rows import trace_of
 from service.storage.tables import device, trace
 
 _COLUMNS = tuple(one for one in trace.columns if one.name != "step_id")

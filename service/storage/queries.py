@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Select, String, and_, bindparam, column, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.domain.catalogue import Catalogue, Environment, Ou
+from service.domain.catalogue import Catalogue, Environment, MoreEndpoint, Ou
 from service.domain.credential import Credential
 from service.domain.device import Device
 from service.domain.group import OldSecret
@@ -21,6 +21,7 @@ from service.domain.product import Endorsement
 from service.storage import catalogue_rows, rows
 from service.storage.sealing import Sealer
 from service.storage.tables import (
+    bootstrap_endpoint,
     credential,
     device,
     device_public_key,
@@ -192,6 +193,17 @@ async def old_secrets(
     return {group_id: tuple(of_group) for group_id, of_group in found.items()}
 
 
+async def more_bootstrap(connection: AsyncConnection) -> dict[str, tuple[MoreEndpoint, ...]]:
+    """By environment the endpoints that devices are told; empty for one that had some."""
+    found: dict[str, tuple[MoreEndpoint, ...]] = {}
+    of = bootstrap_endpoint.c
+    for row in await connection.execute(select(bootstrap_endpoint).order_by(of.environment, of.host, of.port)):
+        known = found.setdefault(row.environment, ())
+        if row.removed_at is None:
+            found[row.environment] = (*known, MoreEndpoint(row.host, row.port, row.tls, row.ca_pem))
+    return found
+
+
 async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: Mapping[str, Environment]) -> Catalogue:
     """The whole catalogue, in one transaction's view."""
     rev = await catalogue_rev(connection)
@@ -221,6 +233,7 @@ async def catalogue(connection: AsyncConnection, sealer: Sealer, environments: M
             row.key_id: catalogue_rows.release_key_of(tuple(row)[:3]) for row in keys if row.retired_at is None
         },
         endorsements=tuple(Endorsement(*row) for row in endorsements),
+        more_bootstrap=await more_bootstrap(connection),
         retired_keys=frozenset(row.key_id for row in keys if row.retired_at is not None),
         environments=environments,
         versions=versions,

@@ -1,8 +1,8 @@
 """Between rows and domain values: the one place that knows which column is which field.
 
-Owns the conversions of devices, things, credentials, events and traces, in both directions; does no query. Rows come in
+Owns the conversions of devices, things and credentials, in both directions; does no query. Rows come in
 as positional tuples in the column order of tables.py, because a batch reads thousands. The catalogue (groups, products,
-versions, release keys) is in catalogue_rows.py.
+versions, release keys) is in catalogue_rows.py; events and traces are in history_rows.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
-from service.domain.changes import Trace
 from service.domain.credential import Credential, CredentialKind, CredentialState
 from service.domain.device import Device, DeviceState, Firmware, FirmwareState, KeyAlgorithm, PublicKey
-from service.domain.event import Event
 from service.domain.group import MoveMethod
 from service.domain.thing import Move, Thing
 from service.errors import Secret
@@ -212,42 +210,6 @@ def credential_row(one: Credential) -> Row:
     }
 
 
-def event_row(event: Event, at: datetime) -> Row:
-    """`at` counts for an event that has no time of its own."""
-    return {
-        "at": to_ms(event.at or at),
-        "kind": event.kind,
-        "group_id": event.group_id,
-        "serial": event.serial,
-        "thing_id": event.thing_id,
-        "ou": event.ou,
-        "environment": event.environment,
-        "command_id": event.command_id,
-        "data": json_of(event.data),
-    }
-
-
-def event_of(row: Sequence[Any]) -> tuple[int, Event]:
-    """From a row of `event`: its sequence number and the event."""
-    (seq, at, kind, group_id, serial, thing_id, ou, environment, command_id, data) = row
-    return seq, Event(kind, group_id, serial, thing_id, ou, environment, command_id, map_of(data), time_of(at))
-
-
-def trace_row(step: Trace) -> Row:
-    return {
-        "group_id": step.group_id,
-        "serial": step.serial,
-        "at": to_ms(step.at),
-        "trace_id": step.trace_id,
-        "verb": step.verb,
-        "step": step.step,
-        "code": step.code,
-        "cause": step.cause,
-        "detail": step.detail,
-        "credential_id": step.credential_id,
-    }
-
-
 def device_of(
     row: Sequence[Any],
     public_keys: str | None,
@@ -402,8 +364,3 @@ def credential_of(row: Sequence[Any]) -> Credential:
         renewed_from=renewed_from,
         heard_rev=heard_rev,
     )
-
-
-def trace_of(row: Sequence[Any]) -> Trace:
-    (group_id, serial, at, trace_id, verb, step, code, cause, detail, credential_id) = row
-    return Trace(group_id, serial, time_of(at), trace_id, verb, step, code, cause, detail, credential_id)

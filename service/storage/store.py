@@ -23,7 +23,7 @@ from service.domain.changes import Changes
 from service.domain.credential import CredentialState
 from service.domain.device import Device
 from service.pipeline.ports import Loaded
-from service.storage import queries, rows
+from service.storage import history_rows, queries, rows
 from service.storage.database import Database, Transaction
 from service.storage.sealing import Sealer
 from service.storage.tables import counter, credential, device, device_public_key, event, meta, product, thing, trace
@@ -135,8 +135,8 @@ class SqlBatch:
         await _execute(self._connection, insert(device_public_key), keys)
         now = datetime.now(UTC)
         await save_units(self._connection, changes.devices)
-        await _execute(self._connection, _INSERT_EVENT, [rows.event_row(one, now) for one in changes.events])
-        await _execute(self._connection, _INSERT_TRACE, [rows.trace_row(step) for step in changes.traces])
+        await _execute(self._connection, _INSERT_EVENT, [history_rows.event_row(one, now) for one in changes.events])
+        await _execute(self._connection, _INSERT_TRACE, [history_rows.trace_row(step) for step in changes.traces])
         await _execute(
             self._connection,
             _SET_NUMBER,

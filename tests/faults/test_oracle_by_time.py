@@ -104,11 +104,11 @@ def plant(monkeypatch: pytest.MonkeyPatch, prober: Prober) -> None:
     """Known serials take longer from now on, by a share of what it takes just then: a machine under load is slower."""
     real = proofs.verify_claimant
 
-    def slower(group, device, *rest):
+    def slower(group, device, *rest, **named):
         until = time.perf_counter() + PLANTED * prober.usual_s
         while device is not None and time.perf_counter() < until:
             pass
-        return real(group, device, *rest)
+        return real(group, device, *rest, **named)
 
     monkeypatch.setattr(proofs, "verify_claimant", slower)
 

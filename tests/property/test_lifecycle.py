@@ -1,5 +1,6 @@
 """Device cores and the service together, under every order of loss, doubling, delay, power cut and restart, while
-operators move, replace and configure devices.
+operators move, replace and configure devices, environments go dark, devices forget everything, and somebody makes
+second devices of the same serial.
 
 Whatever happens: at most one confirmed credential a device, one holder and at most one successor a thing, no replaced
 serial let in, groups, secrets and serials as they were, nothing that a device was told is forgotten; and once the faults
@@ -13,27 +14,44 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import HealthCheck, Phase, event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.support.lifecycle import World
+from tests.support.mishaps import add_clone, lose_flash
 
-EXAMPLES = int(os.environ.get("FIRSTLIGHT_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("FIRSTLIGHT_EXAMPLES", "6"))
+MANY = 120
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # nothing here is about disks
 SERIALS = ["sn-1", "sn-2"]
 MAX_DEVICES = 4
-# An API key is renewed after two hours.
-CREDENTIAL_LIFE_S = 3 * 3600
+POLICIES = {
+    "credential_life_s": 3 * 3600,  # an API key is renewed after two hours
+    "failover_environment": "east",
+    "failover_after_s": 600,
+    "clone_policy": "freeze",
+}
 
 
 class Lifecycle(RuleBasedStateMachine):
-    @initialize()
-    def begin(self) -> None:
-        self.folder = TemporaryDirectory()
+    @initialize(in_service=st.sampled_from([True, True, True, False]))
+    def begin(self, in_service) -> None:
+        self.folder = TemporaryDirectory(dir=MEMORY)
         self.loop = asyncio.new_event_loop()
         self.world = self.run(World.create(Path(self.folder.name), SERIALS))
-        self.run(self.world.set_group(credential_life_s=CREDENTIAL_LIFE_S))
+        self.run(self.world.set_group(**POLICIES))
         self.releases = 2
+        if in_service:
+            self.run(self.world.calm())
 
     def run(self, work):
         return self.loop.run_until_complete(work)
@@ -88,6 +106,12 @@ class Lifecycle(RuleBasedStateMachine):
     def time_passes(self, seconds) -> None:
         self.run(self.world.advance(seconds))
 
+    @rule(seconds=st.sampled_from([1.0, 20.0, 60.0, 130.0]))
+    def everything_takes_its_course_for_a_while(self, seconds) -> None:
+        for _ in range(8):
+            self.run(self.world.exchange())
+            self.run(self.world.advance(seconds))
+
     @rule()
     def the_service_dies_and_returns(self) -> None:
         self.run(self.world.kill_service())
@@ -138,15 +162,50 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def a_device_changes_hands(self, data) -> None:
-        self.run(self.world.operate("transfer", self.unit(data)))
+        unit = self.unit(data)
+        if unit.serial not in {one.serial for one in self.world.clones}:  # the key would be whoever's asks first
+            self.run(self.world.operate("transfer", unit))
 
     @rule(environment=st.sampled_from(["prod", "east"]))
     def an_environment_goes_dark(self, environment) -> None:
         self.world.go_dark(environment)
 
+    @rule(environment=st.sampled_from(["prod", "east"]))
+    def an_environment_is_away_for_long(self, environment) -> None:
+        self.world.go_dark(environment)
+        for _ in range(25):
+            self.run(self.world.exchange())
+            self.run(self.world.advance(60.0))
+
     @rule()
     def all_environments_can_be_reached_again(self) -> None:
-        self.world.dark.clear()
+        self.world.lighten()
+
+    @precondition(lambda self: self.world.clones)
+    @rule()
+    def a_second_device_and_the_first_have_power_in_turn(self) -> None:
+        for clone in self.world.clones:
+            twins = [one for one in self.world.units if one.serial == clone.serial]
+            for on in twins * 2:
+                for off in twins:
+                    off.power_off()
+                on.power_up()
+                for _ in range(3):
+                    self.run(self.world.exchange())
+                    self.run(self.world.advance(20.0))
+
+    @rule(data=st.data(), image_too=st.booleans())
+    def a_device_forgets_everything(self, data, image_too) -> None:
+        unit = self.unit(data)
+        if unit.serial not in self.world.handed_over:  # its new key would be lost with the rest: a case for an operator
+            lose_flash(unit, image_too=image_too)
+
+    @precondition(lambda self: len(self.world.units) < MAX_DEVICES)
+    @rule(data=st.data(), with_flash=st.booleans())
+    def somebody_makes_a_second_device_of_the_same_serial(self, data, with_flash) -> None:
+        unit = self.unit(data)
+        if unit.serial not in self.world.handed_over:
+            add_clone(self.world, unit, with_flash=with_flash).power_up()
 
     @invariant()
     def the_audit_is_clean(self) -> None:
@@ -158,6 +217,8 @@ class Lifecycle(RuleBasedStateMachine):
             return
         try:
             self.run(self.world.calm())
+            for (kind,) in self.world.rows("SELECT DISTINCT kind FROM event"):
+                event(kind)  # what --hypothesis-show-statistics counts
             assert self.world.unfinished() == []
             assert self.world.audit(settled=True) == []
         finally:
@@ -180,3 +241,10 @@ TestLifecycle.settings = settings(
     ],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_many_lives() -> None:
+    """The same with as many examples as an hour has room for."""
+    run_state_machine_as_test(Lifecycle, settings=settings(TestLifecycle.settings, max_examples=MANY))

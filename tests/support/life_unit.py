@@ -53,18 +53,19 @@ class Gadget(Product):
 class Unit:
     """One device: what is soldered in, and the program that runs while it has power."""
 
-    def __init__(self, world: World, serial: str) -> None:
+    def __init__(self, world: World, serial: str, *, seed: str | None = None) -> None:
+        """`seed`: for a second device of the same serial, which must not draw the same random numbers."""
         self.world = world
         self.serial = serial
         self.key = hashlib.sha256(serial.encode()).digest()
-        self.rng = random.Random(serial)
+        self.rng = random.Random(seed or serial)
         self.power = Power(self.rng)
         self.flash = MemoryFlash(self.power)
         self.installer = MemoryInstaller(self.power, world.shared, CHUNK)
         self.policy = Policy(chunk_size=CHUNK, window_chunks=4, max_window_bytes=8 * CHUNK)
         self.identity = Identity(
-            GROUP.group_id, serial, self.key, PRODUCT.name, PRODUCT.hardware, [Endpoint("boot", 1, tls=False)],
-            release_keys=(PUBLIC_KEY,), allow_plain=True,
+            GROUP.group_id, serial, self.key, PRODUCT.name, PRODUCT.hardware,
+            [Endpoint("boot", 1, tls=False), Endpoint("boot-east", 1, tls=False)], release_keys=(PUBLIC_KEY,), allow_plain=True,
         )  # fmt: skip
         self.product = Gadget()
         self.client: Client | None = None
@@ -123,5 +124,6 @@ class Unit:
         if place[1] is Role.OPERATIONAL and not self.world.lets_in(place[0], action):
             self._call(lambda client, now: client.connect_failed("refused", now))
             return
+        self.world.take_over(place, action.client_id)
         self.connected = (place, action.client_id)
         self._call(lambda client, now: client.connected(now))

@@ -25,7 +25,7 @@ from service.domain.catalogue import Endpoint, Environment
 from service.domain.credential import CredentialKind
 from service.domain.product import Version
 from service.errors import Secret
-from service.mqtt.port import Inbound, Role
+from service.mqtt.port import Inbound, LinkDown, Role
 from service.operations import registration, requests
 from service.operations.accounts import THIS_MACHINE
 from service.operations.commands import Commands, Request
@@ -39,6 +39,7 @@ from service.storage.upkeep import Upkeep
 from tests.support.auditor import Told, audit, confirmed_devices
 from tests.support.fake_link import FakeClock, FakeGate
 from tests.support.life_unit import HOSTS, KEY_ID, PUBLIC_KEY, RELEASE_KEY, Place, Unit
+from tests.support.mishaps import take_away_clones
 from tests.support.pipeline_site import MemoryImages
 from tests.support.storage import GROUP, NOW, PRODUCT, new_database
 
@@ -58,10 +59,15 @@ class WireLink:
 
     def __init__(self, place: Place, world: World) -> None:
         self.environment, self.role = place
-        self.up = True
         self._world = world
 
+    @property
+    def up(self) -> bool:
+        return self.environment not in self._world.dark
+
     async def publish(self, topic: str, payload: bytes) -> None:
+        if not self.up:
+            raise LinkDown
         self._world.down.append(((self.environment, self.role), topic, payload))
 
 
@@ -81,6 +87,8 @@ class World:
         self.down: list[tuple[Place, str, bytes]] = []
         self.told: list[Told] = []
         self.units: list[Unit] = []
+        self.clones: list[Unit] = []  # those of `units` that nobody should have made
+        self.handed_over: set[str] = set()  # serials for which an operator has asked for a new key
         self.starts = 0
         self.commands_asked = 0
 
@@ -148,6 +156,7 @@ class World:
         self.links = {place: WireLink(place, self) for place in HOSTS.values()}
         for link in self.links.values():
             self.pipeline.attach(link)
+        self._say_links()
         self.running = asyncio.create_task(self.pipeline.run())
         await self.settle()
 
@@ -168,7 +177,7 @@ class World:
             while not (self.pipeline.idle and self.pipeline.streamer.idle):
                 if self.running.done():
                     self.running.result()
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.0002)  # the database works in a thread, which asking again and again would slow
         self._end_revoked()
 
     async def upkeep(self) -> None:
@@ -196,6 +205,8 @@ class World:
         status = await self.commands.submit(THIS_MACHINE, verb, Request.model_validate(asked))
         await self.upkeep()
         (outcome,) = status.outcomes
+        if verb == "transfer" and outcome.result is Result.CHANGED:
+            self.handed_over.add(unit.serial)
         return outcome.result, outcome.cause
 
     async def replace(self, unit: Unit, serial: str, **arguments) -> tuple[Result, str | None]:
@@ -226,10 +237,26 @@ class World:
                 self.lose_connection(unit)
 
     def go_dark(self, environment: str) -> None:
-        """Nobody reaches that environment's brokers any more."""
+        """Nobody reaches that environment's brokers any more, the service included."""
         self.dark.add(environment)
+        self._say_links()
         for unit in self.units:
             if unit.connected is not None and unit.connected[0][0] == environment:
+                self.lose_connection(unit)
+
+    def lighten(self) -> None:
+        """All environments can be reached again."""
+        self.dark.clear()
+        self._say_links()
+
+    def _say_links(self) -> None:
+        for environment in ENVIRONMENTS:
+            self.pipeline.link_state(environment, connected=environment not in self.dark)
+
+    def take_over(self, place: Place, client_id: str) -> None:
+        """Somebody logs in with this client id: whoever had it is out."""
+        for unit in self.units:
+            if unit.connected == (place, client_id):
                 self.lose_connection(unit)
 
     def lose_connection(self, unit: Unit) -> None:
@@ -312,20 +339,21 @@ class World:
         return found
 
     async def calm(self) -> None:
-        """No more faults, nobody blocked: every device gets the power and the time that it needs."""
-        self.dark.clear()
+        """No more faults, nobody blocked, clones gone: every device gets the power and the time that it needs."""
+        self.lighten()
         for gate in self.gates.values():
             gate.fail = False
         for unit in self.units:
             unit.power.cut_at = None
             if self.rows(f"SELECT 1 FROM device WHERE serial = '{unit.serial}' AND state = 'blocked'"):
                 await self.operate("unblock", unit)
+        await take_away_clones(self)
         for step in range(1200):
             for unit in self.units:
                 if unit.client is None:
                     unit.power_up()
             await self.exchange()
-            if self._all_confirmed():
+            if self._all_confirmed() and not self.unfinished():
                 break
             # A device that was refused for good reason waits for an hour and more.
             await self.advance(0.5 if step % 10 else 30 if step < 600 else 900)
@@ -341,7 +369,24 @@ class World:
         return {unit.told_name for unit in self.units} - replaced
 
     def unfinished(self) -> list[str]:
-        missing = self.expected() - confirmed_devices(self.path)
+        """Devices that are not in service, by the database or by themselves: online on the credential that is
+        confirmed, in the environment where their thing is.
+        """
+        where = "SELECT d.serial, t.environment, c.credential_id FROM device d"
+        where += " JOIN thing t ON t.holder_device_id = d.device_id JOIN credential c ON c.device_id = d.device_id"
+        there = {
+            serial: ((environment, Role.OPERATIONAL), credential_id)
+            for serial, environment, credential_id in self.rows(f"{where} WHERE c.state = 'confirmed'")
+        }
+        expected, confirmed = self.expected(), confirmed_devices(self.path)
         return [
-            f"{unit.serial}: {unit.client and unit.client.status}" for unit in self.units if unit.told_name in missing
+            f"{unit.serial}: {unit.connected} {unit.client and unit.client.status}"
+            for unit in self.units
+            if unit.told_name in expected
+            and not (
+                unit.told_name in confirmed
+                and unit.connected == there.get(unit.serial)
+                and unit.client is not None
+                and unit.client.status.state == "online"
+            )
         ]

@@ -21,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
-
 from device_sdk.core.identity import Endpoint, Identity
 from service.app import Application, serve_until
 from service.brokers.mosquitto.certificates import load_issuer
@@ -41,13 +39,15 @@ from service.mqtt.port import Role
 from service.operations import groups, products, registration, releases, versions
 from service.settings import load_settings
 from service.storage.database import Database
-from service.storage.schema import migrate
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
+from tests.support.auditor import audit
+from tests.support.command_line import CliRunner
 from tests.support.environment_section import environment_section
 from tests.support.installation import clean_environment
 from tests.support.mosquitto import Mosquittos
 from tests.support.ports import free_ports
+from tests.support.storage import empty_database
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT, OU, GROUP = "local", "acme/plant-7", "plant-7"
@@ -90,7 +90,8 @@ class Site:
         self.settings.data_dir.mkdir(mode=0o700)
         KeyFile.create(self.settings.key_file)
         Authority.create(self.settings.ca_dir(ENVIRONMENT), ENVIRONMENT, datetime.now(UTC))
-        await asyncio.to_thread(migrate, self.settings.database_path)
+        self.settings.database_path.touch(0o600)
+        self.settings.database_path.write_bytes(empty_database())
         async with self.database() as database:
             await products.create(database, PRODUCT_ID, PRODUCT, HARDWARE)
             public = await asyncio.to_thread(releases.keygen, self.folder / "release.key")
@@ -194,17 +195,20 @@ class Site:
             stop.set()
             await task
 
-    async def start_service(self, *, well: bool = True, level: str = "info", wrapper: tuple[str, ...] = ()) -> None:
-        """Start the process; with `well`, wait until it is connected to its brokers."""
-        environment = clean_environment() | {"FIRSTLIGHT_LOG__LEVEL": level, "FIRSTLIGHT_LOG__FORMAT": "json"}
+    async def start_service(
+        self, *, well: bool = True, level: str = "info", wrapper: tuple[str, ...] = (), module: str = "service",
+        more: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """Start the process; with `well`, wait until it is connected to its brokers. `more`: of its environment."""
+        logging = {"FIRSTLIGHT_LOG__LEVEL": level, "FIRSTLIGHT_LOG__FORMAT": "json"}
         self._service = await asyncio.create_subprocess_exec(
-            *(*wrapper, sys.executable, "-m", "service", "-c", str(self.config)),
+            *(*wrapper, sys.executable, "-m", module, "-c", str(self.config)),
             *("serve", "--with-parent", str(os.getpid())),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=ROOT,
-            env=environment,
+            env=clean_environment() | logging | dict(more or {}),
         )
         self._reader = asyncio.create_task(self._read(self._service))
         if well:
@@ -259,6 +263,14 @@ class Site:
             code = await process.wait()
             assert self._reader is not None
             await self._reader
+        return code
+
+    async def ended(self) -> int:
+        """Wait until the process ends by itself; its exit code."""
+        assert self._service is not None
+        code = await self._service.wait()
+        assert self._reader is not None
+        await self._reader
         return code
 
     def log(self) -> str:
@@ -323,6 +335,10 @@ class Site:
         names = [row[0] for row in self.query("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {name: self.query(f'SELECT * FROM "{name}"') for name in names if name not in set(but)}
 
+    def audit(self) -> None:
+        """What the auditor finds; replies and the broker's list are for the tests that have them."""
+        assert audit(self.settings.database_path, settled=False) == []
+
     async def close(self) -> None:
         with contextlib.suppress(TimeoutError):
             await self.stop_service(signal.SIGKILL)
@@ -342,16 +358,19 @@ async def made_site(
         yield site
     finally:
         await site.close()
+    site.audit()
 
 
-async def until(check: Callable[[], Awaitable[bool]] | Callable[[], bool], within_s: float = 20.0) -> None:
+async def until(
+    check: Callable[[], Awaitable[bool]] | Callable[[], bool], within_s: float = 20.0, look_s: float = 0.02
+) -> None:
     """Wait until `check()` is true, looking often. Raises TimeoutError."""
     async with asyncio.timeout(within_s):
         while True:
             found = check()
             if (await found) if isinstance(found, Awaitable) else found:
                 return
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(look_s)
 
 
 def seed_of_run() -> int:

@@ -52,7 +52,7 @@ def _pages(serials: list[str]) -> list[list[str]]:
 def _with_credential(device: Device, key: bytes) -> tuple[Device, str]:
     now, nonce, server_nonce = datetime.now(UTC), os.urandom(16), os.urandom(16)
     thing = Thing(
-        os.urandom(16).hex(), GROUP, PRODUCT_ID, "Thermometer", OU, ENVIRONMENT,
+        os.urandom(16).hex(), GROUP, PRODUCT_ID, f"Thermometer of {device.serial}", OU, ENVIRONMENT,
         holder_device_id=device.device_id, created_at=now,
     )  # fmt: skip
     credential_id = os.urandom(16).hex()

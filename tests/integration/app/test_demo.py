@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from service.cli.main import app
+from tests.support.command_line import CliRunner
 from tests.support.installation import clean_environment, firstlight
 
 

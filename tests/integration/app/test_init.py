@@ -6,10 +6,9 @@ import shlex
 import stat
 from pathlib import Path
 
-from typer.testing import CliRunner
-
 from service.cli.main import app
 from service.settings import load_settings
+from tests.support.command_line import CliRunner
 from tests.support.installation import firstlight
 
 

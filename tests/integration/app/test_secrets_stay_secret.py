@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from device_sdk.core.identity import Identity
 from device_sdk.drivers.crypto import FullCrypto
@@ -31,6 +30,7 @@ from service.storage.database import Database
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 from tests.support.actor import Actor
+from tests.support.command_line import CliRunner
 from tests.support.installation import Serving, serving
 
 GROUP_SECRET = b"canary: the secret of group burned"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -41,3 +41,11 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
         await site.add_version("2.0", 2, IMAGE)
         async with site.serving_here() as service:
             yield Running(site, service)
+
+
+@pytest.fixture(autouse=True)
+def _audited_while_it_runs(request: pytest.FixtureRequest) -> Iterator[None]:
+    site = request.getfixturevalue("running").site if "running" in request.fixturenames else None
+    yield
+    if site is not None:
+        site.audit()

@@ -32,7 +32,15 @@ from tests.unit.cli.test_nouns import installed  # noqa: F401 - a fixture
 # These change nothing that the installation knows, and why.
 LOOKS = {
     *("account list", "audit", "batch show", "command list", "command status", "device list", "device show"),
-    *("environment list", "environment check", "events", "group list", "group show", "ou list"),
+    *(
+        "environment list",
+        "environment check",
+        "environment bootstrap list",
+        "events",
+        "group list",
+        "group show",
+        "ou list",
+    ),
     *("product list", "product show", "release key list", "stats", "status", "trace", "version list"),
     *("keys public", "doctor", "broker check"),
 }
@@ -80,6 +88,8 @@ LIFE = [
     "account enable alice",
     "account remove alice",
     "environment add second --broker embedded",
+    "environment bootstrap add local boot-2.example:8885",
+    "environment bootstrap remove local boot-2.example:8885",
     "device register g sn-1 --key {key}",
     "device register g sn-2",
     "device import {devices}",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from service.cli.main import app
+from tests.support.command_line import CliRunner
 from tests.unit.cli.test_nouns import installed  # noqa: F401 - a fixture
 
 runner = CliRunner()
+_FILLED: dict[str, bytes] = {}  # the data directory with a product, a group and three devices, made by the first test
 
 
 @pytest.fixture
@@ -23,11 +24,16 @@ def run(installed):  # noqa: F811
         assert "Traceback" not in result.stderr
         return result.stdout if code == 0 or result.stdout else result.stderr
 
+    if _FILLED:
+        for name, data in _FILLED.items():
+            (installed / name).write_bytes(data)
+        return call
     call("product", "create", "thermometer", "--name", "Thermometer", "--hardware", "rev-a")
     call("group", "create", "g", "--product", "thermometer", "--ou", "acme", "--environment", "local")
     for serial in ("a", "b", "c"):
         arguments = {"group": "g", "devices": [{"serial": serial}]}
         call("command", "submit", "register", json.dumps({"arguments": arguments}))
+    _FILLED.update({path.name: path.read_bytes() for path in installed.iterdir()})
     return call
 
 

@@ -6,10 +6,10 @@ import base64
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from service.cli import context, group, product
 from service.credentials.keyfile import KeyFile
+from tests.support.command_line import CliRunner
 from tests.support.storage import empty_database
 
 CONFIG = """

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from device_sdk.drivers.config import read_config
 from service.cli import backup, context, device, group, keys, product, release, stats, trace, version
 from service.credentials.keyfile import KeyFile
+from tests.support.command_line import CliRunner
 from tests.support.storage import empty_database
 
 runner = CliRunner()

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import zxingcpp
 from PIL import Image
-from typer.testing import CliRunner
 
 from service.cli import context, main
 from service.credentials.keyfile import KeyFile
 from service.operations import accounts
 from service.operations.accounts import AccountKind
 from service.operations.verbs.verb import Role
+from tests.support.command_line import CliRunner
 from tests.support.storage import empty_database
 
 runner = CliRunner()

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from typer.testing import CliRunner
 
 from device_sdk.drivers.config import read_config
 from service.cli.main import app
@@ -19,6 +18,7 @@ from service.domain.device import DeviceState
 from service.operations import devices
 from service.storage.database import Database
 from service.storage.store import SqlStore
+from tests.support.command_line import CliRunner
 from tests.support.storage import a_device, a_thing
 from tests.unit.cli.test_nouns import installed  # noqa: F401 - a fixture
 

@@ -14,6 +14,7 @@ from service.cli.main import app
 TOP = Path(__file__).parents[3]
 DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md")), TOP / "broker_config" / "README.md"]
 NAMES = [str(one.relative_to(TOP)) for one in DOCUMENTS]
+COMMANDS = get_command(app)
 
 
 def anchors(document: Path) -> set[str]:
@@ -44,7 +45,7 @@ def test_every_command_in_a_block_has_the_options_that_are_shown(document: Path)
     for block in re.findall(r"^ *```\n(.*?)^ *```", document.read_text(), re.MULTILINE | re.DOTALL):
         for line in re.findall(r"(?:^|[ /])firstlight ([a-z].*)$", block, re.MULTILINE):
             words = shlex.split(line.split("  #")[0], comments=True)
-            _known(get_command(app), words, line)
+            _known(COMMANDS, words, line)
 
 
 def _known(command: object, words: list[str], line: str) -> None:

@@ -78,7 +78,7 @@ async def test_a_device_that_cannot_get_there_comes_back_and_its_move_is_told_as
         ((data,),) = world.rows("SELECT data FROM event WHERE kind = 'move_failed'")
         assert json.loads(data)["cause"] == "connect_unreachable"
         assert place(world) == [("prod", "acme")]
-        world.dark.clear()
+        world.lighten()
         await world.operate("reprovision", unit, environment="east")
         await until_there(world, unit, "east")
 
@@ -102,7 +102,7 @@ async def test_a_move_that_is_taken_back_while_the_device_is_on_its_way_ends_whe
         await world.operate("reprovision", unit, environment="east")
         await world.exchange()
         assert await world.operate("reprovision", unit, environment="prod") == (Result.CHANGED, None)
-        world.dark.clear()
+        world.lighten()
         await until_there(world, unit, "prod")
         assert place(world) == [("prod", "acme")]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gc
 import json
 import sqlite3
 import subprocess
@@ -12,14 +11,12 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 
-import aiosqlite
 import pytest
 from sqlalchemy import event, func, insert, select, text
 
 from service.domain.changes import Changes, Trace
-from service.domain.event import Event
 from service.errors import Secret, ServiceError
-from service.storage import rows, tables
+from service.storage import tables
 from service.storage.database import Database
 from service.storage.store import SqlStore
 from tests.support.storage import DERIVED, GROUP, NOW, a_credential, a_device, a_sealer, a_thing, new_database
@@ -220,60 +217,6 @@ async def test_a_read_only_database_is_unavailable(database, monkeypatch):
     assert await count(database, tables.device) == 0
 
 
-def open_connections():
-    return sum(isinstance(one, aiosqlite.Connection) and one._connection is not None for one in gc.get_objects())
-
-
-async def make_read_only(database):
-    """What a writer is like whose file could not be opened for writing."""
-    async with database.write() as transaction:
-        await transaction.connection.execute(text("PRAGMA query_only = ON"))
-        transaction.abandon()
-
-
-async def test_a_writer_that_has_become_read_only_is_made_anew(tmp_path):
-    before = open_connections()
-    database = await new_database(tmp_path / "db")
-    await make_read_only(database)
-    async with database.write() as transaction:
-        await add_row(transaction.connection, 1)
-    assert await count(database, tables.counter) == 1
-    await database.close()
-    assert open_connections() == before
-
-
-async def test_no_connection_is_closed_under_somebody_who_reads(database, monkeypatch):
-    monkeypatch.setattr("service.storage.connections.READERS_WAIT_S", 0.05)
-    await make_read_only(database)
-    async with database.read() as connection:
-        with pytest.raises(ServiceError) as refused:
-            await save_devices(database, [1])
-        assert (refused.value.code, refused.value.cause) == ("UNAVAILABLE", "storage_read_only")
-        assert (await connection.execute(select(func.count()).select_from(tables.counter))).scalar_one() == 0
-    await save_devices(database, [1])
-    assert await count(database, tables.device) == 1
-
-
-async def test_while_connections_are_made_anew_readers_are_put_off_and_a_cancelled_writer_loses_none(tmp_path):
-    before = open_connections()
-    database = await new_database(tmp_path / "db")
-    await make_read_only(database)
-    async with database.read():
-        writing = asyncio.create_task(save_devices(database, [1]))
-        with pytest.raises(ServiceError) as refused:  # noqa: PT012 - the moment when it begins is not ours to choose
-            while True:
-                async with database.read():
-                    await asyncio.sleep(0)
-        assert refused.value.retry_after_s is not None
-        writing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await writing
-    await save_devices(database, [2])
-    assert await count(database, tables.device) == 1
-    await database.close()
-    assert open_connections() == before
-
-
 @pytest.mark.parametrize("fault", ["file_size", "permissions"])
 async def test_what_the_system_forbids_is_unavailable_and_leaves_nothing_half_written(tmp_path, fault):
     database = await new_database(tmp_path / "db")
@@ -415,25 +358,3 @@ async def test_the_schema_itself_refuses_a_broken_invariant(database, statement)
         connection.execute("PRAGMA foreign_keys = ON")
         with pytest.raises(sqlite3.IntegrityError):
             connection.execute(statement)
-
-
-async def test_events_are_numbered_in_the_order_of_their_commits_and_gone_with_an_error(database):
-    device = a_device()
-    told = [
-        Event(kind, device.group_id, device.serial, data={"cause": "ä"}, at=NOW) for kind in ("registered", "moved")
-    ]
-    async with SqlStore(database, {}).batch() as batch:
-        await batch.save(Changes(devices=((None, device),), events=(told[0],)))
-
-    async def fails():
-        async with SqlStore(database, {}).batch() as batch:
-            await batch.save(Changes(events=(told[1],)))
-            raise LookupError
-
-    with pytest.raises(LookupError):
-        await fails()
-    async with SqlStore(database, {}).batch() as batch:
-        await batch.save(Changes(events=(told[1],)))
-    async with database.read() as connection:
-        found = [rows.event_of(tuple(row)) for row in await connection.execute(select(tables.event))]
-    assert found == [(1, told[0]), (2, told[1])]

@@ -1,0 +1,49 @@
+"""What befalls devices in the field: one forgets everything, and one is there twice.
+
+Owns these two, and how an operator makes an end of the second; the world and its devices are lifecycle.py's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller
+from tests.support.life_unit import CHUNK, Unit
+
+if TYPE_CHECKING:
+    from tests.support.lifecycle import World
+
+
+def lose_flash(unit: Unit, *, image_too: bool) -> None:
+    """A factory reset: records are gone, and with `image_too` what was installed; it has no power then."""
+    unit.power_off()
+    unit.flash = MemoryFlash(unit.power)
+    if image_too:
+        unit.installer = MemoryInstaller(unit.power, unit.world.shared, CHUNK)
+
+
+def add_clone(world: World, unit: Unit, *, with_flash: bool) -> Unit:
+    """A second device with the serial and key of that one, and with `with_flash` all that it knows; it has no power."""
+    clone = Unit(world, unit.serial, seed=f"clone {len(world.units)} of {unit.serial}")
+    if with_flash:
+        clone.flash.copy_from(unit.flash)
+        clone.installer.copy_from(unit.installer)
+    world.units.append(clone)
+    world.clones.append(clone)
+    return clone
+
+
+async def take_away_clones(world: World) -> None:
+    """An operator finds them: they lose their power, their serials go on, and the one that is left may come in again."""
+    cloned = {clone.serial for clone in world.clones}
+    for clone in world.clones:
+        world.lose_connection(clone)
+        clone.power_off()
+        world.units.remove(clone)
+    world.clones.clear()
+    frozen = {serial for (serial,) in world.rows("SELECT serial FROM device WHERE frozen")}
+    for unit in world.units:
+        if unit.serial in frozen:
+            await world.operate("unfreeze", unit)
+    if cloned:
+        await world.set_group(reactivation="open")

@@ -1,0 +1,42 @@
+"""Events: numbered in the order of their commits."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select
+
+from service.domain.changes import Changes
+from service.domain.event import Event
+from service.storage import tables
+from service.storage.rows import to_ms
+from service.storage.store import SqlStore
+from tests.support.storage import NOW, a_device, new_database
+
+
+@pytest.fixture
+async def database(tmp_path):
+    opened = await new_database(tmp_path / "firstlight.db")
+    yield opened
+    await opened.close()
+
+
+async def test_events_are_numbered_in_the_order_of_their_commits_and_gone_with_an_error(database):
+    device, of = a_device(), tables.event.c
+    told = [
+        Event(kind, device.group_id, device.serial, data={"cause": "ä"}, at=NOW) for kind in ("registered", "moved")
+    ]
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, device),), events=(told[0],)))
+
+    async def fails():
+        async with SqlStore(database, {}).batch() as batch:
+            await batch.save(Changes(events=(told[1],)))
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await fails()
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(events=(told[1],)))
+    async with database.read() as connection:
+        found = [tuple(row) for row in await connection.execute(select(of.seq, of.kind, of.data, of.at))]
+    assert found == [(1, "registered", '{"cause":"ä"}', to_ms(NOW)), (2, "moved", '{"cause":"ä"}', to_ms(NOW))]
