@@ -13,6 +13,7 @@ import typer
 
 from service.cli import (
     account,
+    administrators,
     audit,
     backup,
     batch,
@@ -114,6 +115,7 @@ for _noun, _commands in {
     "equipment": equipment.app,
     "manifest": manifest.app,
     "warehouse": warehouse.app,
+    "admin": administrators.app,
     "daemon": jobs.daemon_app,
     "job": jobs.job_app,
     "config": configuration.app,
