@@ -50,6 +50,15 @@ def check_release(context: "Context", offer: object, highest_seq: int) -> "dict[
         raise RefusedReleaseError("wrong_version_id")
     # 4. A release key that we know signed it. Where there never was one, or Ed25519 is out of reach, mac and SHA-256
     #    decide; a device whose last key was taken away runs nothing new.
+    check_signature(context, key_id, message, signature)
+    # 5. No way back to an older release.
+    if version["seq"] < highest_seq:
+        raise RefusedReleaseError("lower_seq")
+    return version
+
+
+def check_signature(context: "Context", key_id: str, message: bytes, signature: bytes) -> None:
+    """That a release key that we know signed these bytes. Raises RefusedReleaseError."""
     trusted = list(context.identity.release_keys) + context.more_release_keys
     if context.must_be_signed:
         known = [key for key in trusted if ids.release_key_id(key) == key_id]
@@ -57,10 +66,6 @@ def check_release(context: "Context", offer: object, highest_seq: int) -> "dict[
             raise RefusedReleaseError("unknown_release_key")
         if context.crypto.verify_ed25519(known[0], message, signature) is False:
             raise RefusedReleaseError("wrong_signature")
-    # 5. No way back to an older release.
-    if version["seq"] < highest_seq:
-        raise RefusedReleaseError("lower_seq")
-    return version
 
 
 def _read(offer: object) -> "tuple[dict[str, Any], str, str, bytes, str]":

@@ -25,6 +25,7 @@ from typing import Any
 from device_sdk.core import actions, status
 from device_sdk.core.client import Client
 from device_sdk.core.identity import Policy
+from device_sdk.core.staging import StagingClient
 from device_sdk.drivers.config import ConfigError, DeviceConfig, read_config
 from device_sdk.drivers.crypto import FullCrypto, SigningKey, SigningKeyError, load_signing_key
 from device_sdk.drivers.failpoints import passing
@@ -210,7 +211,7 @@ class Agent:
             if timer is not None:
                 timer.cancel()
 
-    def _changed(self, client: Client, stop: Callable[[], None]) -> None:
+    def _changed(self, client: Client | StagingClient, stop: Callable[[], None]) -> None:
         now = client.status
         self._printer.state(now)
         if self._options.once and now.state in (status.ONLINE, status.RETIRED):

@@ -1,4 +1,4 @@
-// Runs one Python program on MicroPython with device_sdk.wire, device_sdk.core, the scripted peer and the golden
+// Runs one Python program on MicroPython with device_sdk.wire, device_sdk.core, the scripted peers and the golden
 // vectors in its file system. Usage: node run.mjs ROOT PROGRAM. Exit code 1 and the trace on standard error if it raises.
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -6,7 +6,7 @@ import { loadMicroPython } from "@micropython/micropython-webassembly-pyscript";
 
 const [root, program] = process.argv.slice(2);
 const FOLDERS = ["device_sdk", "device_sdk/wire", "device_sdk/core", "tests/support", "tests/vectors"];
-const FILES = /(^device_sdk\/.*\.py|^tests\/support\/peer\.py|^tests\/vectors\/(.*\.json|check\.py))$/;
+const FILES = /(^device_sdk\/.*\.py|^tests\/support\/(warehouse_)?peer\.py|^tests\/vectors\/(.*\.json|check\.py))$/;
 
 const mp = await loadMicroPython({
   heapsize: 8 * 1024 * 1024,
