@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 
+import httpx
 import pytest
 
 from service.domain.group import Group, KeyKind
 from service.errors import Secret
+from service.http import things_firmware
+from service.images.streamer import Streamer
 from tests.integration.things.conftest import IMAGE, Place
 from tests.support.plain_client import Connection, PlainDevice
 from tests.support.site import ENVIRONMENT, GROUP, OU, PRODUCT_ID
@@ -129,6 +132,37 @@ async def test_the_key_of_a_blocked_device_is_dead_at_once(place: Place) -> None
     await place.block("K-10")
     assert refusal(await device.ask("GET", CURRENT)) == (401, "REFUSED")
     assert refusal(await device.activate()) == (403, "BLOCKED")
+
+
+async def test_a_download_ends_when_its_key_is_dropped(place: Place, monkeypatch) -> None:
+    pages, may_go_on = 0, asyncio.Event()
+
+    def may_send(*_: object) -> bool:
+        nonlocal pages
+        pages += 1
+        return pages == 1 or may_go_on.is_set()
+
+    monkeypatch.setattr(Streamer, "may_send", may_send)
+    monkeypatch.setattr(things_firmware, "ASK_AGAIN_S", 0.0)
+    device = await place.activated("K-16")
+    headers = {"Authorization": f"Bearer {device.api_key}"}
+    url = f"/v1/things/{device.thing_id}/versions/{place.version_id}/firmware.bin"
+    got = b""
+
+    async def download() -> None:
+        nonlocal got
+        async with place.client.stream("GET", url, headers=headers) as answer:
+            assert answer.status_code == 200
+            async for part in answer.aiter_bytes():
+                got += part
+                if not may_go_on.is_set():
+                    await place.block("K-16")
+                    may_go_on.set()
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        await download()
+    assert 0 < len(got) < len(IMAGE)
+    assert IMAGE.startswith(got)
 
 
 async def test_a_bare_serial_is_refused_until_its_group_allows_it(place: Place) -> None:
