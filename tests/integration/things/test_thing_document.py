@@ -86,6 +86,7 @@ async def test_no_request_of_the_document_is_a_server_error(place: Place) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.asyncio(loop_scope="module")
 async def test_many_requests_of_the_document_are_no_server_error(place: Place) -> None:
     device = await place.activated("S-2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 import httpx
@@ -163,6 +164,24 @@ async def test_a_download_ends_when_its_key_is_dropped(place: Place, monkeypatch
         await download()
     assert 0 < len(got) < len(IMAGE)
     assert IMAGE.startswith(got)
+
+
+async def test_a_thing_has_at_most_four_downloads_at_a_time(place: Place, monkeypatch) -> None:
+    may_go_on = asyncio.Event()
+    monkeypatch.setattr(Streamer, "may_send", lambda *_: may_go_on.is_set())
+    device, other = await place.activated("K-17"), await place.activated("K-17b")
+    path = f"/versions/{place.version_id}/firmware.bin"
+    headers = {"Authorization": f"Bearer {device.api_key}"}
+    async with contextlib.AsyncExitStack() as stack:
+        url = f"/v1/things/{device.thing_id}{path}"
+        streams = [place.client.stream("GET", url, headers=headers) for _ in range(4)]
+        answers = [await stack.enter_async_context(one) for one in streams]
+        assert {one.status_code for one in answers} == {200}
+        assert refusal(await device.ask("GET", path)) == (429, "THROTTLED")
+        may_go_on.set()
+        assert (await other.ask("GET", path)).content == IMAGE
+        assert {await one.aread() for one in answers} == {IMAGE}
+    assert (await device.ask("GET", path)).content == IMAGE  # what is done counts no more
 
 
 async def test_a_bare_serial_is_refused_until_its_group_allows_it(place: Place) -> None:
