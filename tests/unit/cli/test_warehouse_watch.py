@@ -13,8 +13,9 @@ from service.cli.warehouse import follow
 from service.cli.warehouse_display import PlainLines
 from service.domain.warehouse import Step
 from service.operations.commands import Commands
+from service.storage.database import Database
 from tests.support.commands import ENVIRONMENTS, Clock
-from tests.support.storage import new_database
+from tests.support.storage import a_sealer, new_database
 from tests.support.warehouse import Warehouse, put_unit, unit_of
 
 
@@ -24,6 +25,14 @@ async def database(tmp_path):
     house = Warehouse(Commands(opened, ENVIRONMENTS, random_bytes=os.urandom, clock=Clock()))
     await house.furnish("t-1", "t-2")
     await house.done("hand-over", order="SO-1")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def service(database):
+    """A second opening, as the running service has it."""
+    opened = await Database.open(database.path, a_sealer())
     yield opened
     await opened.close()
 
@@ -44,16 +53,15 @@ class Seen(PlainLines):
         self.closed = True
 
 
-async def test_an_order_is_followed_until_every_unit_is_out_of_box(database):
+async def test_an_order_is_followed_until_every_unit_is_out_of_box(database, service):
     out = io.StringIO()
     display = Seen(out)
     task = asyncio.create_task(follow(database, "SO-1", display, 0.001))
+    await display.looked.wait()
     for serial, step in (("t-1", Step.STAGED), ("t-1", Step.OUT_OF_BOX), ("t-2", Step.OUT_OF_BOX)):
+        unit = await unit_of(service, serial)
         display.looked.clear()
-        await display.looked.wait()
-        unit = await unit_of(database, serial)
-        await put_unit(database, replace(unit, step=step))
-        display.looked.clear()
+        await put_unit(service, replace(unit, step=step))
         await display.looked.wait()
     last = await task
     assert last.is_done
