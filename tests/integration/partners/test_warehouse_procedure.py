@@ -21,11 +21,9 @@ from typer.testing import CliRunner
 
 from service.cli.main import app
 from service.operations import releases
-from service.settings import load_settings
-from tests.support.installation import free_ports
 from tests.support.plain_client import RefusedError
 from tests.support.plain_tablet import Tablet
-from tests.support.site import ENVIRONMENT, Site
+from tests.support.site import Site
 
 PAGE = Path(__file__).parents[3] / "docs" / "partners" / "warehouse.md"
 FILES = {
@@ -35,12 +33,6 @@ FILES = {
     "payment-ca.pem": b"-----BEGIN CERTIFICATE-----",
     "licence.key": b"licence-" + os.urandom(16).hex().encode(),
 }
-WAREHOUSE = """
-[environments.{name}.endpoints.warehouse]
-host = "127.0.0.1"
-port = {port}
-tls = false
-"""
 SETTINGS = {
     "features": {"kiosk": True, "locale": "fi"},
     "payment": {"terminal": "T-77"},
@@ -97,11 +89,7 @@ def fences(body: str) -> list[str]:
 @asynccontextmanager
 async def warehouse_site(folder: Path):
     """A service with a third, the warehouse's, broker; nothing in its database."""
-    site = Site(folder)
-    (site.ports["warehouse"],) = free_ports(1)
-    text = site.config.read_text() + WAREHOUSE.format(name=ENVIRONMENT, port=site.ports["warehouse"])
-    site.config.write_text(text)
-    site.settings = load_settings(site.config)
+    site = Site(folder, warehouse=True)
     try:
         await site.make()
         async with site.serving_here():
