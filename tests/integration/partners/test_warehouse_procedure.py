@@ -1,6 +1,7 @@
 """docs/partners/warehouse.md from its first line to its last: its commands as they stand there, and three tablets.
 
-The tablets are written from the protocol document alone (support/plain_tablet.py). On the embedded broker.
+The tablets are written from the protocol document alone (support/plain_tablet.py). On the embedded broker, and in the
+long run on Mosquittos with TLS.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import ssl
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,10 +22,11 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.main import app
+from service.mqtt.port import Role
 from service.operations import releases
 from tests.support.plain_client import RefusedError
 from tests.support.plain_tablet import Tablet
-from tests.support.site import Site
+from tests.support.site import ENVIRONMENT, Site
 
 PAGE = Path(__file__).parents[3] / "docs" / "partners" / "warehouse.md"
 FILES = {
@@ -87,11 +90,14 @@ def fences(body: str) -> list[str]:
 
 
 @asynccontextmanager
-async def warehouse_site(folder: Path):
-    """A service with a third, the warehouse's, broker; nothing in its database."""
-    site = Site(folder, warehouse=True)
+async def warehouse_site(folder: Path, broker: str):
+    """A service with a third, the warehouse's, broker; nothing of the page in its database."""
+    site = Site(folder, broker, warehouse=True)
     try:
         await site.make()
+        if broker == "mosquitto":
+            for role in Role:
+                await site.start_broker(role)
         async with site.serving_here():
             yield site
     finally:
@@ -107,13 +113,21 @@ def here(tmp_path, monkeypatch):
     return folder
 
 
+def ca_of(site: Site) -> ssl.SSLContext:
+    """What the factory burns in to know the brokers by."""
+    return ssl.create_default_context(cafile=str(site.settings.ca_dir(ENVIRONMENT) / "ca.pem"))
+
+
 def burned(secret: bytes, serial: str) -> bytes:
     """What the factory puts into a unit of a derived group."""
     return hmac.new(secret, serial.encode(), hashlib.sha256).digest()
 
 
-async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path, here):
-    async with warehouse_site(tmp_path / "site") as site:
+@pytest.mark.parametrize(
+    "broker", ["embedded", pytest.param("mosquitto", marks=[pytest.mark.mosquitto, pytest.mark.long])]
+)
+async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path, here, broker):
+    async with warehouse_site(tmp_path / "site", broker) as site:
         page = Reader(site, here)
         call = asyncio.to_thread
         # 1 to 3. What is made before any device is started.
@@ -127,11 +141,12 @@ async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path
         assert "3 changed" in said[2]
         assert "handed_over" in said[3]
         release_key = releases.read_public_key(here / "release.key.pub").public_key
+        tls = ca_of(site) if broker == "mosquitto" else None
         wired, wired_too, wireless = (
-            Tablet("tablets", serial, burned(secret, serial), release_key, wired=serial != "T-0003")
+            Tablet("tablets", serial, burned(secret, serial), release_key, wired=serial != "T-0003", tls=tls)
             for serial in ("T-0001", "T-0002", "T-0003")
         )
-        door, elsewhere = ("127.0.0.1", site.ports["warehouse"]), ("127.0.0.1", site.ports["bootstrap"])
+        door, elsewhere = ("localhost", site.ports["warehouse"]), ("localhost", site.ports["bootstrap"])
         # 5. The one-time initial call, there and nowhere else.
         with pytest.raises(RefusedError, match="NOT_IN_WAREHOUSE"):
             await call(wired.stage, *elsewhere)
