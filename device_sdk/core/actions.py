@@ -1,6 +1,6 @@
 """What the core asks of its driver.
 
-Owns the five actions that Client.actions() hands out, in the order in which they are to be done. They hold values only.
+Owns the actions that a client's actions() hands out, in the order in which they are to be done. They hold values only.
 An action's repr never shows a password or a private key. Runs on MicroPython.
 """
 
@@ -67,6 +67,13 @@ class Reboot:
 
     def __repr__(self) -> str:
         return "Reboot()"
+
+
+class Shutdown:
+    """Switch the device off: everything of the warehouse works. It is the last action of this client."""
+
+    def __repr__(self) -> str:
+        return "Shutdown()"
 
 
 class Note:

@@ -38,6 +38,8 @@ class Activation:
     A renewal is asked for on the operational connection: `space` and `session` are then those of its topics.
     """
 
+    verb = "activate"
+
     def __init__(
         self,
         context: "Context",
@@ -64,7 +66,7 @@ class Activation:
 
     def reply(self, verb: str, reply: "dict[str, Any]", now: float) -> "dict[str, Any] | Refused | None":
         """The credential record of a good grant, Refused, or None while it goes on. Raises MalformedError: no such reply."""
-        if verb == "activate" and self.requests.verb == verb and reply.get("ok") is True:
+        if verb == self.verb and self.requests.verb == verb and reply.get("ok") is True:
             # The open request is closed only by a reply that proves itself, so a forged one changes nothing.
             record = self._grant(reply)
             return record if self.requests.answers(verb, reply) else None
@@ -112,15 +114,15 @@ class Activation:
             claim["key_index"] = identity.key_index
         self._server_nonce = server_nonce
         self._claim = packb(claim)
-        proof = self._context.prover.prove(keys.activate_message(self.session, server_nonce, self._claim))
+        proof = self._context.prover.prove(self._asked(self.session, server_nonce, self._claim))
         request = {"claim": self._claim, "server_nonce": server_nonce, "proof": proof}
-        self.requests.ask("activate", request, now)
+        self.requests.ask(self.verb, request, now)
 
     def _grant(self, reply: "dict[str, Any]") -> "dict[str, Any]":
         grant = fields.raw(reply, "grant")
         proof = fields.raw(reply, "server_proof")
         # 1. The service holds our key and means this very attempt: over the exact bytes, before any is used.
-        message = keys.activated_message(self.session, self._server_nonce, self._claim, grant)
+        message = self._granted(self.session, self._server_nonce, self._claim, grant)
         if not self._context.prover.fits(message, proof):
             raise MalformedError("wrong_server_proof")
         # 2. What it grants is well formed, and the credential is the one that this claim computes.
@@ -179,6 +181,12 @@ class Activation:
             record["credential_id"],
             self._context.crypto.hmac_sha256,
         )
+
+    def _asked(self, session: str, server_nonce: bytes, claim: bytes) -> bytes:
+        return keys.activate_message(session, server_nonce, claim)
+
+    def _granted(self, session: str, server_nonce: bytes, claim: bytes, grant: bytes) -> bytes:
+        return keys.activated_message(session, server_nonce, claim, grant)
 
     def _new_session(self) -> str:
         context = self._context

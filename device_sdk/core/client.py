@@ -24,7 +24,7 @@ TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lack
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from device_sdk.core.actions import Connect, Note, Publish, Reboot
+    from device_sdk.core.context import Action
     from device_sdk.core.identity import Identity, Policy
     from device_sdk.core.ports import Crypto, Flash, Installer, Product
 
@@ -133,7 +133,7 @@ class Client:
             self._flash_failed(error, now)
         self._after(now)
 
-    def actions(self) -> "list[Connect | Disconnect | Publish | Reboot | Note]":
+    def actions(self) -> "list[Action]":
         """What to do now, in order; empty the next time."""
         out = self._context.outbox
         self._context.outbox = []
@@ -213,9 +213,10 @@ class Client:
         """The ends of trials that nobody answered in time."""
         if self._wishes.placement.lapses(now):
             self._turn_back(self._context.cause or "no_contact", now)
-        elif self._wishes.settings.lapses(now):
-            self._wishes.settings.fail(self._context.cause or "no_contact")
-            self._leave(now)
+        for settings in (self._wishes.settings, self._wishes.site):
+            if settings.lapses(now):
+                settings.fail(self._context.cause or "no_contact")
+                self._leave(now)
 
     def _connect(self, now: float) -> None:
         rung = self._ladder.rung

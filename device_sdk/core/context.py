@@ -14,11 +14,11 @@ TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lack
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from device_sdk.core.actions import Connect, Disconnect, Publish, Reboot
+    from device_sdk.core.actions import Connect, Disconnect, Publish, Reboot, Shutdown
     from device_sdk.core.identity import Identity, Policy
     from device_sdk.core.ports import Crypto, Flash, Installer, Product
 
-    Action = Connect | Disconnect | Publish | Reboot | Note
+    Action = Connect | Disconnect | Publish | Reboot | Shutdown | Note
 
 
 class Context:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from device_sdk.core.context import Context
 
-_SUPPORTED = ("rev", "firmware", "retired", "placement", "credential", "trust")
+_SUPPORTED = ("rev", "firmware", "retired", "placement", "credential", "trust", "handshake")
 _MAX_UNSUPPORTED = 16
 _MAX_FIELD_CHARS = 64
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from device_sdk.core.context import Context
+    from device_sdk.core.ports import Store
 
     Fetch = Callable[[dict[str, Any]], str]
 
@@ -34,10 +35,16 @@ _IDLE_PART = 0.25  # of a window's time: a longer pause between two windows is t
 
 
 class Download:
-    """`fetch(fields)` sends one fetch and gives its id. Call open() first, then resume() on every connection."""
+    """`fetch(fields)` sends one fetch and gives its id. Call open() first, then resume() on every connection.
 
-    def __init__(self, context: "Context", image_id: str, size: int, chunk_size: int) -> None:
+    `store`: where the image goes; without one, to the slot that does not run.
+    """
+
+    def __init__(
+        self, context: "Context", image_id: str, size: int, chunk_size: int, store: "Store | None" = None
+    ) -> None:
         self._context = context
+        self._store: Store = context.installer if store is None else store
         self._image_id = image_id
         self._prefix = binascii.unhexlify(image_id[:16])
         self._size = size
@@ -60,7 +67,7 @@ class Download:
 
     def open(self) -> None:
         """Make room, and take up the record of this image if there is one. Raises what the installer raises."""
-        self._context.installer.begin(self._image_id, self._size)
+        self._store.begin(self._image_id, self._size)
         stored = self._context.records.load("progress")
         if stored is not None and stored["image_id"] == self._image_id:
             self._chunk_size = stored["chunk_size"]
@@ -120,7 +127,7 @@ class Download:
         self._note_pause(now)
         if index < self._low or index in self._have:
             return
-        self._context.installer.write(index * self._chunk_size, data)
+        self._store.write(index * self._chunk_size, data)
         self._have.add(index)
         self._unsaved += 1
         while self._low in self._have:
@@ -236,7 +243,7 @@ class Download:
         return max(1, min(limits.MAX_WINDOW_CHUNKS, most))
 
     def _save(self) -> None:
-        self._context.installer.sync()
+        self._store.sync()
         bits = frames.bitmap(self._low, list(self._have)) if self._have else b""
         record = {"image_id": self._image_id, "chunk_size": self._chunk_size, "low": self._low, "bits": bits}
         self._context.records.save("progress", record)

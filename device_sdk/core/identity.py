@@ -27,7 +27,8 @@ class Identity:
     key) and whose `service_keys` are the raw Ed25519 keys that may speak for the service. `product` and `hardware`
     are compared with every firmware offered. `release_keys`: raw 32-byte Ed25519 keys; empty: releases are not
     verified. `factory_seq` and `factory_name` describe the firmware it left the factory with. `allow_plain` is the
-    build-time switch that lets a grant name an endpoint without TLS.
+    build-time switch that lets a grant name an endpoint without TLS. `warehouse`: where it is staged before it is
+    shipped; empty: nowhere.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Identity:
         model: "str | None" = None,
         key_index: "int | None" = None,
         service_keys: "tuple[bytes, ...]" = (),
+        warehouse: "tuple[Endpoint, ...]" = (),
     ) -> None:
         if not bootstrap:
             raise ValueError("a device needs at least one bootstrap endpoint")
@@ -61,6 +63,7 @@ class Identity:
         self.model = model
         self.key_index = key_index
         self.service_keys = service_keys
+        self.warehouse = warehouse
 
     def __repr__(self) -> str:
         return "Identity(%s, %s)" % (self.group_id, self.serial)

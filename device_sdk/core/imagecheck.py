@@ -8,14 +8,15 @@ import binascii
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
 if TYPE_CHECKING:
     from device_sdk.core.context import Context
+    from device_sdk.core.ports import Store
 
 _PIECE_BYTES = 16 * 1024
 _STEP_PIECES = 64  # 1 MiB: some milliseconds on a computer, about a second on a small controller
 
 
 class ImageCheck:
-    def __init__(self, context: "Context", image_id: str, size: int) -> None:
-        self._installer = context.installer
+    def __init__(self, context: "Context", image_id: str, size: int, store: "Store | None" = None) -> None:
+        self._installer: Store = context.installer if store is None else store
         self._digest = binascii.unhexlify(image_id)
         self._hash = context.crypto.sha256_new()
         self._size = size

@@ -33,10 +33,9 @@ class Flash:
         raise NotImplementedError
 
 
-class Installer:
-    """The slot that does not run: where a new image is written, checked, and booted from on trial.
-
-    Any method may raise InstallError or OSError: the device keeps its old firmware and reports the cause.
+class Store:
+    """Where bytes of a known size and digest are written piece by piece and read back. Any method may raise
+    InstallError or OSError.
     """
 
     def begin(self, image_id: str, size: int) -> None:
@@ -51,8 +50,15 @@ class Installer:
         """Make every write so far durable. Called once a window, before the record of it."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Read back `length` bytes from where they will boot."""
+        """Read back `length` bytes from where they will be used."""
         raise NotImplementedError
+
+
+class Installer(Store):
+    """The slot that does not run: where a new image is written, checked, and booted from on trial.
+
+    Any method may raise InstallError or OSError: the device keeps its old firmware and reports the cause.
+    """
 
     def install(self, version: "dict[str, Any]") -> None:
         """Boot the written image next, once, on trial; without confirm() the boot after that is the old one again.
@@ -78,6 +84,20 @@ class Installer:
         return True
 
 
+class Items(Store):
+    """What a manifest's items are installed with, in the warehouse. One item is on its way at a time."""
+
+    def install(self, item: "dict[str, Any]", secret: "bytes | None") -> None:
+        """Put in place what was written, or a secret, which was never written. `item` has name, kind, version, size and
+        sha256 (64 hex). In place of whatever version is there, higher or lower; may be called again for the same.
+        """
+        raise NotImplementedError
+
+    def works(self, item: "dict[str, Any]") -> bool:  # noqa: ARG002
+        """The product's own check of an installed item."""
+        return True
+
+
 class SettingsError(Exception):
     """The product does not take these settings; `cause` is a lower_snake word that the device reports."""
 
@@ -98,6 +118,13 @@ class Product:
         """
         return False
 
+    def apply_site_settings(self, values: "dict[str, Any]") -> None:
+        """The same for the settings of the site (features, payment, network), apart from the others."""
+
+    def site_needs_trial(self, before: "dict[str, Any]", values: "dict[str, Any]") -> bool:
+        """The same as needs_trial: by default where the network is another."""
+        return before.get("network") != values.get("network")
+
     def defer(self, version: "dict[str, Any]") -> "tuple[int, str] | None":  # noqa: ARG002
         """Not now: (seconds until it may be asked again, reason); None: go on.
 
@@ -116,6 +143,10 @@ class Hash:
         raise NotImplementedError
 
 
+class NoAesGcmError(Exception):
+    """There is no AES-GCM here."""
+
+
 class Crypto:
     """Hashes in pure Python; inherit to use hardware or a library, and for what Python alone does not have."""
 
@@ -132,6 +163,14 @@ class Crypto:
     def verify_ed25519(self, public_key: bytes, message: bytes, signature: bytes) -> "bool | None":  # noqa: ARG002
         """Whether the signature fits; None where this device cannot tell (it then relies on mac and SHA-256)."""
         return None
+
+    def aes_gcm_open(self, key: bytes, nonce: bytes, sealed: bytes) -> bytes:  # noqa: ARG002
+        """What was sealed by AES-256-GCM (ciphertext, then a tag of 16 bytes; no additional data).
+
+        Raises ValueError for anything but what was sealed with that key; NoAesGcmError where this device cannot open
+        it: stock MicroPython has no AES-GCM, and one in Python would be no safe one.
+        """
+        raise NoAesGcmError
 
     def make_csr(self) -> "tuple[bytes, str | None] | None":
         """A new key's (certificate request as DER, private key as PEM or None if in hardware); None: API keys only."""

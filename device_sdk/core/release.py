@@ -50,16 +50,21 @@ def check_release(context: "Context", offer: object, highest_seq: int) -> "dict[
         raise RefusedReleaseError("wrong_version_id")
     # 4. A release key that we know signed it. Where there never was one, or Ed25519 is out of reach, mac and SHA-256
     #    decide; a device whose last key was taken away runs nothing new.
+    check_signature(context, key_id, message, signature)
+    # 5. No way back to an older release.
+    if version["seq"] < highest_seq:
+        raise RefusedReleaseError("lower_seq")
+    return version
+
+
+def check_signature(context: "Context", key_id: str, message: bytes, signature: bytes) -> None:
+    """That a release key that counts here signed these bytes. Raises RefusedReleaseError."""
     if context.must_be_signed:
         known = [key for key in context.release_keys if ids.release_key_id(key) == key_id]
         if not known:
             raise RefusedReleaseError("unknown_release_key")
         if context.crypto.verify_ed25519(known[0], message, signature) is False:
             raise RefusedReleaseError("wrong_signature")
-    # 5. No way back to an older release.
-    if version["seq"] < highest_seq:
-        raise RefusedReleaseError("lower_seq")
-    return version
 
 
 def _read(offer: object) -> "tuple[dict[str, Any], str, str, bytes, str]":

@@ -59,6 +59,7 @@ class Session:
         self._contact_at: float | None = None
         self._renumbered = 0
         self.owner: str = credential["credential_id"]
+        self._thing_id: str = credential["thing_id"]
         self.requests = Requests(context, topics.OPERATIONAL, self.owner)
         self.up = False
         self.refusal: tuple[str, int | None] = ("", None)
@@ -91,6 +92,9 @@ class Session:
     def report(self, now: float) -> None:
         """Send what there is to tell, when no request is open."""
         if not self.up or self.requests.verb is not None or self._again_at is not None:
+            return
+        if self._wishes.handshake.due:
+            self.requests.ask("handshake", self._wishes.handshake.asked(), now)
             return
         if not self._report_due and not self._firmware.job.pending and not self._wishes.news.fields:
             return
@@ -152,6 +156,9 @@ class Session:
                 pending.pop(0)
             sent, self._sent = self._sent, {}
             self._wishes.told(sent)
+        elif verb == "handshake":
+            self._wishes.handshake.answered(reply, self._thing_id, self.owner, now)
+            return result
         self._telling = None
         return result
 
@@ -186,6 +193,9 @@ class Session:
     def _refused(self, verb: str, code: str, reply: "dict[str, Any]", now: float) -> str:
         wait_s = fields.retry_after(reply)
         self._context.trouble(code.lower(), "%s refused" % verb)
+        if verb == "handshake":
+            self._wishes.handshake.put_off()
+            return GOES_ON
         self._telling = None
         if code == codes.CONFLICT and isinstance(reply.get("state"), dict) and self._renumbered < _MAX_RENUMBERED:
             self._renumbered += 1

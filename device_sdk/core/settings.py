@@ -1,6 +1,6 @@
 """The product's settings: taken over, tried, kept or taken back.
 
-Owns record "settings". What happens in which order, so that power may go between any two: "applying" saved | given to
+Owns record "settings", and once more "site" for those of the place where the device stands. What happens in which order, so that power may go between any two: "applying" saved | given to
 the product | "applied" saved; or, where the connection may hang on them, "trial" saved | given to the product | a new
 connection | its online answered | "applied" saved. No answer within the trial, or too many starts: the values before are given back, and
 "failed" is told with the cause. Knows no setting. Source: docs/protocol.md, section "Settings". Runs on MicroPython.
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from device_sdk.core.context import Context
     from device_sdk.core.news import News
+    from device_sdk.core.ports import Product
+
+SETTINGS = "settings"  # of the thing: they come in the document
+SITE = "site"  # of the place where it stands: a handshake brings them
 
 APPLYING = "applying"
 TRIAL = "trying"
@@ -32,8 +36,9 @@ _MAX_BYTES = 6 * 1024  # encoded; the record holds them twice
 class Settings:
     """`on_trial`: the values wait for an `online` on a new connection."""
 
-    def __init__(self, context: "Context", news: "News") -> None:
+    def __init__(self, context: "Context", news: "News", name: str = SETTINGS) -> None:
         self._context = context
+        self._name = name  # of the record and of the field in a report
         self._news = news
         self._record: dict[str, Any] | None = None
         self._until = 0.0
@@ -51,7 +56,7 @@ class Settings:
 
     def load(self, now: float) -> None:
         """Once per boot: the product gets its values again, and the service hears which."""
-        self._record = self._context.records.load("settings")
+        self._record = self._context.records.load(self._name)
         if self._record is None or self._context.product is None:
             return
         if self._record["state"] in (APPLYING, TRIAL):
@@ -85,7 +90,7 @@ class Settings:
             self._save()
             self._tell()
             return
-        state = TRIAL if self._context.product.needs_trial(old, values) else APPLYING
+        state = TRIAL if self._needs_trial(old, values) else APPLYING
         self._record = {"rev": rev, "values": values, "old": old, "state": state, "cause": None, "boots": 0}
         self._save()
         self._until = now + self._context.policy.settings_trial_s
@@ -96,7 +101,7 @@ class Settings:
         """Whether to leave this connection and try the new values on another."""
         if not self.on_trial or self._reconnect_at is None:
             return False
-        return now >= self._reconnect_at or not self._news.waits("settings")
+        return now >= self._reconnect_at or not self._news.waits(self._name)
 
     def trying(self) -> None:
         """A new connection is made."""
@@ -118,7 +123,7 @@ class Settings:
         assert record is not None
         assert product is not None
         try:
-            product.apply_settings(record["values"])
+            self._give(product, record["values"])
         except SettingsError as error:
             if record["state"] in (APPLYING, TRIAL):
                 self._take_back(error.cause)
@@ -130,6 +135,23 @@ class Settings:
         elif record["state"] == APPLYING:
             self._settle(APPLIED, None)
 
+    def _give(self, product: "Product", values: "dict[str, Any]") -> None:
+        if self._name == SITE:
+            product.apply_site_settings(values)
+        else:
+            product.apply_settings(values)
+
+    def _needs_trial(self, old: "dict[str, Any]", values: "dict[str, Any]") -> bool:
+        assert self._context.product is not None
+        if self._name == SITE:
+            return self._context.product.site_needs_trial(old, values)
+        return self._context.product.needs_trial(old, values)
+
+    @property
+    def rev(self) -> int:
+        """Of the newest that were judged, taken over or not; 0 before the first."""
+        return self._record["rev"] if self._record is not None else 0
+
     def _take_back(self, cause: str) -> None:
         record, product = self._record, self._context.product
         assert record is not None
@@ -138,7 +160,7 @@ class Settings:
         record["values"] = record["old"]
         self._settle(FAILED, cause)
         try:
-            product.apply_settings(record["values"])
+            self._give(product, record["values"])
         except SettingsError as error:
             self._context.trouble("settings_refused", error.cause)
 
@@ -160,7 +182,7 @@ class Settings:
         said = {"rev": self._record["rev"], "state": self._record["state"]}
         if self._record["cause"] is not None:
             said["cause"] = self._record["cause"]
-        self._news.tell("settings", said)
+        self._news.tell(self._name, said)
 
     def _save(self) -> None:
-        self._context.records.save("settings", self._record)
+        self._context.records.save(self._name, self._record)

@@ -10,6 +10,8 @@ VERIFYING = "verifying"
 INSTALLING = "installing"
 REBOOTING = "rebooting"
 RETIRED = "retired"
+STAGING = "staging"  # in the warehouse; progress counts items that work
+BOXED = "boxed"  # the same, at its end
 
 
 class Status:

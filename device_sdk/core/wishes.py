@@ -6,10 +6,11 @@ MicroPython.
 """
 
 from device_sdk.core.firmware import Firmware
+from device_sdk.core.handshake import Handshake
 from device_sdk.core.news import News
 from device_sdk.core.placement import Placement
 from device_sdk.core.renewal import Renewal
-from device_sdk.core.settings import Settings
+from device_sdk.core.settings import SITE, Settings
 from device_sdk.core.trust import Trust
 
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
@@ -34,23 +35,27 @@ class Wishes:
         self.firmware = Firmware(context)
         self.trust = Trust(context)
         self.settings = Settings(context, self.news)
+        self.site = Settings(context, self.news, SITE)
+        self.handshake = Handshake(context, self.site)
         self.placement = Placement(context, credentials, self.news)
         self.renewal = Renewal(context, credentials, self.news)
 
     def load(self, now: float) -> None:
         """Once per boot. A part whose record cannot be written costs none of the others its start."""
-        for load in (self.placement.load, self.firmware.start, self.settings.load):
+        for load in (self.placement.load, self.firmware.start, self.settings.load, self.site.load):
             try:
                 load(now)
             except OSError as error:
                 self._context.trouble("flash_error", str(error))
         self.trust.load()
         self.renewal.load()
+        self.handshake.load()
 
     def offer(self, values: "dict[str, Any]", owner: str, now: float) -> None:
         """An accepted document, which came to credential `owner`."""
         self.trust.offer(values.get("trust"))
         self.settings.offer(values.get("settings"), now)
+        self.handshake.offer(values.get("handshake"))
         self.firmware.offer(values.get("firmware"), now)
         self.renewal.offer(values.get("credential"), owner)
         self.placement.offer(values.get("placement"), now)
@@ -59,13 +64,15 @@ class Wishes:
         """The first `online` of a connection was answered ok, under the credential that is the current one."""
         self.trust.answered()
         self.settings.answered()
+        self.site.answered()
+        self.handshake.online()
         self.renewal.answered(credential)
         self.placement.answered(credential)
         self.firmware.online(fetch, now)
 
     def forget(self) -> None:
         """Nothing of what led to or from the credentials, which were wiped, is to be done any more."""
-        for name in ("move", "renew"):
+        for name in ("move", "renew", "shake"):
             self._context.records.delete(name)
 
     def told(self, sent: "dict[str, Any]") -> None:
@@ -76,13 +83,14 @@ class Wishes:
     def connecting(self) -> None:
         self.trust.connecting()
         self.settings.trying()
+        self.site.trying()
 
     def departs(self, now: float) -> str:
         """Whether to leave the connection of one's own accord; one of the words above."""
         if self.placement.sets_out(self._free, now):
             self.placement.set_out(now)
             return SET_OUT
-        if self.settings.reconnects(now) or self.renewal.goes_over(now):
+        if self.settings.reconnects(now) or self.site.reconnects(now) or self.renewal.goes_over(now):
             return RECONNECT
         return STAY
 
@@ -93,7 +101,7 @@ class Wishes:
 
     def wake_at(self, owner: "str | None") -> "float | None":
         """`owner`: the credential of the answered connection, None when there is none."""
-        times = [self.firmware.wake_at, self.settings.wake_at]
+        times = [self.firmware.wake_at, self.settings.wake_at, self.site.wake_at]
         if self._free:
             times.append(self.placement.wake_at)
             if owner is not None:
@@ -104,4 +112,6 @@ class Wishes:
     @property
     def _free(self) -> bool:
         """Whether neither firmware nor settings are between two states."""
-        return not (self.firmware.update.leaving or self.firmware.on_trial or self.settings.on_trial)
+        return not (
+            self.firmware.update.leaving or self.firmware.on_trial or self.settings.on_trial or self.site.on_trial
+        )

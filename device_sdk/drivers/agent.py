@@ -25,9 +25,11 @@ from typing import Any
 from device_sdk.core import actions, status
 from device_sdk.core.client import Client
 from device_sdk.core.identity import Policy
+from device_sdk.core.staging import StagingClient, first_client
 from device_sdk.drivers.config import ConfigError, DeviceConfig, read_config
 from device_sdk.drivers.crypto import FullCrypto, SigningKey, SigningKeyError, load_signing_key
 from device_sdk.drivers.failpoints import passing
+from device_sdk.drivers.items import FileItems
 from device_sdk.drivers.product import CommandProduct
 from device_sdk.drivers.slots import FileSlots
 from device_sdk.drivers.store import FileFlash
@@ -37,6 +39,7 @@ EXIT_USAGE = 2  # argparse's own
 EXIT_CONFIG = 3
 EXIT_STATE = 4  # the state directory: no space, no permission, or another agent uses it
 EXIT_TIMEOUT = 5  # --timeout passed before --once was done
+EXIT_BOXED = 11  # staged in the warehouse: switch the device off
 EXIT_RESTART = 10  # --reboot exit: start me again, a new image is to run
 
 HEALTH_TIMEOUT_S = 60
@@ -117,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
         default="exec",
         help=f"after an installation: start this command anew, or end with code {EXIT_RESTART}",
     )
+    parser.add_argument(
+        "--item-command",
+        metavar="COMMAND",
+        help="an item of the warehouse works when `COMMAND NAME VERSION FILE` says 0",
+    )
     parser.add_argument("--health-command", metavar="COMMAND", help="a new image is good when this ends with code 0")
     parser.add_argument(
         "--settings-command", metavar="COMMAND", help="takes over the settings in the file named as last argument"
@@ -129,8 +137,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _configured(options: argparse.Namespace) -> DeviceConfig:
     config = read_config(options.config)
-    if not options.allow_plaintext and any(not endpoint.tls for endpoint in config.bootstrap):
-        raise ConfigError("bootstrap: an endpoint has tls false, and --allow-plaintext was not given")
+    if not options.allow_plaintext and any(not one.tls for one in (*config.bootstrap, *config.warehouse)):
+        raise ConfigError("bootstrap or warehouse: an endpoint has tls false, and --allow-plaintext was not given")
     return config
 
 
@@ -154,7 +162,7 @@ class Agent:
         self._printer = printer
         self._slots = FileSlots(state_dir / "slots", health_check=_health_check(options.health_command))
         self._slots.boot()
-        self._client = Client(
+        self._client = first_client(
             config.identity(allow_plain=options.allow_plaintext),
             Policy(root=config.topic_root),
             FileFlash(state_dir / "records"),
@@ -162,6 +170,7 @@ class Agent:
             FullCrypto(x509_credentials=config.x509, signing_key=_signing_key(config)),
             os.urandom,
             CommandProduct(state_dir, settings_command=options.settings_command, defer_command=options.defer_command),
+            FileItems(state_dir / "items", check_command=options.item_command),
         )
         self._timed_out = False
 
@@ -173,6 +182,8 @@ class Agent:
             self._slots.close()
         if outcome == "reboot":
             return EXIT_RESTART
+        if outcome == "shutdown":
+            return EXIT_BOXED
         return EXIT_TIMEOUT if self._timed_out else EXIT_DONE
 
     def _run_aio(self) -> str:
@@ -210,7 +221,7 @@ class Agent:
             if timer is not None:
                 timer.cancel()
 
-    def _changed(self, client: Client, stop: Callable[[], None]) -> None:
+    def _changed(self, client: Client | StagingClient, stop: Callable[[], None]) -> None:
         now = client.status
         self._printer.state(now)
         if self._options.once and now.state in (status.ONLINE, status.RETIRED):

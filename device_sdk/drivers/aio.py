@@ -22,6 +22,7 @@ import aiomqtt
 from device_sdk.aiomqtt_mended import close_socket, mend
 from device_sdk.core import actions
 from device_sdk.core.client import Client
+from device_sdk.core.staging import StagingClient
 from device_sdk.drivers import connection
 
 # aiomqtt logs a trace when an answer comes after its connection was given up, and a line for each dropped message;
@@ -31,6 +32,9 @@ _QUIET.setLevel(logging.CRITICAL)
 
 STOPPED = "stopped"
 REBOOT = "reboot"
+SHUTDOWN = "shutdown"
+
+AnyClient = Client | StagingClient  # whoever lives in this boot
 
 
 class ConnectError(Exception):
@@ -206,12 +210,12 @@ class Driver:
 
     def __init__(
         self,
-        client: Client,
+        client: AnyClient,
         *,
         transport: Transport | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_note: Callable[[actions.Note], None] = lambda _note: None,
-        on_change: Callable[[Client], None] = lambda _client: None,
+        on_change: Callable[[AnyClient], None] = lambda _client: None,
     ) -> None:
         self._client = client
         self._transport: Transport = transport or AiomqttTransport()
@@ -223,13 +227,13 @@ class Driver:
         self._reader: asyncio.Task[None] | None = None
 
     async def run(self, stop: asyncio.Event) -> str:
-        """STOPPED or REBOOT. The core was not started before; its flash and installer must be free of others."""
+        """STOPPED, REBOOT or SHUTDOWN. The core was not started before; its flash and installer must be free of others."""
         stopping = asyncio.create_task(self._wake_on(stop), name="stop")
         try:
             self._client.start(self._clock())
             while not stop.is_set():
-                if await self._perform():
-                    return REBOOT
+                if (end := await self._perform()) is not None:
+                    return end
                 self._on_change(self._client)
                 await self._sleep()
             return STOPPED
@@ -258,9 +262,9 @@ class Driver:
         if wake_at is not None and wake_at <= self._clock():
             self._client.tick(self._clock())
 
-    async def _perform(self) -> bool:
-        """Carry out what the core asked for; True when that is a reboot."""
-        reboot = False
+    async def _perform(self) -> str | None:
+        """Carry out what the core asked for; how this boot ends when that is the last of it."""
+        end: str | None = None
         while wanted := self._client.actions():
             for action in wanted:
                 if isinstance(action, actions.Publish):
@@ -274,8 +278,10 @@ class Driver:
                 elif isinstance(action, actions.Disconnect):
                     await self._close()
                 elif isinstance(action, actions.Reboot):
-                    reboot = True
-        return reboot
+                    end = REBOOT
+                elif isinstance(action, actions.Shutdown):
+                    end = SHUTDOWN
+        return end
 
     async def _close(self) -> None:
         """End the connection, if any; the core asked for it and is not told."""
@@ -317,7 +323,7 @@ async def ended(task: asyncio.Task[Any]) -> None:
 
 
 async def run(
-    client: Client,
+    client: AnyClient,
     *,
     stop: asyncio.Event,
     on_note: Callable[[actions.Note], None] = lambda _note: None,

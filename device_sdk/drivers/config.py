@@ -47,6 +47,7 @@ class DeviceConfig:
     private_key_pem: bytes | None = field(repr=False)
     key_index: int | None
     service_keys: tuple[bytes, ...]
+    warehouse: tuple[Endpoint, ...] = ()
 
     def identity(self, *, allow_plain: bool) -> Identity:
         """The core's identity. `allow_plain` lets a grant name an endpoint without TLS."""
@@ -64,6 +65,7 @@ class DeviceConfig:
             model=self.model,
             key_index=self.key_index,
             service_keys=self.service_keys,
+            warehouse=self.warehouse,
         )
 
 
@@ -109,7 +111,7 @@ def parse_config(value: dict[str, Any], folder: Path) -> DeviceConfig:
         group_id=group_id,
         serial=serial,
         key=key,
-        bootstrap=_bootstrap(value.get("bootstrap"), folder),
+        bootstrap=_endpoints(value.get("bootstrap"), "bootstrap", folder),
         product=_text(value, "product"),
         hardware=_text(value, "hardware"),
         release_keys=_public_keys(value.get("release_keys", []), "release_keys", MAX_RELEASE_KEYS),
@@ -123,6 +125,7 @@ def parse_config(value: dict[str, Any], folder: Path) -> DeviceConfig:
         private_key_pem=None if key is not None else _secret_file(value, "private_key_file", folder),
         key_index=_key_index(value.get("key_index")),
         service_keys=service_keys,
+        warehouse=_endpoints(value["warehouse"], "warehouse", folder) if "warehouse" in value else (),
     )
 
 
@@ -184,32 +187,32 @@ def _key_index(value: Any) -> int | None:
     return value
 
 
-def _bootstrap(value: Any, folder: Path) -> tuple[Endpoint, ...]:
+def _endpoints(value: Any, name: str, folder: Path) -> tuple[Endpoint, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_BOOTSTRAP:
-        raise ConfigError(f"bootstrap: a list of 1-{MAX_BOOTSTRAP} endpoints")
-    return tuple(_endpoint(item, folder) for item in value)
+        raise ConfigError(f"{name}: a list of 1-{MAX_BOOTSTRAP} endpoints")
+    return tuple(_endpoint(item, name, folder) for item in value)
 
 
-def _endpoint(value: Any, folder: Path) -> Endpoint:
+def _endpoint(value: Any, name: str, folder: Path) -> Endpoint:
     if not isinstance(value, dict):
-        raise ConfigError("bootstrap: an endpoint is an object with host, port, tls, ca")
+        raise ConfigError(f"{name}: an endpoint is an object with host, port, tls, ca")
     port = value.get("port")
     if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535:
-        raise ConfigError("bootstrap.port: 1-65535")
+        raise ConfigError(f"{name}.port: 1-65535")
     ca = value.get("ca")
     if ca is not None and not isinstance(ca, str):
-        raise ConfigError("bootstrap.ca: a file name, or a PEM text")
+        raise ConfigError(f"{name}.ca: a file name, or a PEM text")
     if ca and not ca.lstrip().startswith("-----BEGIN"):
         try:
             ca = (folder / ca).read_text("ascii")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("bootstrap.ca: cannot be read") from error
+            raise ConfigError(f"{name}.ca: cannot be read") from error
     host = value.get("host")
     if not isinstance(host, str) or not host:
-        raise ConfigError("bootstrap.host: a text is needed")
+        raise ConfigError(f"{name}.host: a text is needed")
     tls = value.get("tls", True)
     if not isinstance(tls, bool):
-        raise ConfigError("bootstrap.tls: true or false")
+        raise ConfigError(f"{name}.tls: true or false")
     return Endpoint(host, port, tls, ca or None)
 
 

@@ -1,4 +1,4 @@
-"""The core's crypto on the `cryptography` package: Ed25519 checks and P-256 certificate requests.
+"""The core's crypto on the `cryptography` package: Ed25519 checks, sealed secrets and P-256 certificate requests.
 
 Owns no key: the private key of a request is handed to the core, which keeps it in the device's credential record.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import hmac
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from device_sdk.core.ports import Crypto
 
@@ -56,6 +57,12 @@ class FullCrypto(Crypto):
         except (InvalidSignature, ValueError):
             return False
         return True
+
+    def aes_gcm_open(self, key: bytes, nonce: bytes, sealed: bytes) -> bytes:
+        try:
+            return AESGCM(key).decrypt(nonce, sealed, None)
+        except InvalidTag as error:
+            raise ValueError("it was not sealed with this key") from error
 
     def make_csr(self) -> tuple[bytes, str | None] | None:
         """A fresh P-256 key: its request (DER) and the key (PKCS #8 PEM). The subject says nothing: the service sets it."""

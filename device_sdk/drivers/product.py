@@ -1,6 +1,6 @@
 """The product's part in `firstlight-device`: settings in a file, and two commands that the product may bring.
 
-Owns the file `settings.json` and the running of the commands; which settings there are is the product's business. Sits
+Owns the files `settings.json` and `site.json` (those of the place where it stands) and the running of the commands; which settings there are is the product's business. Sits
 below device_sdk.core as its `product`.
 """
 
@@ -30,15 +30,22 @@ class CommandProduct(Product):
 
     def __init__(self, directory: Path, *, settings_command: str | None, defer_command: str | None) -> None:
         self._path = directory / "settings.json"
+        self._site_path = directory / "site.json"
         self._settings_command = settings_command
         self._defer_command = defer_command
 
     def apply_settings(self, values: dict[str, Any]) -> None:
+        self._apply(self._path, values)
+
+    def apply_site_settings(self, values: dict[str, Any]) -> None:
+        self._apply(self._site_path, values)
+
+    def _apply(self, path: Path, values: dict[str, Any]) -> None:
         data = json.dumps(_plain(values), indent=1, sort_keys=True).encode() + b"\n"
-        write_whole(self._path, data, sync_writes=True, points=_POINTS)
+        write_whole(path, data, sync_writes=True, points=_POINTS)
         if self._settings_command is None:
             return
-        done = _run(self._settings_command, str(self._path))
+        done = _run(self._settings_command, str(path))
         if done is None or done.returncode != 0:
             raise SettingsError("settings_command")
 

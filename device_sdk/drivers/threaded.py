@@ -21,10 +21,14 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from device_sdk.core import actions
 from device_sdk.core.client import Client
+from device_sdk.core.staging import StagingClient
 from device_sdk.drivers import connection
 
 STOPPED = "stopped"
 REBOOT = "reboot"
+SHUTDOWN = "shutdown"
+
+AnyClient = Client | StagingClient  # whoever lives in this boot
 
 _LONGEST_WAIT_S = 1.0  # how late a stop may be noticed while nothing arrives
 _MISC_EVERY_S = 1.0  # paho's keep-alive check
@@ -36,11 +40,11 @@ class ThreadedDriver:
 
     def __init__(
         self,
-        client: Client,
+        client: AnyClient,
         *,
         clock: Callable[[], float] = time.monotonic,
         on_note: Callable[[actions.Note], None] = lambda _note: None,
-        on_change: Callable[[Client], None] = lambda _client: None,
+        on_change: Callable[[AnyClient], None] = lambda _client: None,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -64,20 +68,20 @@ class ThreadedDriver:
         return thread
 
     def run(self) -> str:
-        """STOPPED or REBOOT."""
+        """STOPPED, REBOOT or SHUTDOWN."""
         try:
             self._client.start(self._clock())
             while not self._stop.is_set():
-                if self._perform():
-                    return REBOOT
+                if (end := self._perform()) is not None:
+                    return end
                 self._on_change(self._client)
                 self._turn()
             return STOPPED
         finally:
             self._close()
 
-    def _perform(self) -> bool:
-        reboot = False
+    def _perform(self) -> str | None:
+        end: str | None = None
         while wanted := self._client.actions():
             for action in wanted:
                 if isinstance(action, actions.Publish):
@@ -90,8 +94,10 @@ class ThreadedDriver:
                 elif isinstance(action, actions.Disconnect):
                     self._close()
                 elif isinstance(action, actions.Reboot):
-                    reboot = True
-        return reboot
+                    end = REBOOT
+                elif isinstance(action, actions.Shutdown):
+                    end = SHUTDOWN
+        return end
 
     def _open(self, connect: actions.Connect) -> None:
         """Begin a connection; how it ended is noticed in _turn. Blocks for the TCP and TLS handshakes only."""

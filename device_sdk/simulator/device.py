@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from device_sdk.core import actions, status
-from device_sdk.core.client import Client
 from device_sdk.core.identity import Identity, Policy
 from device_sdk.core.ports import Crypto, Product
-from device_sdk.drivers.aio import STOPPED, AiomqttTransport, Driver, Transport, ended
+from device_sdk.core.staging import first_client
+from device_sdk.drivers.aio import SHUTDOWN, STOPPED, AiomqttTransport, AnyClient, Driver, Transport, ended
 from device_sdk.drivers.crypto import FullCrypto
-from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller, SharedChunks
+from device_sdk.simulator.memory import MemoryFlash, MemoryInstaller, MemoryItems, SharedChunks
 from device_sdk.simulator.power import Power, PowerLostError
 from device_sdk.simulator.record import RecordingTransport, Reply
 
@@ -65,7 +65,11 @@ class VirtualDevice:
         self.target = target
         self.power = Power(rng)
         self.flash = MemoryFlash(self.power)
-        self.installer = MemoryInstaller(self.power, shared or SharedChunks(), self.policy.chunk_size)
+        shared = shared or SharedChunks()
+        self.installer = MemoryInstaller(self.power, shared, self.policy.chunk_size)
+        self.items = MemoryItems(self.power, shared, self.policy.chunk_size)
+        self.boxed = asyncio.Event()  # it has left the warehouse's work behind and is off
+        self.unpacked = asyncio.Event()  # set it, and a unit that is off starts again
         self.status = status.Status(OFF, None, None, None, None)
         self.boots = 0
         self.online_s: float | None = None
@@ -86,8 +90,12 @@ class VirtualDevice:
         while not stop.is_set():
             off_s = self._plan.reboot_s
             try:
-                if await self._life(stop) == STOPPED:
+                ended_by = await self._life(stop)
+                if ended_by == STOPPED:
                     break
+                if ended_by == SHUTDOWN:
+                    self.boxed.set()
+                    await _either(self.unpacked, stop)
             except PowerLostError:
                 off_s = self._plan.off_s
             self.status = status.Status(OFF, None, self.status.version, None, None)
@@ -100,8 +108,16 @@ class VirtualDevice:
         cut_after_s = self._draw_cut()
         self.boots += 1
         self.installer.boot()
-        client = Client(
-            self.identity, self.policy, self.flash, self.installer, self._crypto, self._rng.randbytes, self._product
+        self.items.boot()
+        client = first_client(
+            self.identity,
+            self.policy,
+            self.flash,
+            self.installer,
+            self._crypto,
+            self._rng.randbytes,
+            self._product,
+            self.items,
         )
         driver = Driver(client, transport=self._transport, on_note=self._on_note, on_change=self._changed)
         running = asyncio.create_task(driver.run(stop), name=f"device {self.identity.serial}")
@@ -129,7 +145,7 @@ class VirtualDevice:
             self.online_s = time.monotonic() - self._powered_at
         self._on_reply(reply)
 
-    def _changed(self, client: Client) -> None:
+    def _changed(self, client: AnyClient) -> None:
         now = client.status
         self.status = now
         if self.confirmed_s is None and now.state == status.ONLINE and self._has_target():
@@ -140,6 +156,15 @@ class VirtualDevice:
         booted = self.installer.booted()
         held = (booted["version_id"], booted["name"])
         return not booted["trial"] and (self.target in held if self.target else held[0] is not None)
+
+
+async def _either(event: asyncio.Event, stop: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(one.wait()) for one in (event, stop)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waits:
+            one.cancel()
 
 
 async def _pause(seconds: float, stop: asyncio.Event) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from device_sdk.core.ports import Flash, Installer, InstallError
+from device_sdk.core.ports import Flash, Installer, InstallError, Items
 from device_sdk.simulator.power import Power, PowerLostError
 
 MAX_SHARED_IMAGES = 4
@@ -169,3 +169,42 @@ class MemoryInstaller(Installer):
         """An operation that is done whole or not at all: a cut comes before it."""
         if self._power.step():
             raise PowerLostError
+
+
+class MemoryItems(Items):
+    """What a unit has installed in the warehouse; honest about power cuts as MemoryInstaller is.
+
+    `broken`: names of items that are installed and then do not work.
+    """
+
+    def __init__(self, power: Power, shared: SharedChunks, chunk_size: int) -> None:
+        self._power = power
+        self._area = MemoryInstaller(power, shared, chunk_size)
+        self.installed: dict[str, tuple[str, bytes]] = {}  # name -> (version, bytes)
+        self.order: list[str] = []  # names as they were installed
+        self.broken: set[str] = set()
+
+    def boot(self) -> None:
+        self._area.boot()
+
+    def begin(self, image_id: str, size: int) -> None:
+        self._area.begin(image_id, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._area.write(offset, data)
+
+    def sync(self) -> None:
+        self._area.sync()
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._area.read(offset, length)
+
+    def install(self, item: dict[str, Any], secret: bytes | None) -> None:
+        if self._power.step():
+            raise PowerLostError
+        content = self._area.read(0, item["size"]) if secret is None else secret
+        self.installed[item["name"]] = (item["version"], content)
+        self.order.append(item["name"])
+
+    def works(self, item: dict[str, Any]) -> bool:
+        return item["name"] not in self.broken

@@ -69,7 +69,7 @@ def list_(
     after: AfterOption = "",
     as_json: context.JsonOption = False,
 ) -> None:
-    """Units that were received, by group and serial."""
+    """Units that were received, by group and serial; of an order also those that it still expects."""
     columns = ("name", "type", "step", "at", "order", "site", "handed_over", "cause")
     asked = Asked(after=after, limit=limit, order=order, site=site, step=None if step is None else step.value)
     warehouse_asking.show_list("units", asked, columns, as_json=as_json)
@@ -104,8 +104,7 @@ def _named(units: list[str]) -> list[str]:
 
 
 def _print(found: Document) -> None:
-    shown = {**found, "step": found["step"] or "not received yet"}
-    context.table(f"Unit {found['name']}", ["", ""], [[one.replace("_", " "), cell(shown, one)] for one in _UNIT])
+    context.table(f"Unit {found['name']}", ["", ""], [[one.replace("_", " "), cell(found, one)] for one in _UNIT])
     columns = ["step", "at", "order", "site", "by", "note"]
     context.table("Has been", columns, [[cell(one, name) for name in columns] for one in found["been"]])
     if found["items"]:

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from service.cli import (
     account,
+    administrators,
     audit,
     backup,
     batch,
@@ -131,6 +132,7 @@ for _noun, _commands in {
     "equipment": equipment.app,
     "manifest": manifest.app,
     "warehouse": warehouse.app,
+    "admin": administrators.app,
     "daemon": jobs.daemon_app,
     "job": jobs.job_app,
     "config": configuration.app,

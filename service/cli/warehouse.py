@@ -31,7 +31,7 @@ def watch(
     Without a terminal a line for each change. Exit code 1 if something has failed at the end.
     """
     display = display_for(as_json=as_json)
-    last = context.run(lambda database: _follow(database, order, display, None if once else every_s))
+    last = context.run(lambda database: follow(database, order, display, None if once else every_s))
     if last.failures:
         raise typer.Exit(1)
 
@@ -46,15 +46,22 @@ def failures(order: Order, as_json: context.JsonOption = False) -> None:
     )
 
 
-async def _follow(database: Database, order: str, display: Display, every_s: float | None) -> Progress:
-    """Show it as it goes; ends when all are out of box, or at once where `every_s` is None."""
+async def follow(database: Database, order: str, display: Display, every_s: float | None) -> Progress:
+    """Show it as it goes; ends when all are out of box, or at once where `every_s` is None.
+
+    Reads the order again when another process has written something.
+    """
+    seen: int | None = None
     try:
         while True:
-            found = await warehouse_progress.progress(database, THIS_MACHINE, order)
-            display.show(found)
-            if every_s is None or found.is_done:
-                return found
-            await asyncio.sleep(every_s)
+            version = await database.data_version()
+            if version != seen:
+                seen = version
+                found = await warehouse_progress.progress(database, THIS_MACHINE, order)
+                display.show(found)
+                if every_s is None or found.is_done:
+                    return found
+            await asyncio.sleep(every_s or LOOK_S)
     finally:
         display.close()
 

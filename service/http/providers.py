@@ -51,6 +51,8 @@ def _ask(url: str, body: bytes, secret: Secret | None) -> tuple[int, bytes]:
         connection.close()
     if len(data) > MAX_ANSWER_BYTES:
         raise AskError(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    if answer.length:
+        raise AskError("the answer broke off")
     if 300 <= answer.status < 400:
         raise AskError("it answers with a redirect, which is not followed")
     return answer.status, data

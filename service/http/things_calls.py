@@ -31,12 +31,12 @@ class Desk:
     def __init__(self, given: Services, caller: Caller, trace_id: str) -> None:
         self.caller = caller
         self._services = given
-        self._trace_id = trace_id
+        self.trace_id = trace_id
 
     async def ask(self, verb: str, **fields: Any) -> dict[str, Any]:
         """What the pipeline answers. Raises ServiceError."""
         return await self._services.pipeline.ask(
-            verb, self.caller.credential_id, fields, self._trace_id, operational=True
+            verb, self.caller.credential_id, fields, self.trace_id, operational=True
         )
 
     async def ask_confirmed(self, verb: str, **fields: Any) -> dict[str, Any]:

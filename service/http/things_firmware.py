@@ -15,16 +15,18 @@ import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from device_sdk.wire import codes, limits
 from service.errors import ServiceError
-from service.http.refusals import Answered
+from service.http.refusals import Answered, response_of
 from service.http.services import Services
 from service.http.things_calls import Desk, encoded
 from service.http.things_models import Target
+from service.images.streamer import Streamer
 
 log = logging.getLogger("firstlight.web")
 PAGE_BYTES = 48 * 1024  # a multiple of 3, so that pages in base64 join
@@ -46,7 +48,20 @@ class _Sent(StreamingResponse):
 
     body_iterator: AsyncGenerator[bytes]
 
+    def __init__(
+        self, streamer: Streamer, thing_id: str, body: AsyncGenerator[bytes], *words: Any, **more: Any
+    ) -> None:
+        super().__init__(body, *words, **more)
+        self._streamer = streamer
+        self._thing_id = thing_id
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._streamer.begin_download(self._thing_id)
+        except ServiceError as error:
+            scope["state"]["cause"] = error.cause
+            await response_of(error, scope["state"]["trace"])(scope, receive, send)
+            return
         try:
             await super().__call__(scope, receive, send)
         except* ServiceError as errors:
@@ -54,6 +69,7 @@ class _Sent(StreamingResponse):
             scope["state"]["cause"] = cause
             log.info("a download was cut off", extra={"cause": cause})
         finally:
+            self._streamer.end_download(self._thing_id)
             await self.body_iterator.aclose()
 
 
@@ -78,7 +94,8 @@ async def as_json(given: Services, desk: Desk, thing_id: str, target: Target) ->
                 yield base64.b64encode(page)
         yield after
 
-    return _Sent(body(), headers={"Content-Length": str(length)}, media_type="application/json")
+    told = {"Content-Length": str(length)}
+    return _Sent(given.pipeline.streamer, thing_id, body(), headers=told, media_type="application/json")
 
 
 async def as_bytes(
@@ -87,7 +104,7 @@ async def as_bytes(
     """The firmware, or the range that is asked for. Raises Answered 416."""
     await _permitted(given, desk, target)
     etag = f'"{target.imageId}"'
-    part = _part(headers, etag, target.size)
+    part = _part(headers, etag, target.size, desk.trace_id)
     told = {"Accept-Ranges": "bytes", "ETag": etag}
     status = 200
     if part is None:
@@ -97,10 +114,10 @@ async def as_bytes(
         told["Content-Range"] = f"bytes {part.first}-{part.end - 1}/{target.size}"
     told["Content-Length"] = str(part.end - part.first)
     pages = _pages(given, desk, thing_id, target, part)
-    return _Sent(pages, status, headers=told, media_type="application/octet-stream")
+    return _Sent(given.pipeline.streamer, thing_id, pages, status, headers=told, media_type="application/octet-stream")
 
 
-def _part(headers: Mapping[str, str], etag: str, size: int) -> Part | None:
+def _part(headers: Mapping[str, str], etag: str, size: int, trace_id: str) -> Part | None:
     """The one range that is asked for; None: everything (RFC 9110, 14.2). Raises Answered 416 where it has no byte."""
     found = _RANGE.match(headers.get("range", ""))
     if found is None or headers.get("if-range", etag) != etag or not any(found.groups()):
@@ -113,7 +130,7 @@ def _part(headers: Mapping[str, str], etag: str, size: int) -> Part | None:
         if last and int(last) < int(first):
             return None
     if part.first >= part.end:
-        body = {"code": codes.RANGE, "reason": "the range has no byte of it", "trace": ""}
+        body = {"code": codes.RANGE, "reason": "the range has no byte of it", "trace": trace_id}
         raise Answered(416, body, {"Content-Range": f"bytes */{size}"})
     return part
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +22,7 @@ from service.images.pages import Files, Pages
 from service.mqtt.port import Link, LinkDown
 
 log = logging.getLogger(__name__)
+MAX_DOWNLOADS = 4  # of one thing at a time, beside those over links
 
 _pack_header = struct.Struct(">BBHI8sI").pack
 
@@ -135,6 +136,7 @@ class Streamer:
         self._count = count
         self._permits: OrderedDict[str, Permit] = OrderedDict()
         self._lanes: dict[int, Lane] = {}
+        self._downloads: Counter[str] = Counter()  # by thing: those that go another way than a link
         self.bytes_sent = 0
         self.chunks_sent = 0
 
@@ -198,6 +200,17 @@ class Streamer:
             raise ServiceError(codes.THROTTLED, "too many bytes", cause="throttled_stream_bytes")
         lane.add(Window(permit, topic, asked.stream, asked.chunk_size, indexes))
         self._pages.want(permit.image_id, indexes[0] * asked.chunk_size // self._pages.page_bytes)
+
+    def begin_download(self, thing_id: str) -> None:
+        """One that goes another way than a link; `end_download` later. Raises ServiceError THROTTLED."""
+        if self._downloads[thing_id] >= MAX_DOWNLOADS:
+            raise ServiceError(codes.THROTTLED, "too many downloads", cause="throttled_downloads", retry_after_s=5)
+        self._downloads[thing_id] += 1
+
+    def end_download(self, thing_id: str) -> None:
+        self._downloads[thing_id] -= 1
+        if not self._downloads[thing_id]:
+            del self._downloads[thing_id]
 
     def may_send(self, thing_id: str, size: int) -> bool:
         """Whether the byte budgets have room for that much to go to this thing by another way; it is taken."""

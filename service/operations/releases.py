@@ -44,6 +44,7 @@ from service.operations.requests import (
     not_found,
     raise_catalogue_rev,
 )
+from service.storage import manifest_queries
 from service.storage.database import Database
 from service.storage.rows import from_ms, to_ms
 from service.storage.tables import ou, product, registration_group, release_key, thing, version
@@ -324,7 +325,7 @@ async def _targets(connection: AsyncConnection, key_id: str) -> list[tuple[str, 
     for target, of in owners:
         query = select(label, of).where(version.c.key_id == key_id, target == version.c.version_id).order_by(of)
         found += [(row[0], row[1]) for row in await connection.execute(query.limit(MAX_TARGETS_TOLD))]
-    return found
+    return found + await manifest_queries.given_and_signed_by(connection, key_id)
 
 
 def _told(targets: list[tuple[str, str]]) -> str:

@@ -31,6 +31,7 @@ from service.storage.warehouse_tables import (
 )
 
 MAX_PAGE = 1000
+EXPECTED = "expected"  # the step of a unit that is on an order, and not received yet
 Document = dict[str, Any]
 
 
@@ -120,22 +121,31 @@ async def _orders(connection: AsyncConnection, operator: Operator, asked: Asked)
 
 
 async def _units(connection: AsyncConnection, operator: Operator, asked: Asked) -> list[Document]:
-    of, unit = equipment.c, order_unit.c
+    """Those that were received, in the warehouse or beyond; of one order also those that it still expects."""
+    of, bound = equipment.c, order_unit.c
+    on = and_(bound.group_id == of.group_id, bound.serial == of.serial, bound.released_at.is_(None))
+    group_id, serial = (of.group_id, of.serial) if asked.order is None else (bound.group_id, bound.serial)
+    joined = (
+        equipment.outerjoin(order_unit, on).outerjoin(site, site.c.name == of.site)
+        if asked.order is None
+        else order_unit.outerjoin(equipment, on)
+        .join(sales_order, sales_order.c.order_id == bound.order_id)
+        .outerjoin(site, site.c.name == sales_order.c.site)
+    )
     after = ("", "") if not asked.after else parse_device(asked.after)
-    bound = and_(unit.group_id == of.group_id, unit.serial == of.serial, unit.released_at.is_(None))
     query = (
-        select(equipment, unit.order_id, site.c.ou)
-        .outerjoin(order_unit, bound)
-        .outerjoin(site, site.c.name == of.site)
-        .join(registration_group, registration_group.c.group_id == of.group_id)
+        select(group_id.label("of_group"), serial.label("of_serial"), site.c.name.label("of_site"), bound.order_id, *of)
+        .select_from(joined.join(registration_group, registration_group.c.group_id == group_id))
         .where(
-            (of.group_id > (after[0] or "")) | and_(of.group_id == after[0], of.serial > after[1]),
+            (group_id > (after[0] or "")) | and_(group_id == after[0], serial > after[1]),
             _within(func.coalesce(site.c.ou, registration_group.c.default_ou), operator),
         )
-        .order_by(of.group_id, of.serial)
+        .order_by(group_id, serial)
         .limit(asked.limit)
     )
-    for column, wanted in ((unit.order_id, asked.order), (of.site, asked.site), (of.step, asked.step)):
+    if asked.order is not None:
+        query = query.where(bound.order_id == asked.order, bound.released_at.is_(None))
+    for column, wanted in ((site.c.name, asked.site), (of.step, asked.step)):
         if wanted is not None:
             query = query.where(column == wanted)
     return [unit_document(row) for row in await connection.execute(query)]
@@ -184,13 +194,13 @@ async def order_counts(connection: AsyncConnection, order_ids: list[str]) -> dic
 
 
 def unit_document(row: Any) -> Document:
-    """A unit in a list; `row` is of `equipment` with its `order_id`."""
+    """A unit in a list; `row` is of `equipment`, with its name, site and `order_id` as the statements here call them."""
     return _given(
-        name=f"{row.group_id}/{row.serial}",
+        name=f"{row.of_group}/{row.of_serial}",
         type=row.device_type,
-        step=row.step,
+        step=row.step or EXPECTED,
         at=row.step_at,
-        site=row.site,
+        site=row.of_site,
         order=row.order_id,
         handed_over=row.device_id is not None,
         cause=row.cause,

@@ -18,11 +18,11 @@ from service.domain.warehouse import Binding, Equipment, Step
 from service.errors import ServiceError
 from service.operations.accounts import Operator
 from service.operations.requests import not_found
+from service.operations.warehouse_pages import EXPECTED
 from service.storage import warehouse_queries as queries
 from service.storage.database import Database
 from service.storage.warehouse_tables import manifest_item
 
-EXPECTED = "expected"  # on the order, and not received yet
 STEPS = (EXPECTED, *(one.value for one in Step))
 _THERE = (ItemState.FETCHED, ItemState.INSTALLED, ItemState.WORKING)
 _UNPACKED = (Step.OUT_OF_BOX, Step.SHIPPED, Step.AT_SITE)

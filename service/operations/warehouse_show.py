@@ -15,7 +15,7 @@ from service.errors import ServiceError
 from service.operations.accounts import Operator
 from service.operations.requests import conflict, not_found, parse_device
 from service.operations.verbs.verb import Role
-from service.operations.warehouse_pages import Document, order_counts, unit_document
+from service.operations.warehouse_pages import EXPECTED, Document, order_counts, unit_document
 from service.storage import manifest_queries
 from service.storage import warehouse_queries as queries
 from service.storage.database import Database
@@ -112,7 +112,7 @@ async def unit(database: Database, operator: Operator, text: str) -> Document:
         manifest = await _manifest_name(connection, row)
     if row is None:
         order_id = bound.order_id if bound is not None else None
-        found: Document = {"name": "/".join(name), "step": None, "site": site_name, "order": order_id}
+        found: Document = {"name": "/".join(name), "step": EXPECTED, "site": site_name, "order": order_id}
     else:
         found = {**unit_document(row), "device_state": row.device_state, "settings_cause": row.settings_cause}
     been = [
@@ -164,7 +164,15 @@ async def _unit_row(connection: AsyncConnection, name: Name) -> Any:
     of, bound = equipment.c, order_unit.c
     on = and_(bound.group_id == of.group_id, bound.serial == of.serial, bound.released_at.is_(None))
     query = (
-        select(equipment, bound.order_id, device.c.state.label("device_state"))
+        select(
+            of.group_id.label("of_group"),
+            of.serial.label("of_serial"),
+            of.site.label("of_site"),
+            bound.order_id,
+            device.c.state.label("device_state"),
+            *of,
+        )
+        .select_from(equipment)
         .outerjoin(order_unit, on)
         .outerjoin(device, device.c.device_id == of.device_id)
         .where(of.group_id == name[0], of.serial == name[1])

@@ -26,5 +26,6 @@ WEB_HINTS: dict[str, str] = {
     "owner_role": "`firstlight account create --role operator` makes an account that may create things.",
     "thing_key_missing": "Give the thing's API key as `Authorization: Bearer KEY`.",
     "thing_key_wrong": "The key is not one of this thing, or was dropped: the device activates again.",
+    "throttled_downloads": "A thing may have 4 downloads at a time; the device ends those it has given up.",
     "version_not_target": "A thing may fetch the version that it is to have, and no other: `.../version/target.json` names it.",
 }

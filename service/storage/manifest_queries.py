@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.manifest import Item, ItemKind, Manifest, Need
@@ -19,8 +19,8 @@ from service.domain.warehouse import DeviceType
 from service.errors import Secret
 from service.storage.rows import from_ms, to_ms
 from service.storage.sealing import Sealer, manifest_secret_aad
-from service.storage.tables import registration_group
-from service.storage.warehouse_tables import manifest, manifest_item, manifest_secret
+from service.storage.tables import registration_group, release_key
+from service.storage.warehouse_tables import device_type, manifest, manifest_item, manifest_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,29 @@ async def ids_for(connection: AsyncConnection, types: Collection[DeviceType]) ->
         static = {row[0]: row[1] for row in await connection.execute(query)}
         found |= {one.name: static[one.group_id] for one in wanted if one.group_id in static}
     return found
+
+
+async def with_retired_keys(connection: AsyncConnection, ids: Collection[str]) -> frozenset[str]:
+    """Those of these manifests of which an item is signed by a release key that was retired."""
+    query = select(manifest_item.c.manifest_id).join(release_key, release_key.c.key_id == manifest_item.c.key_id)
+    found = await connection.execute(
+        query.where(manifest_item.c.manifest_id.in_(ids), release_key.c.retired_at.is_not(None))
+    )
+    return frozenset(found.scalars())
+
+
+async def given_and_signed_by(connection: AsyncConnection, key_id: str) -> list[tuple[str, str]]:
+    """(manifest, whose it is) of every manifest that `stage` gives now and of which this key has signed an item."""
+    of = manifest.c
+    signed = of.manifest_id.in_(select(manifest_item.c.manifest_id).where(manifest_item.c.key_id == key_id))
+    label = literal("manifest ") + of.name
+    static = select(label, literal("product ") + of.product_id).where(signed, of.static)
+    own = (
+        select(label, literal("device type ") + device_type.c.name)
+        .join(device_type, device_type.c.manifest_id == of.manifest_id)
+        .where(signed)
+    )
+    return [(row[0], row[1]) for query in (static, own) for row in await connection.execute(query)]
 
 
 async def add(connection: AsyncConnection, sealer: Sealer, made: Manifest, now: datetime) -> None:

@@ -1,10 +1,11 @@
 """On MicroPython: a device activates, fetches an image in windows, installs, restarts and is confirmed."""
 
 from device_sdk.core import job
-from device_sdk.core.ports import Product
+from device_sdk.core.ports import Crypto, Product
 from device_sdk.wire import ids
 from tests.support.peer import Peer, firmware
 from tests.support.rig import Rig
+from tests.support.warehouse_peer import WarehousePeer, WarehouseRig, entry
 
 IMAGE = bytes([(k * 7 + k // 256) % 256 for k in range(40 * 256 + 1)])
 
@@ -96,9 +97,28 @@ def follow(rig):
     assert rig.client._context.release_keys == [third]
 
 
+def stage():
+    """The warehouse, with a secret that can be opened and without, and the handshake out of the box."""
+    items = (
+        entry("app", IMAGE, "software", "2.1", [("key", "1")], image=True),
+        entry("key", b"secret", "secret", "1.0"),
+    )
+    rig = WarehouseRig(WarehousePeer(items[0], items[1]), product=Gadget())
+    rig.run(lambda: rig.off)
+    assert rig.shelf.order == ["key", "app"]
+    assert rig.shelf.installed["app"] == ("2.1", IMAGE)
+    rig.peer.settings = (1, {"features": {"kiosk": True}})
+    rig.peer.want(handshake={"settings_rev": 1})
+    rig.unpack()
+    rig.run(lambda: {"rev": 1, "state": "applied"} in [r.get("site") for r in rig.peer.said("report")])
+    stock = WarehouseRig(WarehousePeer(items[1]), crypto=Crypto())
+    stock.run(lambda: stock.peer.said_items.get("key", {}).get("cause") == "no_aes_gcm")
+
+
 quiet = run(0)
 assert quiet.client.counters == {}
 damaged = run(7)
 move(quiet)
 change()
+stage()
 print("confirmed", len(quiet.peer.requests), len(damaged.peer.requests))

@@ -1,4 +1,4 @@
-// Runs one Python program on MicroPython with device_sdk.wire, device_sdk.core, the scripted peer with its machine, and
+// Runs one Python program on MicroPython with device_sdk.wire, device_sdk.core, the scripted peers with their machine, and
 // the golden vectors in its file system. Usage: node run.mjs ROOT PROGRAM. Exit code 1 and the trace on standard error if
 // it raises.
 import { readdirSync, readFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { loadMicroPython } from "@micropython/micropython-webassembly-pyscript";
 
 const [root, program] = process.argv.slice(2);
 const FOLDERS = ["device_sdk", "device_sdk/wire", "device_sdk/core", "tests/support", "tests/vectors"];
-const FILES = /(^device_sdk\/.*\.py|^tests\/support\/(machine|peer|rig)\.py|^tests\/vectors\/(.*\.json|check\.py))$/;
+const FILES = /(^device_sdk\/.*\.py|^tests\/support\/(machine|(warehouse_)?peer|rig)\.py|^tests\/vectors\/(.*\.json|check\.py))$/;
 
 const mp = await loadMicroPython({
   heapsize: 8 * 1024 * 1024,

@@ -52,7 +52,7 @@ from tests.support.storage import empty_database
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT, OU, GROUP = "local", "acme/plant-7", "plant-7"
 PRODUCT_ID, PRODUCT, HARDWARE, FACTORY = "thermometer", "Thermometer", "rev-a", "1.0"
-PORTS = ("http", "bootstrap", "api_key", "service_bootstrap", "service_operational")
+PORTS = ("http", "bootstrap", "api_key", "warehouse", "service_bootstrap", "service_operational", "service_warehouse")
 KEPT_LINES = 20_000
 _GENERAL = """\
 data_dir = "data"
@@ -64,7 +64,9 @@ port = {http}
 class Site:
     """`await make()`, then start brokers and service; `close()` ends every process, however the test ended."""
 
-    def __init__(self, folder: Path, broker: str = "embedded", *, certificates: bool = False) -> None:
+    def __init__(
+        self, folder: Path, broker: str = "embedded", *, certificates: bool = False, warehouse: bool = False
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.broker = folder, broker
         self.config = folder / "firstlight.toml"
@@ -72,6 +74,9 @@ class Site:
         login = "x509" if certificates else "api_key"
         endpoints = {"bootstrap": self.ports["bootstrap"], login: self.ports["api_key"]}
         links = {name: self.ports[f"service_{name}"] for name in ("bootstrap", "operational")}
+        if warehouse:
+            endpoints["warehouse"] = self.ports["warehouse"]
+            links["warehouse"] = self.ports["service_warehouse"]
         section = environment_section(ENVIRONMENT, endpoints, None if broker == "embedded" else links)
         self.config.write_text(_GENERAL.format(**self.ports) + section, encoding="utf-8")
         self.settings = load_settings(self.config)
@@ -152,7 +157,8 @@ class Site:
 
     def identity(self, serial: str, group_id: str = GROUP) -> Identity:
         """The registered device as the factory made it."""
-        end = self.settings.environments[ENVIRONMENT].endpoints.bootstrap
+        ends = self.settings.environments[ENVIRONMENT].endpoints
+        end, there = ends.bootstrap, ends.warehouse
         ca = None
         if end.tls:
             ca = (self.settings.ca_dir(ENVIRONMENT) / "ca.pem").read_text("ascii")
@@ -167,6 +173,7 @@ class Site:
             factory_seq=1,
             factory_name=FACTORY,
             allow_plain=not end.tls,
+            warehouse=() if there is None else (Endpoint(there.host, there.port, there.tls, ca),),
         )
 
     async def command(self, *words: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,9 +43,7 @@ class Arguments(Arguments_):
 
 async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
     known = await queries.device_types(connection, [one.name for one in arguments.types])
-    manifests = await manifest_queries.ids_by_name(
-        connection, [one.manifest for one in arguments.types if one.manifest]
-    )
+    manifests = await Manifests.load(connection, [one.manifest for one in arguments.types if one.manifest])
     new: list[DeviceType] = []
 
     def take(one: One) -> bool:
@@ -57,7 +57,7 @@ async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Argumen
             one.name,
             one.group,
             one.description,
-            None if one.manifest is None else manifest_of(manifests, group.product_id, one.manifest),
+            None if one.manifest is None else manifests.of(group.product_id, one.manifest),
             one.warehouse_settings,
             one.handshake_settings,
         )
@@ -78,12 +78,26 @@ async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Argumen
     return Made(outcomes, write=write)
 
 
-def manifest_of(manifests: dict[tuple[str, str], str], product_id: str, name: str) -> str:
-    """The id of a product's manifest by its name. Raises ServiceError NOT_FOUND."""
-    found = manifests.get((product_id, name))
-    if found is None:
-        raise not_found("manifest_unknown", f"product {product_id} has no manifest {name[:64]!r}")
-    return found
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """The manifests that are named, and those of them that a release key has signed which was retired."""
+
+    ids: Mapping[tuple[str, str], str]  # (product, name) -> id
+    retired: frozenset[str]
+
+    @classmethod
+    async def load(cls, connection: AsyncConnection, names: Collection[str]) -> Manifests:
+        found = await manifest_queries.ids_by_name(connection, names)
+        return cls(found, await manifest_queries.with_retired_keys(connection, list(found.values())))
+
+    def of(self, product_id: str, name: str) -> str:
+        """The id of a product's manifest by its name. Raises ServiceError NOT_FOUND, CONFLICT: not trusted any more."""
+        found = self.ids.get((product_id, name))
+        if found is None:
+            raise not_found("manifest_unknown", f"product {product_id} has no manifest {name[:64]!r}")
+        if found in self.retired:
+            raise conflict("release_key_retired", f"a release key that signed {name} was retired; build it anew")
+        return found
 
 
 def check_settings(of: DeviceType) -> None:

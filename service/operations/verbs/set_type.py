@@ -11,12 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.domain.warehouse import DeviceType
 from service.operations.requests import bad_request, check_text, not_found
 from service.operations.verbs.create_type import ROLE as ROLE_
-from service.operations.verbs.create_type import Names, check_settings, manifest_of
+from service.operations.verbs.create_type import Manifests, Names, check_settings
 from service.operations.verbs.making import Made
 from service.operations.verbs.verb import Arguments as Arguments_
 from service.operations.verbs.verb import World
 from service.operations.verbs.warehouse_rows import check_scope, decide
-from service.storage import manifest_queries
 from service.storage import warehouse_queries as queries
 from service.storage import warehouse_writes as writes
 from service.storage.store import SqlBatch
@@ -38,7 +37,7 @@ class Arguments(Arguments_):
 
 async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
     known = await queries.device_types(connection, [arguments.type])
-    manifests = await manifest_queries.ids_by_name(connection, [arguments.manifest] if arguments.manifest else [])
+    manifests = await Manifests.load(connection, [arguments.manifest] if arguments.manifest else [])
     changed: list[DeviceType] = []
 
     def take(asked: Arguments) -> bool:
@@ -51,7 +50,7 @@ async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Argumen
         if asked.manifest == STATIC:
             given["manifest_id"] = None
         elif asked.manifest is not None:
-            given["manifest_id"] = manifest_of(manifests, group.product_id, asked.manifest)
+            given["manifest_id"] = manifests.of(group.product_id, asked.manifest)
         if not given:
             raise bad_request("type_change_illegal", "say what changes")
         after = replace(before, **given)

@@ -46,6 +46,8 @@ async def test_a_short_check_proves_publish_subscribe_grant_and_drop_only(site: 
         ("operational: the service gets in", True),
         ("operational: a device reaches the service and gets its answer", True),
         ("operational: a revoked device is out within 2 s", True),
+        ("warehouse: the service gets in", True),
+        ("warehouse: a device reaches the service and gets its answer", True),
     ]
     assert await site.gate.snapshot() == frozenset()
 

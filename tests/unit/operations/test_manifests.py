@@ -9,6 +9,7 @@ import pytest
 
 from device_sdk.wire import limits
 from service.domain.manifest import Need
+from service.errors import ServiceError
 from service.operations import builds, manifests, releases
 from service.storage import manifest_queries, warehouse_queries
 from tests.support.builds import IMAGE, ITEMS, SECRET, make, write_build
@@ -198,3 +199,25 @@ async def test_a_name_stands_for_one_manifest_for_ever(database, images, key, tr
     assert await refused(manifests.show(database, PRODUCT.product_id, "none")) == ("NOT_FOUND", "manifest_unknown")
     unknown = make(database, images, tmp_path / "build.toml", key, product_id="none")
     assert await refused(unknown) == ("NOT_FOUND", "product_unknown")
+
+
+async def test_a_release_key_is_not_retired_under_a_manifest_that_stage_gives(
+    database, images, key, trusted, tmp_path, commands
+):
+    house = Warehouse(commands)
+    await make(database, images, write_build(tmp_path), key, "first", static=True)
+    with pytest.raises(ServiceError, match=f"manifest first \\(target of product {PRODUCT.product_id}"):
+        await releases.retire_key(database, trusted.name, now=NOW)
+    await house.done("create-type", types=[{"name": "tablet", "group": GROUP.group_id, "manifest": "first"}])
+    other = tmp_path / "other.pem"
+    releases.keygen(other)
+    public = releases.read_public_key(other.with_name("other.pem.pub"))
+    await releases.add_key(database, public, "other", now=NOW)
+    await make(database, images, write_build(tmp_path, ITEMS[1:2]), other, "second", static=True)
+    with pytest.raises(ServiceError, match=r"manifest first \(target of device type tablet"):
+        await releases.retire_key(database, trusted.name, now=NOW)
+    await house.done("set-type", type="tablet", manifest="")
+    await releases.retire_key(database, trusted.name, now=NOW)
+    assert await house.results("set-type", type="tablet", manifest="first") == ["release_key_retired"]
+    again = [{"name": "kiosk", "group": GROUP.group_id, "manifest": "first"}]
+    assert await house.results("create-type", types=again) == ["release_key_retired"]

@@ -53,12 +53,16 @@ async def test_lists_tell_types_sites_orders_and_units(database, house, clock):
     assert {name: order[name] for name in ("name", "site", "units", "handed_over", "stopped", "steps")} == {
         "name": "SO-1", "site": "hall-1", "units": 3, "handed_over": 2, "stopped": 0, "steps": {"received": 2},
     }  # fmt: skip
-    unit, other = await rows(database, "units", order="SO-1")
+    unit, other, third = await rows(database, "units", order="SO-1")
     assert unit == {
         "name": NAME, "type": "tablet", "step": "received", "at": to_ms(clock()), "site": "hall-1", "order": "SO-1",
         "handed_over": True,
     }  # fmt: skip
     assert other["name"].endswith("/t-2")
+    assert third == {
+        "name": f"{DERIVED.group_id}/t-3", "step": "expected", "site": "hall-1", "order": "SO-1", "handed_over": False,
+    }  # fmt: skip
+    assert len(await rows(database, "units")) == 2
 
 
 async def test_a_list_comes_by_pages_and_is_narrowed(database, house):
@@ -114,7 +118,9 @@ async def test_a_unit_tells_where_it_is_and_has_been(database, house, clock):
         for step in ("received", "handed_over")
     ]
     expected = await warehouse_show.unit(database, THIS_MACHINE, "t-3")
-    assert (expected["step"], expected["site"], expected["order"], expected["been"]) == (None, "hall-1", "SO-1", [])
+    assert (expected["step"], expected["site"], expected["order"], expected["been"]) == (
+        "expected", "hall-1", "SO-1", [],
+    )  # fmt: skip
 
 
 async def test_a_serial_that_two_units_have_must_be_named_with_its_group(database, house):

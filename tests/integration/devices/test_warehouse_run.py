@@ -1,0 +1,174 @@
+"""A whole warehouse on real brokers: units are handed over, staged through power cuts, boxed, and started at their site."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device_sdk.core.identity import Policy
+from device_sdk.core.ports import Product
+from device_sdk.simulator.device import PowerPlan, VirtualDevice
+from service.images.files import ImageFiles
+from service.installation import domain_environments
+from service.mqtt.port import EVERYWHERE, Role
+from service.operations import builds, manifests
+from service.operations.commands import Commands
+from tests.support.builds import SECRET, write_build
+from tests.support.site import ENVIRONMENT, GROUP, PRODUCT, PRODUCT_ID, Site
+from tests.support.warehouse import SETTINGS, SITE, Warehouse
+
+IMAGE = random.Random(8).randbytes(300_000)
+LARGE = random.Random(9).randbytes(150_000)
+ITEMS = (
+    ("app", "software", "2.1.0", IMAGE, ("runtime>=1.2", "wifi>=3")),
+    ("runtime", "software", "1.10", LARGE, ()),
+    ("menu", "content", "7", b"soup", ("app>=2",)),
+    ("ca", "certificate", "1", b"-----BEGIN" * 1200, ()),  # in two pieces
+    ("wifi", "secret", "3", SECRET, ()),
+)
+INSTALLED = {name: (version, data) for name, _, version, data, _ in ITEMS}
+CUT_WITHIN_S = 3.0
+
+
+class Tablet(Product):
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def apply_site_settings(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+
+@asynccontextmanager
+async def a_warehouse(folder: Path, broker: str, serials: list[str]) -> AsyncIterator[Site]:
+    """A site with a build, an order and its units handed over; brokers and service run."""
+    site = Site(folder, broker, warehouse=True)
+    try:
+        await site.make()
+        await site.register(serials)
+        async with site.database() as database:
+            commands = Commands(database, domain_environments(site.settings), random_bytes=os.urandom)
+            warehouse = Warehouse(commands)
+            parts = await asyncio.to_thread(lambda: builds.read(write_build(folder, ITEMS)))
+            signatures = builds.sign(parts, site.folder / "release.key", product=PRODUCT)
+            await manifests.build(
+                database, ImageFiles(site.settings.images_dir), product_id=PRODUCT_ID, name="build-7", parts=parts,
+                signatures=signatures, static=True, now=datetime.now(UTC),
+            )  # fmt: skip
+            await warehouse.furnish(*serials, group=GROUP)
+            await warehouse.done("set-site", site=SITE["name"], settings=SETTINGS)
+            await warehouse.done("hand-over", order="SO-1")
+        if broker == "mosquitto":
+            for role in (*EVERYWHERE, Role.WAREHOUSE):
+                await site.start_broker(role)
+        async with site.serving_here():
+            yield site
+    finally:
+        await site.close()
+
+
+@asynccontextmanager
+async def powered(devices: list[VirtualDevice]) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(one.run(stop)) for one in devices]
+    try:
+        yield
+    finally:
+        stop.set()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [one for one in done if one is not None] == []
+
+
+def units(site: Site, serials: list[str], cuts: int) -> list[VirtualDevice]:
+    return [
+        VirtualDevice(
+            site.identity(serial),
+            rng=random.Random(serial),
+            policy=Policy(chunk_size=4096, window_chunks=8, backoff_first_s=0.2, request_timeout_s=5.0),
+            power_plan=PowerPlan(cuts=cuts, within=120, within_s=CUT_WITHIN_S),
+            product=Tablet(),
+        )
+        for serial in serials
+    ]
+
+
+async def all_of(devices: list[VirtualDevice], site: Site, step: str, within_s: float) -> None:
+    query = "SELECT count(*) FROM equipment WHERE step = ?"
+    async with asyncio.timeout(within_s):
+        while site.query(query, step) != [(len(devices),)]:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("broker", "count", "cuts"),
+    [
+        pytest.param("embedded", 2, 2),
+        pytest.param("mosquitto", 3, 3, marks=pytest.mark.mosquitto),
+        pytest.param("mosquitto", 30, 4, marks=[pytest.mark.mosquitto, pytest.mark.long, pytest.mark.timeout(900)]),
+    ],
+)
+async def test_units_are_staged_through_power_cuts_and_come_to_life_at_their_site(
+    tmp_path: Path, broker: str, count: int, cuts: int
+) -> None:
+    serials = [f"T-{number:04}" for number in range(count)]
+    within_s = 60.0 + 20.0 * count
+    async with a_warehouse(tmp_path, broker, serials) as site:
+        devices = units(site, serials, cuts)
+        async with powered(devices):
+            await all_of(devices, site, "out_of_box", within_s)
+            async with asyncio.timeout(within_s):
+                for one in devices:
+                    await one.boxed.wait()
+            for one in devices:
+                # Everything is there, byte for byte, each after what it needs.
+                assert one.items.installed == INSTALLED
+                order = list(dict.fromkeys(one.items.order))
+                assert order.index("app") > max(order.index("runtime"), order.index("wifi"))
+                assert order.index("menu") > order.index("app")
+            # Nobody has confirmed anything yet: the credentials wait for the customer.
+            assert site.query("SELECT DISTINCT state FROM credential WHERE dropped_at IS NULL") == [("pending",)]
+            assert site.query("SELECT DISTINCT cause FROM equipment") == [(None,)]
+            for one in devices:
+                one.unpacked.set()
+            await all_of(devices, site, "at_site", within_s)
+            async with asyncio.timeout(within_s):
+                while site.query("SELECT count(*) FROM equipment WHERE settings_state = 'applied'") != [(count,)]:
+                    await asyncio.sleep(0.1)
+            assert all(one._product.values == SETTINGS for one in devices)
+        assert sum(one.power.cuts for one in devices) >= count
+        # One credential a unit was ever used, and what is stored says nothing of the secrets.
+        used = site.query("SELECT count(*) FROM credential WHERE confirmed_at IS NOT NULL")
+        assert used == [(count,)]
+        assert_nothing_leaks(site)
+
+
+def assert_nothing_leaks(site: Site) -> None:
+    raw = site.settings.database_path.read_bytes()
+    with contextlib.suppress(FileNotFoundError):
+        raw += site.settings.database_path.with_name("firstlight.db-wal").read_bytes()
+    assert SECRET not in raw
+    assert b'"terminal"' not in raw
+    assert ENVIRONMENT.encode() in raw  # what is looked at is the database
+
+
+@pytest.mark.mosquitto
+async def test_a_unit_on_the_ordinary_listener_is_not_staged_and_lives_without(tmp_path: Path) -> None:
+    async with a_warehouse(tmp_path, "mosquitto", ["T-1"]) as site:
+        identity = site.identity("T-1")
+        identity.warehouse = tuple(identity.bootstrap)  # it was told the wrong address
+        heard: list[str] = []
+        device = VirtualDevice(identity, rng=random.Random(1), on_note=lambda note: heard.append(note.event))
+        async with powered([device]), asyncio.timeout(60):
+            while device.online_s is None:
+                await asyncio.sleep(0.05)
+        assert "not_in_warehouse" in heard
+        assert site.query("SELECT step FROM equipment") == [("received",)]
+        assert device.items.installed == {}
