@@ -268,6 +268,34 @@ async def test_a_run_that_was_cut_off_is_taken_up_again(site: EnrolmentSite, pla
     assert await site.run("enrolment-response") == {"complete": 1}
 
 
+async def test_a_take_that_was_cut_off_between_its_two_renames_goes_on(site: EnrolmentSite, platform: Platform) -> None:
+    request = await asked(site, platform)
+    put(site, platform, answer(request))
+    work = site.folder / "work/load/billing"
+    work.mkdir(parents=True)
+    (inbox(site) / "a.p7m.sig").rename(work / "a.p7m.sig")
+    assert await site.run("load") == {"done": 1}
+    assert list(work.iterdir()) == []
+
+
+async def test_a_file_that_is_taken_away_under_our_eyes_is_no_fault(
+    site: EnrolmentSite, platform: Platform, monkeypatch
+) -> None:
+    request = await asked(site, platform)
+    put(site, platform, answer(request), "a.p7m")
+    put(site, platform, answer(request), "b.p7m")
+    real = folders._signature_of
+
+    def gone(path: Path) -> Path | None:
+        found = real(path)
+        if path.name == "a.p7m":
+            path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(folders, "_signature_of", gone)
+    assert await site.run("load") == {"done": 1}
+
+
 async def test_what_is_no_file_of_ours_is_left_where_it_is(site: EnrolmentSite, platform: Platform) -> None:
     await asked(site, platform)
     for name in ("notes.txt", ".hidden.p7m", "a b.p7m", "..p7m"):
