@@ -12,7 +12,7 @@ import pytest
 from service.credentials import cms, keyholder
 from service.operations.enrolment import folders, load, providers
 from service.operations.enrolment.providers import Adaptor
-from service.storage.enrolment_tables import enrolment_batch
+from service.storage.enrolment_tables import enrolment_batch, enrolment_transaction
 from service.storage.job_tables import taken_file
 from tests.support.billing import Platform
 from tests.support.commands import rows_of
@@ -224,6 +224,17 @@ async def test_a_document_of_another_provider_or_transaction_changes_nothing(
     causes = {row["cause"] for row in await rows_of(site.database, enrolment_batch) if row["state"] == "failed"}
     assert causes == {"transaction_foreign"}
     assert (await site.states())[""] == SENT
+
+
+async def test_a_platform_answers_no_transaction_of_another_provider(site: EnrolmentSite, platform: Platform) -> None:
+    await site.dispatch("T-1", provider="dep")
+    await site.run("enrolment-request")
+    (asked_of_dep,) = await rows_of(site.database, enrolment_transaction)
+    order = {"transactionId": asked_of_dep["transaction_id"], "orderId": "SO-1"}
+    put(site, platform, answer({"batchTime": "2030-01-02T00:00:00Z", "orders": [order]}))
+    assert await site.run("load") == {"done": 1}
+    assert await site.run("enrolment-response") == {"failed_batches": 1}
+    assert await site.states() == {"": SENT, "T-1": SENT}
 
 
 async def test_an_answer_about_a_foreign_device_changes_nothing(site: EnrolmentSite, platform: Platform) -> None:
