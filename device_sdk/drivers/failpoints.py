@@ -42,12 +42,21 @@ NAMES = (
     "settings.dir_synced",
     "agent.before_reboot",
 )
+# Those that only a unit in a warehouse passes.
+WAREHOUSE_NAMES = (
+    "items.fetched",
+    "items.linked",
+    "items.written",
+    "items.synced",
+    "items.renamed",
+    "items.dir_synced",
+)
 
 
 def armed(spec: str) -> Callable[[str], None]:
     """A `passing` for "name:n": ValueError for a spec of another form or an unknown name."""
     name, _, number = spec.rpartition(":")
-    if name not in NAMES or not number.isdigit() or int(number) < 1:
+    if name not in NAMES + WAREHOUSE_NAMES or not number.isdigit() or int(number) < 1:
         raise ValueError(f"{VARIABLE} must be name:n with one of the known names, not {spec!r}")
     left = int(number)
 

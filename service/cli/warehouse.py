@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from service.cli import context
+from service.cli import context, warehouse_asking
 from service.cli.warehouse_display import Display, display_for
 from service.operations import warehouse_progress
 from service.operations.accounts import THIS_MACHINE
+from service.operations.warehouse_pages import Asked
 from service.operations.warehouse_progress import Failure, Progress
 from service.storage.database import Database
 
@@ -37,8 +38,20 @@ def watch(
 
 
 @app.command()
-def failures(order: Order, as_json: context.JsonOption = False) -> None:
-    """What has failed on an order's units, and why: the operator's list."""
+def failures(
+    order: Annotated[
+        str | None, typer.Argument(metavar="[ORDER]", help="Item by item; without it, of every order.")
+    ] = None,
+    limit: warehouse_asking.LimitOption = 100,
+    after: warehouse_asking.AfterOption = "",
+    as_json: context.JsonOption = False,
+) -> None:
+    """What has failed, and why: the operator's list. Without an order the units that stand still, page by page."""
+    if order is None:
+        asked = Asked(after=after, limit=limit)
+        columns = ["name", "order", "site", "step", "cause", "at"]
+        warehouse_asking.show_list("failures", asked, columns, as_json=as_json)
+        return
     found = context.run(lambda database: warehouse_progress.progress(database, THIS_MACHINE, order)).failures
     columns = ["unit", "step", "item", "cause", "at"]
     context.emit(

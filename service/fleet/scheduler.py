@@ -72,3 +72,5 @@ class Scheduler:
             await job_runs.run(self._database, job, started, owner=self._owner, clock=self._clock)
         except ServiceError as error:
             log.warning("the end of %s could not be stored: %s", started.name, error)  # its lease lapses
+        except Exception:  # one job must not end the others, or the service
+            log.exception("the run of %s broke off", started.name)

@@ -20,7 +20,7 @@ WAREHOUSE_HINTS: dict[str, str] = {
     "line_count": "Split the order: it has too many lines.",
     "line_exists": _ORDER,
     "line_full": "Give the line a larger quantity, or assign fewer serial numbers to it.",
-    "list_unknown": "Ask for device-types, sites, orders, units or manifests.",
+    "list_unknown": "Ask for device-types, sites, orders, units, failures or manifests.",
     "manifest_exists": "A manifest never changes: give the build another name.",
     "manifest_illegal": "Mend the description of the build as the reason says, then make it again.",
     "manifest_missing": "Build one: `firstlight manifest build --static`, or give the device type one of its own.",

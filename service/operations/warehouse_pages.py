@@ -120,7 +120,14 @@ async def _orders(connection: AsyncConnection, operator: Operator, asked: Asked)
     ]  # fmt: skip
 
 
-async def _units(connection: AsyncConnection, operator: Operator, asked: Asked) -> list[Document]:
+async def _failures(connection: AsyncConnection, operator: Operator, asked: Asked) -> list[Document]:
+    """Units that stand still, each with its cause: the operator's list."""
+    return await _units(connection, operator, asked, stopped=True)
+
+
+async def _units(
+    connection: AsyncConnection, operator: Operator, asked: Asked, *, stopped: bool = False
+) -> list[Document]:
     """Those that were received, in the warehouse or beyond; of one order also those that it still expects."""
     of, bound = equipment.c, order_unit.c
     on = and_(bound.group_id == of.group_id, bound.serial == of.serial, bound.released_at.is_(None))
@@ -145,6 +152,8 @@ async def _units(connection: AsyncConnection, operator: Operator, asked: Asked) 
     )
     if asked.order is not None:
         query = query.where(bound.order_id == asked.order, bound.released_at.is_(None))
+    if stopped:
+        query = query.where(of.cause.is_not(None))
     for column, wanted in ((site.c.name, asked.site), (of.step, asked.step)):
         if wanted is not None:
             query = query.where(column == wanted)
@@ -169,6 +178,7 @@ LISTS: Mapping[str, Callable[[AsyncConnection, Operator, Asked], Awaitable[list[
     "sites": _sites,
     "orders": _orders,
     "units": _units,
+    "failures": _failures,
     "manifests": _manifests,
 }
 

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import json
 
-from device_sdk.wire import frames, ids, keys
+from device_sdk.wire import frames, ids, keys, manifest
 from device_sdk.wire.canon import canon
 from device_sdk.wire.packer import PackError, packb, unpackb
 
@@ -30,7 +30,24 @@ def check_keys(vectors):
     derive = vectors["derive"]
     assert keys.derive_key(unhex(derive["group_secret"]), derive["serial"]) == unhex(derive["key"])
     check_activation(vectors["activation"])
-    return len(vectors["hmac"]) + len(vectors["hkdf"]) + 2
+    check_warehouse(vectors["activation"], vectors["warehouse"])
+    return len(vectors["hmac"]) + len(vectors["hkdf"]) + 3
+
+
+def check_warehouse(a, v):
+    key, session, server_nonce = unhex(a["key"]), a["session"], unhex(a["server_nonce"])
+    claim, grant, doc = unhex(a["claim"]), unhex(a["grant"]), unhex(a["doc"])
+    proof = keys.hmac_sha256(key, keys.stage_message(session, server_nonce, claim))
+    assert proof == unhex(v["proof"])
+    granted = keys.stage_granted_message(session, server_nonce, claim, grant)
+    assert keys.hmac_sha256(key, granted) == unhex(v["server_proof"])
+    place = (a["thing_id"], a["credential_id"], doc)
+    assert keys.hmac_sha256(key, keys.manifest_message(*place)) == unhex(v["manifest_mac"])
+    assert keys.hmac_sha256(key, keys.handshake_message(*place)) == unhex(v["handshake_mac"])
+    item = v["item"]
+    item_key = keys.item_key(key, item["name"], item["version"])
+    assert item_key == unhex(item["key"])
+    assert keys.item_nonce(item_key, unhex(item["sha256"])) == unhex(item["nonce"])
 
 
 def check_activation(v):
@@ -53,6 +70,10 @@ def check_ids(vectors):
     fields = (v["product"], v["hardware"], v["name"], v["seq"], v["image_id"], v["size"])
     assert ids.image_message(*fields) == unhex(v["message"])
     assert ids.version_id(*fields) == v["version_id"]
+    i = vectors["item"]
+    needs = manifest.needs_text([(name, lowest) for name, lowest in i["needs"]])
+    made = ids.item_message(i["product"], i["name"], i["kind"], i["version"], i["size"], i["sha256"], needs)
+    assert made == unhex(i["message"])
     key = vectors["release_key"]
     assert ids.release_key_id(unhex(key["public_key"])) == key["key_id"]
     assert ids.endorsement_message(unhex(key["public_key"])) == unhex(key["endorsement_message"])

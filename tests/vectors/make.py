@@ -137,14 +137,47 @@ def keys_vectors() -> dict[str, Any]:
             "doc": doc.hex(),
             "desired_mac": hmac(K, canon("pv1 desired", THING, credential_id, doc)).hex(),
         },
+        "warehouse": warehouse_vectors(session, claim, credential_id, grant, doc),
+    }
+
+
+def warehouse_vectors(session: str, claim: bytes, credential_id: str, grant: bytes, doc: bytes) -> dict[str, Any]:
+    """The words of section 9 over the values of the activation above."""
+    item_key = hkdf(K, b"", canon("pv1 sealed item", "wifi", "3.1"), 32)
+    digest = hashlib.sha256(b"the secret").digest()
+    granted = canon("pv1 stage granted", session, SERVER_NONCE, hashlib.sha256(claim).digest(), grant)
+    return {
+        "proof": hmac(K, canon("pv1 stage", session, SERVER_NONCE, claim)).hex(),
+        "server_proof": hmac(K, granted).hex(),
+        "manifest_mac": hmac(K, canon("pv1 manifest", THING, credential_id, doc)).hex(),
+        "handshake_mac": hmac(K, canon("pv1 handshake", THING, credential_id, doc)).hex(),
+        "item": {
+            "name": "wifi",
+            "version": "3.1",
+            "sha256": digest.hex(),
+            "key": item_key.hex(),
+            "nonce": hmac(item_key, canon("pv1 item nonce", digest))[:12].hex(),
+        },
     }
 
 
 def ids_vectors() -> dict[str, Any]:
     image_id = hashlib.sha256(IMAGE).hexdigest()
     message = canon("pv1 image", "Thermometer", "rev-b", "2.0", 2, image_id, len(IMAGE))
+    needs = "runtime>=2.1,fonts>=1"
+    item = canon("pv1 item", "Thermometer", "app", "software", "2.10", len(IMAGE), image_id, needs)
     public_key = bytes.fromhex("ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c")
     return {
+        "item": {
+            "product": "Thermometer",
+            "name": "app",
+            "kind": "software",
+            "version": "2.10",
+            "size": len(IMAGE),
+            "sha256": image_id,
+            "needs": [["runtime", "2.1"], ["fonts", "1"]],
+            "message": item.hex(),
+        },
         "version": {
             "product": "Thermometer",
             "hardware": "rev-b",

@@ -14,6 +14,7 @@ run it in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -69,17 +70,27 @@ def take(root: Path, source: str, interface: str, provider_id: str, *, now: date
     for path in sorted(inbox.iterdir())[: MAX_FILES * 3] if inbox.is_dir() else []:
         if path.suffix in SIGNATURE_SUFFIXES:
             continue  # goes along with its file
-        if not _NAME.match(path.name) or not stat.S_ISREG(path.lstat().st_mode):
-            ignored += 1
-            continue
-        signature = _signature_of(path)
-        if signature is None or not (_is_old(path, now, settle_s) and _is_old(signature, now, settle_s)):
-            waiting += 1
-        elif not (work / path.name).exists():
-            # The signature first: cut off in between, the file waits for one in the inbox and says so.
-            signature.rename(work / signature.name)
-            path.rename(work / path.name)
+        with contextlib.suppress(FileNotFoundError):  # whoever put it there may take it away again
+            if not _NAME.match(path.name) or not stat.S_ISREG(path.lstat().st_mode):
+                ignored += 1
+            elif not _take(path, work, now, settle_s):
+                waiting += 1
     return Found(tuple(_in_work(work, provider_id)), waiting, ignored)
+
+
+def _take(path: Path, work: Path, now: datetime, settle_s: int) -> bool:
+    """Whether the file is in `work` now, or waits there for one of the same name."""
+    beside = _signature_of(path)
+    if beside is None and _signature_of(work / path.name) is None:
+        return False
+    if not all(_is_old(one, now, settle_s) for one in (path, beside) if one is not None):
+        return False
+    if not (work / path.name).exists():
+        # The signature first. Cut off in between, it is found in `work` by the next run.
+        if beside is not None:
+            beside.rename(work / beside.name)
+        path.rename(work / path.name)
+    return True
 
 
 def put(root: Path, target: str, provider_id: str, name: str, envelope: bytes, signature: bytes) -> None:

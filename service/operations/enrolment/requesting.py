@@ -71,6 +71,9 @@ async def _prepare(working: Working, provider_id: str, order_ids: list[str], cou
             asked = enrolment.plan(of.standing)
             if asked is None or (made and devices + len(asked.units) > DEVICES):
                 continue
+            if len({unit.serial for unit in asked.units}) != len(asked.units):
+                counts["ambiguous"] += 1  # providers know serial numbers only; an operator releases one of the two
+                continue
             devices += len(asked.units)
             transaction_id = working.new_id()
             made.append(_order(of, asked, transaction_id))

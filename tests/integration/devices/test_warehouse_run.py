@@ -16,14 +16,17 @@ import pytest
 
 from device_sdk.core.identity import Policy
 from device_sdk.core.ports import Product
+from device_sdk.drivers import failpoints
 from device_sdk.simulator.device import PowerPlan, VirtualDevice
 from service.images.files import ImageFiles
 from service.installation import domain_environments
 from service.mqtt.port import EVERYWHERE, Role
 from service.operations import builds, manifests
 from service.operations.commands import Commands
+from tests.support.agents import run_agent
 from tests.support.builds import SECRET, write_build
 from tests.support.site import ENVIRONMENT, GROUP, PRODUCT, PRODUCT_ID, Site
+from tests.support.site_agents import agent_file, run_once
 from tests.support.warehouse import SETTINGS, SITE, Warehouse
 
 IMAGE = random.Random(8).randbytes(300_000)
@@ -172,3 +175,30 @@ async def test_a_unit_on_the_ordinary_listener_is_not_staged_and_lives_without(t
         assert "not_in_warehouse" in heard
         assert site.query("SELECT step FROM equipment") == [("received",)]
         assert device.items.installed == {}
+
+
+_LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "point", ["items.linked:2", *(pytest.param(f"{one}:1", marks=_LONG) for one in failpoints.WAREHOUSE_NAMES)]
+)
+async def test_the_device_program_is_staged_killed_at_an_installation_and_says_when_to_switch_off(
+    tmp_path: Path, point: str
+) -> None:
+    async with a_warehouse(tmp_path, "embedded", ["T-1"]) as site:
+        there = {"host": "127.0.0.1", "port": site.ports["warehouse"], "tls": False}
+        config = agent_file(site, "T-1", warehouse=[there])
+        killed = await asyncio.to_thread(run_agent, config, "--allow-plaintext", failpoint=point)
+        assert killed.returncode == -9, killed.stdout
+        staged = await asyncio.to_thread(run_agent, config, "--allow-plaintext")
+        assert staged.returncode == 11, staged.stdout
+        assert SECRET.decode() not in killed.stdout + staged.stdout
+        installed = config.parent / "state" / "items" / "installed"
+        assert {one.name: (one / "content").read_bytes() for one in installed.iterdir()} == {
+            name: data for name, (_, data) in INSTALLED.items()
+        }
+        assert site.query("SELECT step FROM equipment") == [("out_of_box",)]
+        unpacked = await run_once(config, "--allow-plaintext")
+        assert unpacked.returncode == 0, unpacked.stdout
+        assert site.query("SELECT count(*) FROM credential WHERE confirmed_at IS NOT NULL") == [(1,)]

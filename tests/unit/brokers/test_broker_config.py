@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.render_example import EXAMPLE, example
 
-UNITS = ("firstlight", "firstlight-bootstrap", "firstlight-mosquitto")
+UNITS = ("firstlight", "firstlight-bootstrap", "firstlight-mosquitto", "firstlight-warehouse")
 
 
 @pytest.mark.parametrize("name", example())

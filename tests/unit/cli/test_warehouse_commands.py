@@ -193,4 +193,5 @@ def test_watch_says_how_an_order_stands(house):
     assert (found["steps"], found["done"], len(found["units"])) == ({"received": 3}, False, 3)
     assert "Failed on SO-1" in house("warehouse", "failures", "SO-1")
     assert shown(house("warehouse", "failures", "SO-1", "--json")) == []
+    assert shown(house("warehouse", "failures", "--json"))["rows"] == []
     assert "no order" in house("warehouse", "watch", "none", code=1)

@@ -6,15 +6,16 @@ import json
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from service.errors import ServiceError
 from service.operations import audits, configuration
 from service.operations.enrolment import dispatch, providers, reconcile, transformation, wishes
-from service.storage.enrolment_tables import enrolment_device, enrolment_transaction
+from service.storage.enrolment_tables import enrolment_device, enrolment_state, enrolment_transaction
 from service.storage.warehouse_tables import sales_order
 from tests.support.commands import rows_of
 from tests.support.enrolment import ENROLLED, FAILED, PENDING, SENT, EnrolmentSite, enrolment_site
+from tests.support.storage import GROUP
 from tests.support.warehouse import Warehouse
 
 
@@ -203,6 +204,16 @@ async def test_one_open_transaction_for_an_order(site: EnrolmentSite) -> None:
     types = [row["request_type"] for row in await rows_of(site.database, enrolment_transaction)]
     assert types == ["OR", "OV"]
     assert (await site.states())["T-2"] == ENROLLED
+
+
+async def test_two_units_of_one_order_with_one_serial_number_are_not_asked_for(site: EnrolmentSite) -> None:
+    await site.dispatch("T-1")
+    async with site.database.write() as transaction:  # as no dispatch leaves it
+        row = {"group_id": GROUP.group_id, "serial": "T-1", "state": PENDING, "provider_id": "dep",
+               "organisation": "venue-9", "order_id": "SO-1", "changed_at": 0}  # fmt: skip
+        await transaction.connection.execute(insert(enrolment_state), [row])
+    assert await site.run("enrolment-request") == {"ambiguous": 1}
+    assert (await site.states())[""] == PENDING
 
 
 async def test_a_disabled_provider_is_asked_nothing(site: EnrolmentSite) -> None:

@@ -12,7 +12,7 @@ import pytest
 from service.credentials import cms, keyholder
 from service.operations.enrolment import folders, load, providers
 from service.operations.enrolment.providers import Adaptor
-from service.storage.enrolment_tables import enrolment_batch
+from service.storage.enrolment_tables import enrolment_batch, enrolment_transaction
 from service.storage.job_tables import taken_file
 from tests.support.billing import Platform
 from tests.support.commands import rows_of
@@ -226,6 +226,17 @@ async def test_a_document_of_another_provider_or_transaction_changes_nothing(
     assert (await site.states())[""] == SENT
 
 
+async def test_a_platform_answers_no_transaction_of_another_provider(site: EnrolmentSite, platform: Platform) -> None:
+    await site.dispatch("T-1", provider="dep")
+    await site.run("enrolment-request")
+    (asked_of_dep,) = await rows_of(site.database, enrolment_transaction)
+    order = {"transactionId": asked_of_dep["transaction_id"], "orderId": "SO-1"}
+    put(site, platform, answer({"batchTime": "2030-01-02T00:00:00Z", "orders": [order]}))
+    assert await site.run("load") == {"done": 1}
+    assert await site.run("enrolment-response") == {"failed_batches": 1}
+    assert await site.states() == {"": SENT, "T-1": SENT}
+
+
 async def test_an_answer_about_a_foreign_device_changes_nothing(site: EnrolmentSite, platform: Platform) -> None:
     request = await asked(site, platform)
     devices = [{"serialNumber": "T-1", "status": "DONE"}, {"serialNumber": "T-9", "status": "FAILED"}]
@@ -266,6 +277,34 @@ async def test_a_run_that_was_cut_off_is_taken_up_again(site: EnrolmentSite, pla
     assert await site.run("load") == {"repeated": 1}
     assert site.files("done/load") == ["billing/a.p7m"]
     assert await site.run("enrolment-response") == {"complete": 1}
+
+
+async def test_a_take_that_was_cut_off_between_its_two_renames_goes_on(site: EnrolmentSite, platform: Platform) -> None:
+    request = await asked(site, platform)
+    put(site, platform, answer(request))
+    work = site.folder / "work/load/billing"
+    work.mkdir(parents=True)
+    (inbox(site) / "a.p7m.sig").rename(work / "a.p7m.sig")
+    assert await site.run("load") == {"done": 1}
+    assert list(work.iterdir()) == []
+
+
+async def test_a_file_that_is_taken_away_under_our_eyes_is_no_fault(
+    site: EnrolmentSite, platform: Platform, monkeypatch
+) -> None:
+    request = await asked(site, platform)
+    put(site, platform, answer(request), "a.p7m")
+    put(site, platform, answer(request), "b.p7m")
+    real = folders._signature_of
+
+    def gone(path: Path) -> Path | None:
+        found = real(path)
+        if path.name == "a.p7m":
+            path.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(folders, "_signature_of", gone)
+    assert await site.run("load") == {"done": 1}
 
 
 async def test_what_is_no_file_of_ours_is_left_where_it_is(site: EnrolmentSite, platform: Platform) -> None:

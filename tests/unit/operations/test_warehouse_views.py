@@ -166,6 +166,8 @@ async def test_a_unit_that_stands_still_without_a_failed_item_is_listed_with_its
     await put_unit(database, replace(unit, cause="settings: cut_off"))
     found = await warehouse_progress.progress(database, THIS_MACHINE, "SO-1")
     assert [(one.unit, one.item, one.cause) for one in found.failures] == [(NAME, None, "settings: cut_off")]
+    assert [(one["name"], one["cause"]) for one in await rows(database, "failures")] == [(NAME, "settings: cut_off")]
+    assert await rows(database, "failures", order="SO-2") == await rows(database, "failures", ABROAD) == []
 
 
 async def test_an_order_is_done_when_every_unit_has_left_or_could(database, house):

@@ -81,6 +81,9 @@ async def test_what_is_no_image_comes_in_pieces_and_a_secret_sealed_for_this_dev
         sealed = await peer.bytes_of("licence")
         assert SECRET not in sealed
         assert peer.opened("licence", "1.2", sealed) == SECRET
+        # The nonce follows from the content: another secret of the same name and version never meets it.
+        digest = bytes.fromhex(BUILD.item("licence").sha256)
+        assert sealed[:12] == keys.item_nonce(keys.item_key(peer.key, "licence", "1.2"), digest)
         assert await peer.bytes_of("licence") == sealed  # however often it is asked for
         assert await other.bytes_of("licence") != sealed
         assert SECRET not in str(site.store.devices).encode()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
+from dataclasses import replace
 
 import pytest
 
 from service.credentials.keyfile import KeyFile
 from service.credentials.proofs import hmac_sha256
+from service.domain import moves
 from service.domain.catalogue import Endpoint, Environment
+from service.domain.changes import Changes
 from service.domain.credential import CredentialKind
 from service.errors import ServiceError
 from service.operations import accounts, bare_serials, devices, registration, things
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
 from service.operations.registration import Registration
 from service.operations.verbs.verb import Role
-from tests.support.storage import DERIVED, GROUP, NOW, new_database
+from service.storage.store import SqlStore
+from tests.support.storage import DERIVED, GROUP, NOW, a_credential, a_device, a_thing, new_database
 
 ENVIRONMENTS = {"prod": Environment("prod", {CredentialKind.API_KEY: Endpoint("broker.example", 8883, tls=True)})}
 
@@ -95,6 +100,24 @@ async def test_a_blocked_device_gets_no_thing(database):
     await register(database)
     await devices.block(database, "sn-1", now=NOW, trace_id="0" * 16)
     assert (await refused(create(database)))[0] == "BLOCKED"
+
+
+async def test_only_a_live_key_of_that_very_thing_is_known(database):
+    device = a_device()
+    live = a_credential(device, "a" * 32, api_key_sha256=hashlib.sha256(b"live").digest())
+    gone = a_credential(device, "b" * 32, api_key_sha256=hashlib.sha256(b"gone").digest())
+    thing_id = "1" * 32
+    stored = replace(
+        device, thing=a_thing(device, thing_id=thing_id), credentials=(live, moves.drop(gone, NOW, "superseded"))
+    )
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, stored),)))
+    found = await things.caller(database, thing_id, b"live")
+    assert (found.credential_id, found.is_pending) == ("a" * 32, True)
+    wrong = ("REFUSED", "thing_key_wrong")
+    assert await refused(things.caller(database, thing_id, b"gone")) == wrong
+    assert await refused(things.caller(database, "2" * 32, b"live")) == wrong
+    assert await refused(things.caller(database, "", b"live")) == wrong
 
 
 async def test_only_an_enabled_operator_with_its_key_is_an_owner(database):
