@@ -8,7 +8,7 @@ from device_sdk.core.client import Client
 from device_sdk.core.ports import Product
 from device_sdk.wire import topics
 from device_sdk.wire.packer import packb, unpackb
-from tests.support.peer import Machine
+from tests.support.machine import Machine
 from tests.support.warehouse_peer import WarehousePeer, WarehouseRig, entry
 
 HALL = {"features": {"kiosk": True}, "payment": {"terminal": "T1"}, "network": {"ssid": "hall"}}

@@ -13,7 +13,7 @@ from device_sdk.core.staging import StagingClient
 from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.wire import ids, keys, topics
 from device_sdk.wire.packer import packb, unpackb
-from tests.support.peer import Machine
+from tests.support.machine import Machine
 from tests.support.warehouse_peer import WarehousePeer, WarehouseRig, entry, signing_message
 
 IMAGE = random.Random(5).randbytes(20 * 256 + 7)

@@ -101,7 +101,7 @@ async def test_a_device_whose_unit_is_as_it_was_writes_nothing_there(store):
     after = replace(device, thing=thing, credentials=(a_credential(device),))
     written = []
     event.listen(
-        store._database._engine.sync_engine,
+        store._database._connections.engine.sync_engine,
         "before_cursor_execute",
         lambda *given: written.append(given[2]) if "equipment" in given[2] or "item_report" in given[2] else None,
     )
@@ -112,7 +112,9 @@ async def test_a_device_whose_unit_is_as_it_was_writes_nothing_there(store):
 
 async def test_devices_that_are_no_units_cost_one_question(store):
     asked = []
-    event.listen(store._database._engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    event.listen(
+        store._database._connections.engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2])
+    )
     await loaded(store, "sn-2")
     assert len([one for one in asked if "equipment" in one]) == 1
     assert not [one for one in asked if "item_report" in one or "device_type.name" in one or "site_settings.rev" in one]
