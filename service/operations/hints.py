@@ -6,7 +6,9 @@ and wants it here. Sits beside the trace and the statistics, which show it.
 
 from __future__ import annotations
 
+from service.operations.enrolment_hints import ENROLMENT_HINTS
 from service.operations.fleet_hints import FLEET_HINTS
+from service.operations.job_hints import JOB_HINTS
 from service.operations.onboarding_hints import ONBOARDING_HINTS
 from service.operations.partner_hints import PARTNER_HINTS
 from service.operations.warehouse_hints import WAREHOUSE_HINTS
@@ -16,7 +18,9 @@ _ASK_VENDOR = "The device's software breaks the protocol; ask who made it and gi
 _STORAGE = "Look at the disk of the data directory; the service goes on by itself when it can write again."
 
 HINTS: dict[str, str] = {
+    **ENROLMENT_HINTS,
     **FLEET_HINTS,
+    **JOB_HINTS,
     **ONBOARDING_HINTS,
     **PARTNER_HINTS,
     **WAREHOUSE_HINTS,

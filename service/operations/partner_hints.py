@@ -15,5 +15,8 @@ PARTNER_HINTS: dict[str, str] = {
     "partner_unknown": "`firstlight partner service list` names them.",
     "provider_timeout_illegal": "Give --timeout-s 1 to 60.",
     "provider_unknown": "`firstlight partner provider set` makes one known.",
+    "refused": "The access provider refused the purchase: ask them why; nothing was bought.",
+    "silent": "The access provider did not answer in time: `firstlight partner provider set --timeout-s`, or ask them; it is asked again.",
     "provider_url_illegal": "Give an https URL; plain http only for this machine, and no password in it.",
+    "unreachable": "Look at the access provider's URL and this machine's network; the purchase is asked for again.",
 }
