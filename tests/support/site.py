@@ -90,7 +90,7 @@ class Site:
 
     # -- what is there before anything runs ---------------------------------------------------------------------------
 
-    async def make(self, *, reactivation: Reactivation = Reactivation.HOLD) -> None:
+    async def make(self, *, reactivation: Reactivation = Reactivation.HOLD, with_release_key: bool = True) -> None:
         """Keys, CA, database, product, release key and one group."""
         self.settings.data_dir.mkdir(mode=0o700)
         KeyFile.create(self.settings.key_file)
@@ -99,9 +99,10 @@ class Site:
         self.settings.database_path.write_bytes(empty_database())
         async with self.database() as database:
             await products.create(database, PRODUCT_ID, PRODUCT, HARDWARE)
-            public = await asyncio.to_thread(releases.keygen, self.folder / "release.key")
-            await releases.add_key(database, public, "test", now=datetime.now(UTC))
-        self.release_key = public.public_key
+            if with_release_key:
+                public = await asyncio.to_thread(releases.keygen, self.folder / "release.key")
+                await releases.add_key(database, public, "test", now=datetime.now(UTC))
+                self.release_key = public.public_key
         await self.add_group(Group(GROUP, PRODUCT_ID, default_ou=OU, default_environment=ENVIRONMENT,
                                    reactivation=reactivation))  # fmt: skip
         if self.broker == "mosquitto":

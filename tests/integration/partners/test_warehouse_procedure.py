@@ -94,7 +94,7 @@ async def warehouse_site(folder: Path, broker: str):
     """A service with a third, the warehouse's, broker; nothing of the page in its database."""
     site = Site(folder, broker, warehouse=True)
     try:
-        await site.make()
+        await site.make(with_release_key=False)  # the page makes the first one
         if broker == "mosquitto":
             for role in Role:
                 await site.start_broker(role)
