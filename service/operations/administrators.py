@@ -26,6 +26,7 @@ from service.errors import Secret, ServiceError
 from service.operations.notes import note
 from service.operations.requests import bad_request, conflict, not_found
 from service.operations.verbs.verb import Role
+from service.storage.auditing import acting_for
 from service.storage.database import Database
 from service.storage.job_tables import admin_session, admin_user
 from service.storage.rows import from_ms, to_ms
@@ -77,25 +78,25 @@ async def create(database: Database, name: str, role: Role, password: Secret, *,
     if not _NAME.match(name):
         raise bad_request("admin_name_illegal", "a name is 1 to 32 of a-z 0-9 -")
     hashed = await _hash(password)
-    async with database.write() as transaction:
-        connection = transaction.connection
-        if await _row(connection, name) is not None:
-            raise conflict("admin_exists", f"there is an administrator {name}")
-        row = {"name": name, "role": role.value, "password_hash": hashed, "created_at": to_ms(now)}
-        await connection.execute(insert(admin_user), [row])
-        await note(connection, by, "admin-create", {"name": name, "role": role.value}, now)
+    with acting_for(by, "admin-create"):
+        async with database.write() as transaction:
+            connection = transaction.connection
+            if await _row(connection, name) is not None:
+                raise conflict("admin_exists", f"there is an administrator {name}")
+            row = {"name": name, "role": role.value, "password_hash": hashed, "created_at": to_ms(now)}
+            await connection.execute(insert(admin_user), [row])
 
 
-async def set_password(database: Database, name: str, password: Secret, *, by: str, now: datetime) -> None:
+async def set_password(database: Database, name: str, password: Secret, *, by: str, now: datetime) -> None:  # noqa: ARG001 - as every change
     """Its sessions end, and so does a lock. Raises ServiceError NOT_FOUND, BAD_REQUEST."""
     hashed = await _hash(password)
-    await _change(database, name, "password", by, now, password_hash=hashed, failures=0, locked_until=None)
+    await _change(database, name, "password", by, password_hash=hashed, failures=0, locked_until=None)
 
 
 async def set_enabled(database: Database, name: str, *, enabled: bool, by: str, now: datetime) -> None:
     """Its sessions end. Raises ServiceError NOT_FOUND."""
     word = "enable" if enabled else "disable"
-    await _change(database, name, word, by, now, disabled_at=None if enabled else to_ms(now))
+    await _change(database, name, word, by, disabled_at=None if enabled else to_ms(now))
 
 
 async def list_all(database: Database) -> list[Administrator]:
@@ -122,7 +123,7 @@ async def sign_in(
             await _note_failure(database, name, now)
         raise ServiceError("REFUSED", "wrong name or password, or locked for a while", cause="admin_refused")
     token = Secret(random_bytes(TOKEN_BYTES).hex().encode("ascii"))
-    async with database.write() as transaction:
+    async with database.write(audit=False) as transaction:
         connection = transaction.connection
         await connection.execute(
             update(admin_user).where(admin_user.c.name == name).values(failures=0, locked_until=None)
@@ -170,7 +171,7 @@ async def sign_out(database: Database, token: str) -> None:
 
 
 async def _note_failure(database: Database, name: str, now: datetime) -> None:
-    async with database.write() as transaction:
+    async with database.write(audit=False) as transaction:
         connection = transaction.connection
         row = await _row(connection, name)
         if row is None:
@@ -185,14 +186,14 @@ async def _note_failure(database: Database, name: str, now: datetime) -> None:
         await note(connection, name, "admin-sign-in", {}, now, outcome="refused")
 
 
-async def _change(database: Database, name: str, word: str, by: str, now: datetime, **values: Any) -> None:
-    async with database.write() as transaction:
-        connection = transaction.connection
-        if await _row(connection, name) is None:
-            raise not_found("admin_unknown", f"no administrator {name[:64]!r}")
-        await connection.execute(update(admin_user).where(admin_user.c.name == name).values(**values))
-        await connection.execute(delete(admin_session).where(admin_session.c.name == name))
-        await note(connection, by, f"admin-{word}", {"name": name}, now)
+async def _change(database: Database, name: str, word: str, by: str, **values: Any) -> None:
+    with acting_for(by, f"admin-{word}"):
+        async with database.write() as transaction:
+            connection = transaction.connection
+            if await _row(connection, name) is None:
+                raise not_found("admin_unknown", f"no administrator {name[:64]!r}")
+            await connection.execute(update(admin_user).where(admin_user.c.name == name).values(**values))
+            await connection.execute(delete(admin_session).where(admin_session.c.name == name))
 
 
 async def _hash(password: Secret) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from service.operations.notes import note
 from service.operations.requests import bad_request, not_found
+from service.storage.auditing import acting_for
 from service.storage.database import Database
 from service.storage.job_tables import config_entry
 from service.storage.rows import from_ms, to_ms
@@ -68,14 +68,11 @@ async def put(database: Database, name: str, text: str, *, by: str, now: datetim
     if entry is None:
         raise not_found("config_unknown", f"no configuration entry {name[:64]!r}; there are {', '.join(ENTRIES)}")
     value = _value(name, entry, text)
-    async with database.write() as transaction:
-        connection = transaction.connection
-        row = (await connection.execute(select(config_entry).where(config_entry.c.name == name))).first()
-        before = _shown(name, entry, row).value
-        changed = {"value": json.dumps(value), "changed_at": to_ms(now), "changed_by": by}
-        statement = upsert(config_entry).values(name=name, **changed)
-        await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
-        await note(connection, by, "config-set", {"name": name}, now, before={"value": before}, after={"value": value})
+    changed = {"value": json.dumps(value), "changed_at": to_ms(now), "changed_by": by}
+    statement = upsert(config_entry).values(name=name, **changed)
+    with acting_for(by, "config-set"):
+        async with database.write() as transaction:
+            await transaction.connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
     return Shown(name, value, entry.default, entry.help, now, by)
 
 

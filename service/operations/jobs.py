@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.operations.notes import note
 from service.operations.requests import bad_request, conflict, not_found
+from service.storage.auditing import acting_for
 from service.storage.database import Database
 from service.storage.job_tables import job, job_run
 from service.storage.rows import from_ms, to_ms
@@ -97,7 +98,7 @@ async def declare(database: Database, declared: Mapping[str, Declared], now: dat
             {"name": one.name, "kind": one.kind.value, "enabled": False, "cron": one.cron, "changed_at": to_ms(now)}
             for one in missing
         ]
-        async with database.write() as transaction:
+        async with database.write(audit=False) as transaction:  # the code has them, nobody has made them
             await transaction.connection.execute(upsert(job).on_conflict_do_nothing(), rows)
 
 
@@ -146,7 +147,7 @@ async def want(database: Database, name: str, *, by: str, now: datetime) -> View
 
 async def begin(database: Database, name: str, *, owner: str, by: str, now: datetime) -> Started:
     """Begin a run here and now. Raises ServiceError NOT_FOUND, CONFLICT: it runs already."""
-    async with database.write() as transaction:
+    async with database.write(audit=False) as transaction:
         connection = transaction.connection
         await _row(connection, name)
         await _lose_lapsed(connection, now)
@@ -315,14 +316,12 @@ async def _is_running(connection: AsyncConnection, name: str) -> bool:
 
 
 async def _change(database: Database, name: str, word: str, by: str, now: datetime, **values: Any) -> View:
-    async with database.write() as transaction:
-        connection = transaction.connection
-        row = await _row(connection, name)
-        await _set(connection, name, changed_at=to_ms(now), **values)
-        before = {"enabled": bool(row.enabled), "cron": row.cron}
-        after = {"enabled": bool(values.get("enabled", row.enabled)), "cron": values.get("cron", row.cron)}
-        await note(connection, by, f"job-{word}", {"name": name}, now, before=before, after=after)
-        return await _view(connection, await _row(connection, name))
+    with acting_for(by, f"job-{word}"):
+        async with database.write() as transaction:
+            connection = transaction.connection
+            await _row(connection, name)
+            await _set(connection, name, changed_at=to_ms(now), **values)
+            return await _view(connection, await _row(connection, name))
 
 
 async def _set(connection: AsyncConnection, name: str, **values: Any) -> None:

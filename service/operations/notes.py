@@ -1,4 +1,4 @@
-"""Writing the audit for what is no command: configuration, jobs, enrolment, who administers. Reading it is audits.py's.
+"""Audit rows for what changes no row that is audited by itself (storage/auditing.py): a run, a sign-in, a token.
 
 Owns the one statement. Arguments, before and after never hold a secret: callers leave it out.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage.auditing import called
 from service.storage.rows import to_ms
 from service.storage.tables import audit
 
@@ -28,12 +29,12 @@ async def note(
     after: Mapping[str, Any] | None = None,
     outcome: str = "changed",
 ) -> None:
-    """In the transaction of the change itself."""
+    """In the transaction of the change itself, which audits nothing else. `verb` unless a command has a name for it."""
     row = {
         "at": to_ms(now),
         "account": account,
         "command_id": None,
-        "verb": verb,
+        "verb": called(verb),
         "selector": "{}",
         "arguments": _json(arguments),
         "before": None if before is None else _json(before),

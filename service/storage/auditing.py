@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,13 @@ from typing import Any
 from sqlalchemy import Boolean, Column, LargeBinary, Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage.enrolment_tables import (
+    enrolment_batch,
+    enrolment_device,
+    enrolment_transaction,
+    workflow_event,
+)
+from service.storage.job_tables import admin_session, job_run, taken_file
 from service.storage.rows import to_ms
 from service.storage.tables import (
     audit,
@@ -39,9 +46,19 @@ THIS_MACHINE = "local"  # who works on the database itself
 EACH = 20  # rows of one table in one transaction that have an audit row each; of more, one row says how many
 PICTURED = 200  # rows of one transaction that are noted with their columns, the later ones with their keys only
 # What operations leave behind rather than change. An image is named by its version.
-NOT_AUDITED = frozenset({audit, command, command_outcome, counter, event, image, meta, trace})
-# Counters of the service's own.
-_IGNORED = frozenset({"product.next_number", "account.event_cursor"})
+NOT_AUDITED = frozenset(
+    {audit, command, command_outcome, counter, event, image, meta, trace}
+    # What jobs, sessions and the exchange with providers write down of themselves, in tables that are records already.
+    | {admin_session, job_run, taken_file}
+    | {enrolment_batch, enrolment_device, enrolment_transaction, workflow_event}
+)
+# Counters of the service's own, and what an audit row says by itself.
+_IGNORED = frozenset(
+    {"product.next_number", "account.event_cursor"}
+    | {"job.next_due_at", "job.changed_at", "config_entry.changed_at", "config_entry.changed_by"}
+)
+# Text that is no more to be seen than a column of bytes.
+_SECRET = frozenset({"admin_user.password_hash"})
 # A credential's row is mostly the protocol's.
 _ONLY: Mapping[str, frozenset[str]] = {
     "credential": frozenset({"state", "environment", "drop_cause", "awaits_operator", "approved"})
@@ -63,7 +80,7 @@ class Acting:
 
 
 _who: ContextVar[str | None] = ContextVar("who", default=None)
-_what: ContextVar[str] = ContextVar("what", default="change")
+_what: ContextVar[str | None] = ContextVar("what", default=None)
 
 
 @contextmanager
@@ -77,10 +94,20 @@ def acting(what: str, who: str | None = None) -> Iterator[None]:
         _who.reset(tokens[1])
 
 
+def acting_for(who: str, what: str) -> AbstractContextManager[None]:
+    """An operation on somebody's behalf, called `what` unless a command has given it a name."""
+    return acting(called(what), who)
+
+
+def called(what: str) -> str:
+    """The name of the command that is under way, else `what`."""
+    return _what.get() or what
+
+
 def actor(default: str | None) -> Acting | None:
     """Who acts now: as `acting` says, else `default`; None: nobody, and nothing is audited."""
     who = _who.get() or default
-    return None if who is None else Acting(who, _what.get())
+    return None if who is None else Acting(who, called("change"))
 
 
 async def settle(connection: AsyncConnection, of: Acting) -> None:
@@ -223,11 +250,11 @@ def _shown(table: Table) -> list[Column[Any]]:
 
 
 def _picture(columns: Sequence[Column[Any]], row: str, since: str | None = None) -> str:
-    """The row as a JSON object. Bytes are not shown: secrets are among them."""
+    """The row as a JSON object. Bytes and secrets are not shown."""
     parts = []
     for one in columns:
         value = f"{row}.{_quoted(one)}"
-        if isinstance(one.type, LargeBinary):
+        if isinstance(one.type, LargeBinary) or str(one) in _SECRET:
             word = "'set'" if since is None else f"iif({since}.{_quoted(one)} IS {value}, 'set', 'changed')"
             value = f"iif({value} IS NULL, NULL, {word})"
         parts.append(f"'{one.name}', {value}")

@@ -95,7 +95,7 @@ def read(data: bytes) -> list[Dispatch]:
 
 async def take(database: Database, dispatched: Dispatch, *, by: str, now: datetime) -> Taken:
     """Raises ServiceError; then nothing of this order was changed."""
-    async with database.write() as transaction:
+    async with database.write(audit=False) as transaction:
         connection = transaction.connection
         of = await _open_order(connection, dispatched.order_id, database.sealer, now)
         bound, already = await _bind(connection, of, dispatched)

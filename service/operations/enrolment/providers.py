@@ -21,8 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from device_sdk.wire import ids
 from service.credentials import cms
 from service.errors import Secret, ServiceError
-from service.operations.notes import note
 from service.operations.requests import bad_request, check_text, conflict, not_found
+from service.storage.auditing import acting_for
 from service.storage.database import Database
 from service.storage.enrolment_tables import enrolment_provider
 from service.storage.rows import from_ms, to_ms
@@ -68,39 +68,42 @@ async def create(
     if not ids.is_group_id(provider_id):
         raise bad_request("provider_id_illegal", "a provider's id is 1 to 64 of A-Z a-z 0-9 . _ -")
     _check(adaptor, url, account, recipient_pem, signer_pem, now)
-    async with database.write() as transaction:
-        connection = transaction.connection
-        if await _row(connection, provider_id) is not None:
-            raise conflict("provider_exists", f"there is a provider {provider_id}")
-        row = {
-            "provider_id": provider_id,
-            "adaptor": adaptor.value,
-            "url": url,
-            "account": account,
-            "secret_sealed": _sealed(database.sealer, provider_id, secret),
-            "recipient_pem": recipient_pem,
-            "signer_pem": signer_pem,
-            "created_at": to_ms(now),
-        }
-        await connection.execute(insert(enrolment_provider), [row])
-        await note(
-            connection, by, "enrolment-provider-create", {"provider": provider_id, "adaptor": adaptor.value}, now
-        )
+    row = {
+        "provider_id": provider_id,
+        "adaptor": adaptor.value,
+        "url": url,
+        "account": account,
+        "secret_sealed": _sealed(database.sealer, provider_id, secret),
+        "recipient_pem": recipient_pem,
+        "signer_pem": signer_pem,
+        "created_at": to_ms(now),
+    }
+    with acting_for(by, "enrolment-provider-create"):
+        async with database.write() as transaction:
+            connection = transaction.connection
+            if await _row(connection, provider_id) is not None:
+                raise conflict("provider_exists", f"there is a provider {provider_id}")
+            await connection.execute(insert(enrolment_provider), [row])
 
 
 async def rotate_token(
-    database: Database, provider_id: str, *, by: str, now: datetime, random_bytes: Callable[[int], bytes]
+    database: Database,
+    provider_id: str,
+    *,
+    by: str,
+    now: datetime,
+    random_bytes: Callable[[int], bytes],  # noqa: ARG001 - as every change
 ) -> Secret:
     """A token that the provider signs in with here, shown this once; the one before it is dead. Raises NOT_FOUND."""
     token = Secret(random_bytes(TOKEN_BYTES).hex().encode("ascii"))
-    await _change(database, provider_id, "token", by, now, token_sha256=hashlib.sha256(token.reveal()).digest())
+    await _change(database, provider_id, "token", by, token_sha256=hashlib.sha256(token.reveal()).digest())
     return token
 
 
 async def set_enabled(database: Database, provider_id: str, *, enabled: bool, by: str, now: datetime) -> None:
     """A disabled one is asked nothing, and nothing is taken from it. Raises NOT_FOUND."""
     word = "enable" if enabled else "disable"
-    await _change(database, provider_id, word, by, now, disabled_at=None if enabled else to_ms(now))
+    await _change(database, provider_id, word, by, disabled_at=None if enabled else to_ms(now))
 
 
 async def list_all(database: Database) -> list[Provider]:
@@ -182,15 +185,12 @@ def check_url(url: str) -> None:
         raise bad_request("url_illegal", "a provider's url is https://..., without login and query")
 
 
-async def _change(database: Database, provider_id: str, word: str, by: str, now: datetime, **values: Any) -> None:
-    async with database.write() as transaction:
-        connection = transaction.connection
-        if await _row(connection, provider_id) is None:
-            raise not_found("provider_unknown", f"no provider {provider_id[:64]!r}")
-        await connection.execute(
-            update(enrolment_provider).where(enrolment_provider.c.provider_id == provider_id).values(**values)
-        )
-        await note(connection, by, f"enrolment-provider-{word}", {"provider": provider_id}, now)
+async def _change(database: Database, provider_id: str, word: str, by: str, **values: Any) -> None:
+    statement = update(enrolment_provider).where(enrolment_provider.c.provider_id == provider_id).values(**values)
+    with acting_for(by, f"enrolment-provider-{word}"):
+        async with database.write() as transaction:
+            if not (await transaction.connection.execute(statement)).rowcount:
+                raise not_found("provider_unknown", f"no provider {provider_id[:64]!r}")
 
 
 async def _row(connection: AsyncConnection, provider_id: str) -> Any:

@@ -26,7 +26,7 @@ async def rotate(database: Database, *, by: str, now: datetime, random_bytes: Ca
     token = Secret(random_bytes(TOKEN_BYTES).hex().encode("ascii"))
     changed = {"value": json.dumps(_hash(token.reveal())), "changed_at": to_ms(now), "changed_by": by}
     statement = upsert(config_entry).values(name=_ENTRY, **changed)
-    async with database.write() as transaction:
+    async with database.write(audit=False) as transaction:
         await transaction.connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=changed))
         await note(transaction.connection, by, "dispatch-token", {}, now)
     return token

@@ -77,7 +77,7 @@ async def _wish(
     by: str,
     now: datetime,
 ) -> Enrolment:
-    async with database.write() as transaction:
+    async with database.write(audit=False) as transaction:
         connection = transaction.connection
         of = await rows.order(connection, order_id, database.sealer)
         try:

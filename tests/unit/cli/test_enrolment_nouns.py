@@ -67,7 +67,7 @@ def test_daemons_and_jobs_are_listed_scheduled_enabled_and_disabled(installed) -
     )
     assert "five fields" in refused("job", "schedule", "enrolment-request", "daily")
     verbs = [one["verb"] for one in json.loads(ok("audit", "--json"))]
-    assert verbs == ["job-schedule", "job-enable", "job-disable"]
+    assert verbs == ["daemon schedule", "daemon enable", "daemon disable"]
 
 
 def test_a_daemon_runs_here_and_says_what_came_of_it(installed) -> None:
@@ -92,7 +92,11 @@ def test_configuration_is_shown_and_set_and_audited(installed) -> None:
     assert "is true or false" in refused("config", "set", "enrolment.events_on_success", "perhaps")
     assert "no configuration entry" in refused("config", "set", "more", "1")
     (line,) = json.loads(ok("audit", "--json"))
-    assert (line["verb"], line["before"], line["after"]) == ("config-set", {"value": False}, {"value": True})
+    after = {"name": "enrolment.events_on_success", "value": "true"}
+    assert (line["verb"], line["before"], line["after"]) == ("config set", None, after)
+    ok("config", "set", "enrolment.events_on_success", "no")
+    line = json.loads(ok("audit", "--json"))[-1]
+    assert (line["before"], line["after"]) == ({"value": "true"}, {"value": "false"})
 
 
 def test_our_certificate_is_made_once(installed) -> None:

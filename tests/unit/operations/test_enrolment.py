@@ -136,7 +136,10 @@ async def test_success_makes_an_event_where_that_is_configured(site: EnrolmentSi
     changes = [
         (one.account, one.before, one.after) for one in await audits.page(site.database) if one.verb == "config-set"
     ]
-    assert changes == [("local", {"value": False}, {"value": True}), ("local", {"value": True}, {"value": False})]
+    assert changes == [
+        ("local", None, {"name": "enrolment.events_on_success", "value": "true"}),
+        ("local", None, {"name": "enrolment.events_on_failure", "value": "false"}),
+    ]
 
 
 async def test_a_transaction_that_is_still_in_progress_is_asked_about_until_it_is_not(site: EnrolmentSite) -> None:
