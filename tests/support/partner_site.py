@@ -21,7 +21,7 @@ from service.http import partners
 from service.http.services import Services
 from service.http.web import Interface
 from service.operations.partners import services
-from service.storage import rows, tables
+from service.storage import catalogue_rows, tables
 from service.storage.database import Database
 from tests.support.storage import PRODUCT, new_database
 from tests.support.web_site import client_of, web_site
@@ -63,7 +63,7 @@ async def partner_site(folder: Path, *, allowed: str = "127.0.0.1", **web: Any) 
     database = await new_database(folder / "firstlight.db")
     try:
         async with database.write() as transaction:
-            row = rows.group_row(BOXES, database.sealer)
+            row = catalogue_rows.group_row(BOXES, database.sealer)
             await transaction.connection.execute(insert(tables.registration_group), [row])
         now = datetime.now(UTC)
         token = await services.create(database, NAME, BOXES.group_id, now=now, random_bytes=os.urandom)
