@@ -55,7 +55,7 @@ NOT_AUDITED = frozenset(
 # Counters of the service's own, and what an audit row says by itself.
 _IGNORED = frozenset(
     {"product.next_number", "account.event_cursor"}
-    | {"job.next_due_at", "job.changed_at", "config_entry.changed_at", "config_entry.changed_by"}
+    | {"job.next_due_at", "config_entry.changed_at", "config_entry.changed_by"}
 )
 # Text that is no more to be seen than a column of bytes.
 _SECRET = frozenset({"admin_user.password_hash"})
