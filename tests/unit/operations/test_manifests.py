@@ -212,7 +212,7 @@ async def test_a_release_key_is_not_retired_under_a_manifest_that_stage_gives(
     other = tmp_path / "other.pem"
     releases.keygen(other)
     public = releases.read_public_key(other.with_name("other.pem.pub"))
-    await releases.add_key(database, public, "other", now=NOW)
+    await releases.add_key(database, public, "other", now=NOW, unendorsed=True)
     await make(database, images, write_build(tmp_path, ITEMS[1:2]), other, "second", static=True)
     with pytest.raises(ServiceError, match=r"manifest first \(target of device type tablet"):
         await releases.retire_key(database, trusted.name, now=NOW)
