@@ -119,7 +119,7 @@ def _trust(credential: Credential, catalogue: Catalogue) -> dict[str, object]:
     if len(catalogue.release_keys) > 1 or catalogue.retired_keys:
         known = sorted(catalogue.release_keys.values(), key=lambda one: one.key_id)
         trust["release_keys"] = [one.public_key for one in known[:MAX_TRUSTED]]
-        leading = _leading_to([one.public_key for one in known], catalogue.endorsements)
+        leading = _leading_to(tuple(one.public_key for one in known), catalogue.endorsements)
         if leading:
             trust["endorsements"] = [
                 {"key": one.public_key, "by": one.by, "signature": one.signature} for one in leading
@@ -127,7 +127,8 @@ def _trust(credential: Credential, catalogue: Catalogue) -> dict[str, object]:
     return trust
 
 
-def _leading_to(listed: list[bytes], endorsements: tuple[Endorsement, ...]) -> list[Endorsement]:
+@lru_cache(maxsize=4)  # asked for with every document, and as seldom another as the catalogue is
+def _leading_to(listed: tuple[bytes, ...], endorsements: tuple[Endorsement, ...]) -> tuple[Endorsement, ...]:
     """Those that lead to a listed key, over others if need be; the nearest first, as many as a device takes."""
     wanted, found = {release_key_id(one) for one in listed}, list[Endorsement]()
     left = list(endorsements)
@@ -136,7 +137,7 @@ def _leading_to(listed: list[bytes], endorsements: tuple[Endorsement, ...]) -> l
         left = [one for one in left if one not in near]
         found += near
         wanted = {one.by for one in near}
-    return found[:MAX_ENDORSEMENTS]
+    return tuple(found[:MAX_ENDORSEMENTS])
 
 
 @lru_cache(maxsize=64)
