@@ -1,6 +1,6 @@
 """Device types, sites, orders, units and manifests; groups that may activate by bare serial.
 
-Revision 0010, after 0003. No existing table changes.
+Revision 0007, after 0006. No existing table changes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0010"
+revision = "0007"
 down_revision = "0006"
 branch_labels = None
 depends_on = None

@@ -1,6 +1,6 @@
 """Jobs, their schedules and runs, files taken, configuration, and who administers.
 
-Revision 0013, after 0012. No existing table changes.
+Revision 0010, after 0009. No existing table changes.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 

@@ -1,6 +1,6 @@
 """Partner services with their users, set-top boxes and purchases.
 
-Revision 0011, after 0010. No existing table changes.
+Revision 0008, after 0007. No existing table changes.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0011"
-down_revision = "0010"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

@@ -1,6 +1,6 @@
 """Device enrolment with external providers.
 
-Revision 0012, after 0011. No existing table changes.
+Revision 0009, after 0008. No existing table changes.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
