@@ -35,7 +35,7 @@ def create(
 def password(name: NameArgument, password_stdin: StdinOption = False) -> None:
     """A new password; sessions and a lock end."""
     new = _password(from_stdin=password_stdin)
-    context.run(lambda database: administrators.set_password(database, name, new, by=LOCAL, now=datetime.now(UTC)))
+    context.run(lambda database: administrators.set_password(database, name, new, by=LOCAL))
 
 
 @app.command("list")

@@ -63,11 +63,7 @@ def list_(as_json: context.JsonOption = False) -> None:
 @app.command()
 def token(provider: NameArgument, as_json: context.JsonOption = False) -> None:
     """A new token for POST /api/inboundDeviceEnrolment, shown this once; the old one is dead."""
-    made = context.run(
-        lambda database: providers.rotate_token(
-            database, provider, by=LOCAL, now=datetime.now(UTC), random_bytes=os.urandom
-        )
-    )
+    made = context.run(lambda database: providers.rotate_token(database, provider, by=LOCAL, random_bytes=os.urandom))
     text = made.reveal().decode("ascii")
     context.emit(
         {"provider": provider, "token": text},

@@ -87,7 +87,7 @@ async def create(database: Database, name: str, role: Role, password: Secret, *,
             await connection.execute(insert(admin_user), [row])
 
 
-async def set_password(database: Database, name: str, password: Secret, *, by: str, now: datetime) -> None:  # noqa: ARG001 - as every change
+async def set_password(database: Database, name: str, password: Secret, *, by: str) -> None:
     """Its sessions end, and so does a lock. Raises ServiceError NOT_FOUND, BAD_REQUEST."""
     hashed = await _hash(password)
     await _change(database, name, "password", by, password_hash=hashed, failures=0, locked_until=None)

@@ -91,8 +91,7 @@ async def rotate_token(
     provider_id: str,
     *,
     by: str,
-    now: datetime,
-    random_bytes: Callable[[int], bytes],  # noqa: ARG001 - as every change
+    random_bytes: Callable[[int], bytes],
 ) -> Secret:
     """A token that the provider signs in with here, shown this once; the one before it is dead. Raises NOT_FOUND."""
     token = Secret(random_bytes(TOKEN_BYTES).hex().encode("ascii"))

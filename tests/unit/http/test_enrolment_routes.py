@@ -49,12 +49,12 @@ class Posting:
 async def posting(folder: Path) -> AsyncIterator[Posting]:
     database = await new_database(folder / "firstlight.db")
     clock = Clock()
-    now = {"by": "local", "now": clock(), "random_bytes": os.urandom}
+    made = {"by": "local", "random_bytes": os.urandom}
     try:
         commands = Commands(database, ENVIRONMENTS, random_bytes=os.urandom, clock=clock)
         site = await enrolment_site(database, commands, folder / "enrolment", clock)
-        dep = await providers.rotate_token(database, "dep", **now)
-        business = await tokens.rotate(database, **now)
+        dep = await providers.rotate_token(database, "dep", **made)
+        business = await tokens.rotate(database, now=clock(), **made)
         bundle = a_bundle(database, clock, folder)
         async with web_site(INTERFACES, bundle, rate=1000, burst=5000) as web, client_of(web) as client:
             yield Posting(site, client, dep.reveal().decode(), business.reveal().decode())
@@ -104,9 +104,9 @@ async def test_without_the_right_token_nothing_is_looked_at(posted: Posting, pat
 
 
 async def test_a_new_token_ends_the_old_one(posted: Posting) -> None:
-    now = {"by": "local", "now": posted.site.clock(), "random_bytes": os.urandom}
-    await tokens.rotate(posted.site.database, **now)
-    await providers.rotate_token(posted.site.database, "dep", **now)
+    made = {"by": "local", "random_bytes": os.urandom}
+    await tokens.rotate(posted.site.database, now=posted.site.clock(), **made)
+    await providers.rotate_token(posted.site.database, "dep", **made)
     for path in (INBOUND, DISPATCH):
         assert (await posted.post(path, {})).status_code == 401
 
