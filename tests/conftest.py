@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ from tests.support.auditor import audit
 # the service anew, half a second each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# A run under nohup or in the background ignores these signals, and so would every program that a test starts.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 # How quick a machine is says nothing about the code under test.
 settings.register_profile("firstlight", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -44,6 +44,7 @@ from service.storage.upkeep import Upkeep
 from tests.support.auditor import audit
 from tests.support.command_line import CliRunner
 from tests.support.environment_section import environment_section
+from tests.support.fork_server import Forked, fork_server
 from tests.support.installation import clean_environment
 from tests.support.mosquitto import Mosquittos
 from tests.support.ports import free_ports
@@ -84,7 +85,7 @@ class Site:
         self.images: dict[str, bytes] = {}  # by version name
         self.release_key = b""
         self.output: deque[str] = deque(maxlen=KEPT_LINES)  # of every service process so far
-        self._service: asyncio.subprocess.Process | None = None
+        self._service: asyncio.subprocess.Process | Forked | None = None
         self._reader: asyncio.Task[None] | None = None
         self.mosquittos: Mosquittos | None = None
 
@@ -209,20 +210,25 @@ class Site:
     ) -> None:  # fmt: skip
         """Start the process; with `well`, wait until it is connected to its brokers. `more`: of its environment."""
         logging = {"FIRSTLIGHT_LOG__LEVEL": level, "FIRSTLIGHT_LOG__FORMAT": "json"}
-        self._service = await asyncio.create_subprocess_exec(
-            *(*wrapper, sys.executable, "-m", module, "-c", str(self.config)),
-            *("serve", "--with-parent", str(os.getpid())),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            cwd=ROOT,
-            env=clean_environment() | logging | dict(more or {}),
-        )
+        environment = clean_environment() | logging | dict(more or {})
+        words = ("-c", str(self.config), "serve", "--with-parent")
+        if wrapper or more or module != "service":
+            self._service = await asyncio.create_subprocess_exec(
+                *(*wrapper, sys.executable, "-m", module, *words, str(os.getpid())),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                cwd=ROOT,
+                env=environment,
+            )
+        else:
+            server = fork_server()
+            self._service = await server.start([*words, str(server.pid)], environment)
         self._reader = asyncio.create_task(self._read(self._service))
         if well:
             await self.well()
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, process: asyncio.subprocess.Process | Forked) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
             self.output.append(line.decode(errors="replace"))
