@@ -23,7 +23,7 @@ demo: $(INSTALLED)
 	@$(BIN)/firstlight demo $(ARGS)
 
 test: $(INSTALLED) system-tools micropython lint
-	$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not long" $(ARGS)
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m tests.bench $(ARGS)
