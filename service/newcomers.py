@@ -55,6 +55,8 @@ class Newcomers:
                 await self.look()
             except ServiceError as error:
                 log.warning("new logins of other processes put off: %s", error.detail or error.public)
+            except Exception:
+                log.exception("new logins of other processes put off")
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def look(self) -> int:

@@ -39,7 +39,10 @@ class AccountsKeeper:
 
     async def look(self) -> None:
         for environment in self._gates:
-            await self.look_at(environment)
+            try:
+                await self.look_at(environment)
+            except Exception:  # one environment's fault holds up no other
+                log.exception("accounts of %s are not up to date", environment)
 
     async def look_at(self, environment: str) -> None:
         """One environment's part of a round."""

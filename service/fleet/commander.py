@@ -38,6 +38,7 @@ log = logging.getLogger("firstlight.commander")
 QUEUED = 256  # requests of all operators together
 RATE, BURST = 20.0, 60.0  # requests of one operator
 WATCH_S = 0.5  # how soon a command that another process has stored, or that was resumed, is taken up
+FAULT_S = 30.0  # a command that met a fault of the service is tried again so much later
 PROGRESS_S = 1.0  # at most one push of progress in this time, and one at the end
 SEND_TIMEOUT_S = 10.0
 
@@ -274,6 +275,10 @@ class Commander:
         except ServiceError as error:
             log.warning("command %s waits: %s", command_id, error)  # it is taken up again at the next look
             await asyncio.sleep(WATCH_S)
+        except Exception:
+            self._count("internal_fault")
+            log.exception("command %s is tried again", command_id)
+            await asyncio.sleep(FAULT_S)
         finally:
             if waiting:
                 await asyncio.wait(waiting)

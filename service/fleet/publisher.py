@@ -59,6 +59,8 @@ class Publisher:
                 await look()
             except ServiceError as error:
                 log.warning("events wait: %s", error)
+            except Exception:  # one environment's fault holds up no other
+                log.exception("events wait")
             await asyncio.sleep(LOOK_S)
 
     async def look_at(self, environment: str) -> None:

@@ -230,6 +230,10 @@ class Streamer:
                     self._count("stream_link_down")
                     lane.clear()  # whoever asked asks again
                     break
+                except Exception:  # costs this window, not the streams of all others
+                    self._count("internal_fault")
+                    log.exception("a window was not sent")
+                    finished = True
                 if finished:
                     waiting.popleft()
                 if waiting:

@@ -152,6 +152,10 @@ class Granter:
             self._record.count("grant_failed")
             log.warning("%d logins were not granted: %s", len(logins), error or "no answer in time")
             return _not_granted("the broker did not confirm")
+        except Exception:
+            self._record.count("internal_fault")
+            log.exception("%d logins were not granted", len(logins))
+            return _not_granted("a fault of the service")
         return None
 
 

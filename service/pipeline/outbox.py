@@ -7,10 +7,13 @@ commit.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 
 from service.mqtt.port import Link, LinkDown
 from service.pipeline.record import Record
+
+log = logging.getLogger("firstlight.outbox")
 
 
 class Outbox:
@@ -43,6 +46,9 @@ class Outbox:
                     await self._link.publish(topic, payload)
                 except LinkDown:
                     self._record.count("reply_dropped_link_down")
+                except Exception:  # costs this message, not all that come after it
+                    self._record.count("internal_fault")
+                    log.exception("a message was not sent")
                 finally:
                     self._sending = False
             await self._arrived.wait()

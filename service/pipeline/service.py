@@ -7,6 +7,7 @@ it adapters and runs it. Source: docs/architecture.md.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -40,6 +41,7 @@ from service.pipeline.ticker import Ticker
 from service.protocol import encode
 from service.protocol.schemas import Fetch, Hello
 
+log = logging.getLogger("firstlight.pipeline")
 _HELLOS_A_TURN = 64
 
 
@@ -225,12 +227,19 @@ class Pipeline:
             self.ticker.tell_again()
         for outcome in settled.outcomes:
             outcome.job.done()
-            if outcome.effects:
-                self._effects(outcome)
-            elif outcome.reply is not None:
-                self._reply(outcome.job, outcome.reply)
-            elif isinstance(outcome.job.link, Call):
-                outcome.job.link.answer(None)
+            try:
+                self._follow(outcome)
+            except Exception:  # what is stored stays; the device asks again for its reply
+                self.record.count("internal_fault")
+                log.exception("a fault after the commit", extra={"trace_id": outcome.job.trace_id})
+
+    def _follow(self, outcome: Outcome) -> None:
+        if outcome.effects:
+            self._effects(outcome)
+        elif outcome.reply is not None:
+            self._reply(outcome.job, outcome.reply)
+        elif isinstance(outcome.job.link, Call):
+            outcome.job.link.answer(None)
 
     def _effects(self, outcome: Outcome) -> None:
         job, reply = outcome.job, outcome.reply

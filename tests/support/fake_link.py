@@ -45,6 +45,7 @@ class FakeLink:
         self.deliver = None
         self.arrived = asyncio.Event()
         self.blocked: asyncio.Event | None = None
+        self.faults: list[Exception] = []  # each is raised once
 
     @property
     def up(self) -> bool:
@@ -53,6 +54,8 @@ class FakeLink:
     async def publish(self, topic: str, payload: bytes) -> None:
         if self.down:
             raise LinkDown
+        if self.faults:
+            raise self.faults.pop()
         if self.blocked is not None:
             await self.blocked.wait()
         self.published.append((topic, payload))

@@ -59,3 +59,17 @@ async def test_an_environment_that_is_away_is_said_once_and_not_before_it_had_ti
         assert warnings(caplog) == 2
     finally:
         await database.close()
+
+
+async def test_a_fault_in_one_environment_holds_up_no_other(tmp_path, caplog) -> None:
+    database = await new_database(tmp_path / "firstlight.db")
+    faulty, other = LateGate(), LateGate()
+    faulty.set_accounts = lambda _: 1 / 0
+    other.away = False
+    try:
+        await accounts.create(database, "alice", AccountKind.OPERATOR, now=NOW, random_bytes=os.urandom)
+        await AccountsKeeper(database, {"prod": faulty, "east": other}).look()
+        assert other.wanted == ["alice"]
+        assert "ZeroDivisionError" in caplog.text
+    finally:
+        await database.close()

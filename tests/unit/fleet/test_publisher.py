@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 
@@ -14,6 +15,7 @@ from service.mqtt.port import LinkDown
 from service.operations import accounts, event_positions
 from service.operations.accounts import AccountKind
 from service.storage.tables import event, meta
+from tests.support.site import until
 from tests.support.storage import NOW, new_database
 
 
@@ -106,6 +108,28 @@ async def test_a_broker_that_is_away_makes_nobody_miss_or_hear_twice(database) -
         await publisher.look_at(environment)
     assert wires["prod"].told("both") == wires["east"].told("both") == wires["east"].told("eastern") == [1, 2, 3, 4, 5]
     assert wires["prod"].told("eastern") == []
+
+
+async def test_a_fault_at_one_broker_holds_up_no_other_and_is_forgotten_when_it_is_gone(database, monkeypatch) -> None:
+    class Faulty(Wire):
+        async def publish(self, topic: str, payload: bytes) -> None:
+            if not self.up:
+                raise KeyError("a bug")
+            await super().publish(topic, payload)
+
+    monkeypatch.setattr(publishing, "LOOK_S", 0.001)
+    prod, east = Faulty(), Wire()
+    prod.up = False
+    await integrator(database, "billing")
+    await happen(database, "acme")
+    running = asyncio.create_task(Publisher(database, {"prod": prod, "east": east}, nobody).run())
+    try:
+        await until(lambda: len(east.told("billing")) == 1)
+        prod.up = True
+        await until(lambda: prod.told("billing") == east.told("billing"))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_second_process_for_another_environment_tells_its_own_and_takes_nothing_away(database) -> None:

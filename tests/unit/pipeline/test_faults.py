@@ -92,6 +92,42 @@ async def test_a_link_that_is_down_loses_replies_and_the_repeat_is_answered(tmp_
         assert len(site.store.device("line-1", "sn-1").credentials) == 1
 
 
+async def test_a_fault_while_a_reply_is_sent_costs_that_reply(tmp_path):
+    async with running(tmp_path) as site:
+        peer = Peer(site)
+        body = peer.activate_body(await peer.hello())
+        site.boot.faults.append(KeyError("a bug"))
+        site.boot.send(topics.up("b", peer.session, "activate"), peer.pack({"id": "1", **body}))
+        await site.settle()
+        assert site.counted("internal_fault") == 1
+        assert (await peer.ask("b", "activate", body))["ok"]
+
+
+async def test_a_fault_after_the_commit_costs_that_reply(tmp_path, monkeypatch):
+    async with running(tmp_path) as site:
+        peer = Peer(site)
+        body = peer.activate_body(await peer.hello())
+        granter = site.pipeline.granters["prod"]
+        with monkeypatch.context() as patched:
+            patched.setattr(granter, "submit", lambda *_: 1 / 0)
+            site.boot.send(topics.up("b", peer.session, "activate"), peer.pack({"id": "1", **body}))
+            await site.settle()
+        assert site.counted("internal_fault") == 1
+        assert (await peer.ask("b", "activate", body))["ok"]
+
+
+async def test_a_fault_of_a_gate_is_a_grant_that_failed(tmp_path, monkeypatch):
+    async with running(tmp_path) as site:
+        peer = Peer(site)
+        body = peer.activate_body(await peer.hello())
+        with monkeypatch.context() as patched:
+            patched.setattr(site.gate, "grant", lambda _: 1 / 0)
+            refused = await peer.ask("b", "activate", body)
+        assert refused["code"] == codes.UNAVAILABLE
+        assert site.counted("internal_fault") == 1
+        assert (await peer.ask("b", "activate", body))["ok"]
+
+
 async def test_a_broker_that_does_not_revoke_is_asked_again_until_it_does(tmp_path):
     async with running(tmp_path) as site:
         one, two = Peer(site), Peer(site)

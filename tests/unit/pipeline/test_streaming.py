@@ -260,3 +260,19 @@ async def test_no_more_pages_and_files_are_kept_than_their_bounds():
             assert len(pages._pages) <= 2
             assert len(pages._open) <= 2
     pages.close()
+
+
+async def test_a_fault_while_a_window_is_sent_costs_that_window(tmp_path):
+    async with running(tmp_path) as site:
+        peer = await confirmed(site)
+        send(peer, count=None, bitmap=b"\x01")
+        await site.settle()
+        site.op.published.clear()
+        site.op.faults.append(KeyError("a bug"))
+        send(peer, count=3)
+        await site.settle()
+        assert chunks(site, peer) == []
+        assert site.counted("internal_fault") == 1
+        send(peer, count=3)
+        await site.settle()
+        assert [one[1] for one in chunks(site, peer)] == [0, 1, 2]
