@@ -6,7 +6,7 @@ of a serial number. A row that says what is known already changes nothing, so an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -14,12 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from device_sdk.wire import ids
+from service.domain.device import Device
 from service.domain.warehouse import Binding, DeviceType, Equipment, Line, Order, OrderState, Site
 from service.operations.requests import bad_request, conflict, not_found
+from service.operations.verbs import warehouse_units
 from service.operations.verbs.making import Made
 from service.operations.verbs.verb import Arguments as Arguments_
 from service.operations.verbs.verb import Role, World
 from service.operations.verbs.warehouse_rows import MAX_ROWS, check_scope, check_word, decide
+from service.operations.verbs.warehouse_units import Known
 from service.storage import warehouse_queries as queries
 from service.storage import warehouse_writes as writes
 from service.storage.store import SqlBatch
@@ -60,6 +63,8 @@ class _Book:
     counts: dict[tuple[str, int], int]
     bound: dict[Name, Binding]
     units: dict[Name, Equipment]
+    known: Known  # the units as they were before
+    devices: Mapping[Name, Device]
     new_orders: list[str] = field(default_factory=list)
     new_lines: dict[tuple[str, int], Line] = field(default_factory=dict)
     new_bound: list[Binding] = field(default_factory=list)
@@ -150,10 +155,11 @@ class _Book:
             raise bad_request("serial_illegal", "a serial is 1 to 128 of A-Z a-z 0-9 . _ : -")
         name = (self.types[line.device_type].group_id, serial)
         before, unit = self.bound.get(name), self.units.get(name)
-        if before is not None:
-            if (before.order_id, before.line) != (line.order_id, line.line):
-                raise conflict("unit_bound", f"{serial} is on line {before.line} of order {before.order_id}")
+        if before is not None and (before.order_id, before.line) == (line.order_id, line.line):
             return
+        self.known.check_now(name, self.devices.get(name))
+        if before is not None:
+            raise conflict("unit_bound", f"{serial} is on line {before.line} of order {before.order_id}")
         if unit is not None and unit.device_type != line.device_type:
             raise conflict("unit_type", f"{serial} is a {unit.device_type}, not a {line.device_type}")
         order = self.orders[line.order_id]
@@ -169,8 +175,8 @@ class _Book:
             self.placed[name] = self.units[name] = replace(unit, site=order.site)
 
 
-async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
-    book = await _book(connection, arguments.rows, world)
+async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
+    book = await _book(batch, connection, arguments.rows, world)
     outcomes = decide(arguments.rows, lambda one: ("order", _shown(one)), book.take)
 
     async def write(within: AsyncConnection) -> None:
@@ -182,7 +188,7 @@ async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Argumen
     return Made(outcomes, write=write)
 
 
-async def _book(connection: AsyncConnection, rows: Sequence[One], world: World) -> _Book:
+async def _book(batch: SqlBatch, connection: AsyncConnection, rows: Sequence[One], world: World) -> _Book:
     wanted = {one.order for one in rows}
     orders = await queries.orders(connection, wanted)
     types = await queries.device_types(connection)
@@ -190,6 +196,8 @@ async def _book(connection: AsyncConnection, rows: Sequence[One], world: World) 
     groups = {one.group_id for one in types.values()}
     names = [(group_id, one.serial) for one in rows if one.serial is not None for group_id in groups]
     lines = await queries.lines(connection, wanted)
+    units = await warehouse_units.load(connection, names, world)
+    devices = {} if world.scope is None else (await batch.load(serials=names)).by_serial
     return _Book(
         world,
         await queries.sites(connection, {*known, *(one.site for one in rows if one.site is not None)}),
@@ -197,8 +205,10 @@ async def _book(connection: AsyncConnection, rows: Sequence[One], world: World) 
         orders,
         {(one.order_id, one.line): one for one in lines},
         await queries.line_counts(connection, wanted),
-        await queries.bindings(connection, names),
-        await queries.units(connection, names),
+        dict(units.bound),
+        dict(units.units),
+        units,
+        devices,  # they are asked for where they are, which only an operator with a scope must know
     )
 
 

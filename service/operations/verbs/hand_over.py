@@ -65,6 +65,7 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
 
     def take(name: Name) -> bool:
         _check_order(known, name, arguments.order)
+        known.check_now(name, devices.get(name))
         return _hand_over(name, given.get("/".join(name)), known, devices, done)
 
     return done.made(decide(names, lambda name: name, take), {"after": after} if after is not None else {})
@@ -75,7 +76,6 @@ def _check_order(known: Known, name: Name, order_id: str) -> None:
         raise not_found("unit_not_ordered", f"{name[1]} is not on order {order_id}")
     if known.orders[order_id].state not in (OrderState.OPEN, OrderState.DISPATCHED):
         raise conflict("order_state", f"order {order_id} is {known.orders[order_id].state.value}")
-    known.check(name)
 
 
 def _hand_over(name: Name, keys: One | None, known: Known, devices: dict[Name, Device], done: Done) -> bool:

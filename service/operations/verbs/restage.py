@@ -28,7 +28,7 @@ class Arguments(Arguments_):
 
 
 async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
-    """1. The unit is in the warehouse. 2. Its credentials are dropped: whoever holds them is let in no more. 3. It is
+    """1. The unit is in the warehouse, and its device in the operator's OU. 2. Its credentials are dropped: whoever holds them is let in no more. 3. It is
     received, and what it said of its items is forgotten.
     """
     check_text("a note", arguments.note, empty=True)
@@ -39,6 +39,7 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
 
     def take(name: Name) -> bool:
         unit, device = known.unit(name), devices.get(name)
+        known.check_now(name, device)
         if unit.device_id is None or device is None:
             raise conflict("unit_not_handed_over", "the unit was never handed over for provisioning")
         again = warehouse.restage(unit, world.now)

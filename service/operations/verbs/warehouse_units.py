@@ -1,6 +1,7 @@
 """The units that a warehouse command names, with their orders and sites: loaded once, judged one by one.
 
-Owns whose they are: a unit belongs to its site's OU, else to its order's, else to its group's default.
+Owns whose they are: a unit belongs to its site's OU, else to its order's, else to its group's default. Who takes it
+elsewhere, or its credentials away, needs the OU where it is now as well.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.domain.device import Device
 from service.domain.warehouse import Binding, Equipment, Order, Site
 from service.operations.requests import bad_request, not_found
+from service.operations.selectors import ou_of
 from service.operations.verbs.verb import World
 from service.operations.verbs.warehouse_rows import check_scope, unit_name
 from service.storage import warehouse_queries as queries
@@ -54,6 +57,22 @@ class Known:
         """Raises ServiceError FORBIDDEN unless the unit is the operator's."""
         site, group = self.site_of(name), self.world.catalogue.groups.get(name[0])
         check_scope(site.ou if site is not None else group.default_ou if group is not None else None, self.world)
+
+    def check_now(self, name: Name, device: Device | None) -> None:
+        """Raises ServiceError FORBIDDEN unless the unit is the operator's at every place that it has.
+
+        1. Its order's site, and the site where the warehouse knows it. 2. Where its device is. 3. One that nobody knows
+        yet is where its group would put it.
+        """
+        unit, group = self.units.get(name), self.world.catalogue.groups.get(name[0])
+        bound_for, here = self.site_of(name), self.sites.get(unit.site or "") if unit is not None else None
+        for site in (bound_for, here):
+            if site is not None:
+                check_scope(site.ou, self.world)
+        if device is not None:
+            check_scope(ou_of(device, group), self.world)
+        elif here is None:
+            check_scope(group.default_ou if group is not None else None, self.world)
 
 
 async def load(connection: AsyncConnection, names: Collection[Name], world: World) -> Known:

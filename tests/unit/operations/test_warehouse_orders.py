@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 
+from service.domain.changes import Changes
+from service.domain.device import DeviceState
 from service.domain.warehouse import Binding, DeviceType, Line, Order, Site
+from service.operations import devices
 from service.operations.accounts import Operator
 from service.operations.verbs.verb import Role
 from service.storage import warehouse_queries as queries
-from service.storage.tables import audit, command
-from service.storage.warehouse_tables import site_settings
+from service.storage.store import SqlStore
+from service.storage.tables import audit, command, device, registration_group, thing
+from service.storage.warehouse_tables import equipment, site_settings
 from tests.support.commands import rows_of
 from tests.support.refusals import refused
-from tests.support.storage import DERIVED, GROUP
-from tests.support.warehouse import SETTINGS, SITE, Warehouse, unit_of
+from tests.support.storage import DERIVED, GROUP, a_device, a_thing
+from tests.support.warehouse import SETTINGS, SITE, Warehouse, put_unit, unit_of
 
 ROW = {"order": "SO-1", "site": "hall-1", "type": "tablet"}
 
@@ -218,6 +224,93 @@ async def test_an_operator_reaches_the_sites_of_his_ou_only(house, commands):
     assert await abroad.results("receive", units=[{"serial": "t-1", "type": "tablet"}]) == ["out_of_scope"]
     near = Warehouse(commands, Operator("eve", Role.OPERATOR, "acme/eu"))
     assert await near.results("set-site", site="hall-1", title="Hall") == ["changed"]
+
+
+BOB = Operator("bob", Role.OPERATOR, "acme/us")
+
+
+async def stood(database, serial, ou, *, active=True):
+    """A device at that OU: by its thing, or by allocation."""
+    one = a_device(serial, group_id=DERIVED.group_id, key=None)
+    if active:
+        thing_id = serial.encode().hex().zfill(32)[-32:]
+        one = replace(one, state=DeviceState.CONFIRMED, thing=a_thing(one, ou=ou, thing_id=thing_id))
+    else:
+        one = replace(one, ou=ou)
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, one),)))
+
+
+@pytest.fixture
+async def abroad(database, commands, house):
+    """Bob's own site and order, in a world where `tablet` registers in a group of the OU acme."""
+    async with database.write() as transaction:
+        of = registration_group.c.group_id == DERIVED.group_id
+        await transaction.connection.execute(update(registration_group).where(of).values(default_ou="acme"))
+    await house.furnish("t-1")
+    bob = Warehouse(commands, BOB)
+    await bob.done("create-site", sites=[{"name": "us", "ou": "acme/us/x"}])
+    await bob.done("enter-order", rows=[{"order": "US-1", "site": "us", "type": "tablet"}])
+    return bob
+
+
+@pytest.mark.parametrize(
+    ("serial", "cause"),
+    [
+        ("thing-abroad", "out_of_scope"),
+        ("allocated-abroad", "out_of_scope"),
+        ("unknown", "out_of_scope"),  # its group would put it at acme
+        ("at-hall-1", "out_of_scope"),
+        ("t-1", "out_of_scope"),  # on an order for hall-1: not even told which
+        ("allocated-here", "changed"),
+        ("thing-here", "changed"),
+    ],
+)
+async def test_an_order_takes_no_unit_from_another_ou(database, house, abroad, serial, cause):
+    await stood(database, "thing-abroad", "acme/eu/bank")
+    await stood(database, "allocated-abroad", "acme/eu", active=False)
+    await stood(database, "thing-here", "acme/us/y")
+    await stood(database, "allocated-here", "acme/us", active=False)
+    await stood(database, "at-hall-1", "acme/us/y")  # but the warehouse knows it at hall-1
+    await house.done("receive", units=[{"serial": "at-hall-1", "type": "tablet"}])
+    await put_unit(database, replace(await unit_of(database, "at-hall-1"), site="hall-1"))
+    assert await abroad.results("enter-order", rows=[{"order": "US-1", "serial": serial}]) == [cause]
+    bound = await read(database, queries.bindings_of, "US-1")
+    assert [one.serial for one in bound] == ([serial] if cause == "changed" else [])
+
+
+@pytest.mark.parametrize("serial", ["thing-abroad", "allocated-abroad", "unknown", "at-hall-1"])
+async def test_a_hand_over_takes_no_unit_from_another_ou(database, house, abroad, serial):
+    """Also where somebody who may do more has put it on the order: moving it takes rights at both ends."""
+    await stood(database, "thing-abroad", "acme/eu/bank")
+    await stood(database, "allocated-abroad", "acme/eu", active=False)
+    await stood(database, "at-hall-1", "acme/us/y")
+    await house.done("enter-order", rows=[{"order": "US-1", "serial": serial}])
+    if serial == "at-hall-1":
+        await house.done("receive", units=[{"serial": "at-hall-1", "type": "tablet"}])
+        await put_unit(database, replace(await unit_of(database, "at-hall-1"), site="hall-1"))
+    before = [dict(row) for of in (device, thing, equipment) for row in await rows_of(database, of)]
+    assert await abroad.results("hand-over", order="US-1") == ["out_of_scope"]
+    assert [dict(row) for of in (device, thing, equipment) for row in await rows_of(database, of)] == before
+
+
+async def test_an_operator_hands_over_what_is_his_at_both_ends(database, abroad):
+    await stood(database, "s-1", "acme/us", active=False)
+    await abroad.done("enter-order", rows=[{"order": "US-1", "serial": "s-1"}])
+    assert await abroad.results("hand-over", order="US-1") == ["changed"]
+    assert (await devices.show(database, "s-1")).ou == "acme/us/x"
+    assert await abroad.results("hand-over", order="US-1") == ["unchanged"]
+
+
+async def test_a_unit_whose_device_was_moved_away_is_not_restaged_from_its_old_site(database, house, abroad):
+    await stood(database, "s-1", "acme/us", active=False)
+    await abroad.done("enter-order", rows=[{"order": "US-1", "serial": "s-1"}])
+    await abroad.done("hand-over", order="US-1")
+    before = await devices.show(database, "s-1")
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((before, replace(before, ou="acme/eu")),)))
+    assert await abroad.results("restage", units=[f"{DERIVED.group_id}/s-1"]) == ["out_of_scope"]
+    assert await house.results("restage", units=[f"{DERIVED.group_id}/s-1"]) == ["unchanged"]
 
 
 async def test_a_viewer_changes_nothing_and_an_operator_no_device_type(commands):
