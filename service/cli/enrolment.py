@@ -17,7 +17,7 @@ from service.credentials import keyholder
 from service.credentials.cms import CmsError, Keyholder
 from service.domain.enrolment import Enrolment
 from service.operations.accounts import LOCAL
-from service.operations.enrolment import dispatch, looking, reconcile, tokens, wishes
+from service.operations.enrolment import adopting, dispatch, looking, reconcile, tokens, wishes
 from service.storage.database import Database
 
 app = typer.Typer(help="Device enrolment with external providers.", no_args_is_help=True)
@@ -115,8 +115,35 @@ def return_(order: OrderArgument, serials: Annotated[list[str], typer.Argument(h
 
 @app.command()
 def void(order: OrderArgument) -> None:
-    """The whole order goes at the provider (VD)."""
-    _wish(order, lambda database, now: wishes.void(database, order, by=LOCAL, now=now))
+    """The whole order goes at the provider (VD); one that was refused there is looked up first."""
+    state = _compared(lambda working: adopting.void(working, order, by=LOCAL))
+    print(f"order {order}: {state.value}")
+
+
+@app.command()
+def adopt(
+    order: OrderArgument,
+    holds: Annotated[
+        list[str] | None, typer.Option("--holds", help="A serial that a platform for files says it holds; repeat it.")
+    ] = None,
+    holds_nothing: Annotated[
+        bool, typer.Option("--holds-nothing", help="That platform says that it holds nothing of the order.")
+    ] = False,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Take over here what the provider holds of an order, after an answer that was lost; nothing changes there."""
+    if holds and holds_nothing:
+        context.fail("give --holds or --holds-nothing")
+    told = holds or ([] if holds_nothing else None)
+    found = _compared(lambda working: adopting.adopt(working, order, by=LOCAL, told=told))
+
+    def text() -> None:
+        print(f"order {order}: {found.state.value}, {'held' if found.held else 'NOT held'} by the provider")
+        for word, serials in (("enrolled", found.enrolled), ("failed", found.failed), ("FOREIGN", found.foreign)):
+            if serials:
+                print(f"{word} {len(serials)}: {' '.join(serials)}")
+
+    context.emit(found, as_json=as_json, text=text)
 
 
 @app.command()

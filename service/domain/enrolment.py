@@ -1,6 +1,7 @@
 """How orders and units stand with an enrolment provider, what is asked for them next, and what an answer changes. Pure.
 
 Owns both TRANSITIONS tables, the choice of the request type and the consequences of an answer; an unlisted move raises.
+What stands at the provider, once somebody has looked, goes by tables of its own (THERE, NOT_THERE).
 Batches, files and providers' own forms stand in operations/enrolment. Source: docs/partners/enrolment.md.
 """
 
@@ -65,6 +66,18 @@ ORDER_TRANSITIONS: Mapping[Enrolment, frozenset[Enrolment]] = {
     S.UNENROL_SENT: frozenset({S.UNENROLLED, S.ENROLLED, S.ENROL_PENDING, S.ENROL_FAILED, S.UNENROL_FAILED}),
     S.UNENROLLED: frozenset({S.ENROL_PENDING}),
     S.UNENROL_FAILED: frozenset({S.UNENROL_PENDING, S.UNENROL_SENT, S.ENROL_PENDING}),
+}
+# What a look at the provider makes of a unit: its order has it there, or has not. Other states stay as they are.
+THERE: Mapping[Enrolment, Enrolment] = {
+    S.NONE: S.ENROLLED,
+    S.ENROL_FAILED: S.ENROLLED,
+    S.UNENROLLED: S.ENROLLED,
+    S.UNENROL_FAILED: S.ENROLLED,
+}
+NOT_THERE: Mapping[Enrolment, Enrolment] = {
+    S.ENROLLED: S.ENROL_FAILED,
+    S.UNENROL_PENDING: S.UNENROLLED,
+    S.UNENROL_FAILED: S.UNENROLLED,
 }
 SENT = frozenset({S.ENROL_SENT, S.UNENROL_SENT})
 FAILED = frozenset({S.ENROL_FAILED, S.UNENROL_FAILED})
@@ -173,7 +186,7 @@ def unwanted(of: Standing, units: Iterable[Unit]) -> Standing:
 
 
 def voided(of: Standing) -> Standing:
-    """The whole order goes. Raises IllegalMove while an answer is still to come."""
+    """The whole order goes; what the provider does not hold goes here only. Raises IllegalMove while it has to answer."""
     if of.order in (S.NONE, S.UNENROLLED, S.UNENROL_PENDING):
         return of
     _check_no_answer_to_come(of)
@@ -254,6 +267,26 @@ def retried(of: Standing, last: RequestType | None) -> Standing:
     # A return goes by its units: the order itself stands as it does.
     order = order_moved(of.order, S.UNENROL_PENDING) if last is RequestType.VOID else of.order
     return Standing(order, units, of.held)
+
+
+def adopted(of: Standing, *, held: bool, there: Iterable[Unit]) -> Standing:
+    """After a look at the provider: whether it holds the order, and which of its units. Raises IllegalMove while sent."""
+    _check_no_answer_to_come(of)
+    if of.order is S.UNENROL_PENDING and held:
+        return Standing(of.order, of.units, held)  # it is about to go as a whole
+    has = set(there) if held else set()
+    units = {unit: (THERE if unit in has else NOT_THERE).get(state, state) for unit, state in of.units.items()}
+    return Standing(_found(of.order, set(units.values()), held=held), units, held)
+
+
+def _found(order: Enrolment, states: set[Enrolment], *, held: bool) -> Enrolment:
+    if S.ENROL_PENDING in states or (order is S.ENROL_PENDING and held and S.ENROLLED in states):
+        return S.ENROL_PENDING
+    if S.ENROL_FAILED in states:
+        return S.ENROL_FAILED
+    if held:
+        return S.ENROLLED
+    return S.NONE if order is S.NONE else S.UNENROLLED
 
 
 def _left(state: Enrolment, *, held: bool) -> Enrolment:

@@ -20,6 +20,7 @@ from service.operations import configuration
 from service.operations.enrolment import (
     dispatch,
     extract,
+    files,
     load,
     providers,
     requesting,
@@ -30,7 +31,7 @@ from service.operations.enrolment import (
 from service.operations.enrolment.providers import Adaptor
 from service.operations.enrolment.working import AskError, Working
 from service.storage.database import Database
-from service.storage.enrolment_tables import workflow_event
+from service.storage.enrolment_tables import enrolment_transaction, workflow_event
 from tests.support.commands import Clock
 from tests.support.storage import NOW
 from tests.support.warehouse import Warehouse
@@ -186,6 +187,29 @@ async def enrolment_site(database: Database, commands: Any, folder: Path, clock:
         secret=Secret(b"provider token"), by="local", now=clock(),
     )  # fmt: skip
     return EnrolmentSite(database, folder, clock, await configuration.values(database))
+
+
+async def file_provider(site: EnrolmentSite) -> None:
+    """The provider `billing`, which exchanges files; it has our own certificate, so that we read what is for it."""
+    pem = own_key()["own.pem"].decode("ascii")
+    await providers.create(
+        site.database, "billing", Adaptor.FILE, recipient_pem=pem, signer_pem=pem, by="local", now=site.clock()
+    )
+
+
+async def answer_by_file(site: EnrolmentSite, status: str, **more: Any) -> None:
+    """What `billing` says of the open transaction of SO-1, signed and in its inbox; `more`: fields of the order."""
+    of = enrolment_transaction.c
+    async with site.database.read() as connection:
+        opened = (await connection.execute(select(of.transaction_id).where(of.state == "open"))).scalar_one()
+    said = {"transactionId": opened, "orderId": "SO-1", "status": status, **more}
+    document = {
+        "identifier": os.urandom(8).hex(), "version": "1.0", "interfaceCategory": "DEVICE_ENROLMENT",
+        "interfaceType": "RESPONSE", "batchTime": site.clock().isoformat(), "recordCount": 1, "providerId": "billing",
+        "orders": [said],
+    }  # fmt: skip
+    billing, name = await providers.get(site.database, "billing"), f"{document['identifier']}.p7m"
+    await files.put(site.working, "inbox", billing, name, json.dumps(document).encode(), files.ours(site.working))
 
 
 PENDING, SENT, ENROLLED, FAILED = (

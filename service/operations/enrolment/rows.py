@@ -41,6 +41,7 @@ class OrderOf:
     policies: Mapping[str, Any]  # with the secret ones
     standing: Standing
     last: RequestType | None  # what was asked last, and has been answered
+    doubtful: bool  # asked for since the provider last accepted something, and refused: it may hold it all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ async def order(connection: AsyncConnection, order_id: str, sealer: Sealer) -> O
         Unit(found.group_id, found.serial): Enrolment(found.state)
         for found in await connection.execute(select(of.group_id, of.serial, of.state).where(of.order_id == order_id))
     }
-    last, held = await _history(connection, order_id)
+    last, held, refused = await _history(connection, order_id)
     policies = json.loads(row.policies)
     if row.policies_sealed is not None:
         policies |= json.loads(sealer.open(row.policies_sealed, order_policies_aad(order_id)))
@@ -80,25 +81,27 @@ async def order(connection: AsyncConnection, order_id: str, sealer: Sealer) -> O
         policies,
         Standing(Enrolment(row.enrolment_state), units, held),
         last,
+        doubtful=refused and not held,
     )
 
 
-async def _history(connection: AsyncConnection, order_id: str) -> tuple[RequestType | None, bool]:
-    """What was asked last, and whether the provider holds the order since what it accepted last."""
+async def _history(connection: AsyncConnection, order_id: str) -> tuple[RequestType | None, bool, bool]:
+    """What was asked last, whether the provider holds the order since what it accepted last, and if it refused since."""
     of = enrolment_transaction.c
     query = (
         select(of.request_type, of.state)
         .where(of.order_id == order_id, of.finished_at.is_not(None))
         .order_by(of.finished_at.desc(), of.created_at.desc(), of.transaction_id.desc())
     )
-    last, held = None, False
+    last, held, refused = None, False, False
     for number, row in enumerate(await connection.execute(query)):
         if number == 0:
             last = RequestType(row.request_type)
         if row.state in ACCEPTED:
             held = RequestType(row.request_type) is not RequestType.VOID
             break
-    return last, held
+        refused = True
+    return last, held, refused
 
 
 async def put_standing(

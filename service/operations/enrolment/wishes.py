@@ -7,6 +7,7 @@ domain/enrolment.py.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import select, tuple_, update
@@ -28,6 +29,8 @@ async def give_back(database: Database, order_id: str, serials: Sequence[str], *
         raise bad_request("serial_missing", "say which units come back")
 
     async def change(connection: AsyncConnection, of: rows.OrderOf) -> Standing:
+        if of.doubtful:
+            raise conflict("enrolment_doubtful", f"the provider may hold order {order_id} although it was refused")
         units = await _bound(connection, order_id, serials)
         unit = order_unit.c
         names = [(one.group_id, one.serial) for one in units]
@@ -42,10 +45,13 @@ async def give_back(database: Database, order_id: str, serials: Sequence[str], *
 
 
 async def void(database: Database, order_id: str, *, by: str, now: datetime) -> Enrolment:
-    """The whole order goes at the provider. Raises ServiceError."""
+    """The whole order goes; the provider is asked for that unless it never was asked for the order. Raises ServiceError.
+
+    Where it is known how the order stands there: adopting.py.
+    """
 
     async def change(_: AsyncConnection, of: rows.OrderOf) -> Standing:
-        return enrolment.voided(of.standing)
+        return enrolment.voided(replace(of.standing, held=of.standing.held or of.doubtful))
 
     return await _wish(database, order_id, "order-void", {}, change, by, now)
 

@@ -152,7 +152,48 @@ def test_an_unlisted_move_is_refused() -> None:
     assert set(enrolment.TRANSITIONS) == set(enrolment.ORDER_TRANSITIONS) == set(S)
 
 
-WISHES = st.sampled_from(["add", "return", "void", "override", "retry"])
+@pytest.mark.parametrize(
+    ("of", "held", "there", "after"),
+    [
+        (  # it took what it then refused as a repetition
+            standing(S.ENROL_FAILED, A=S.ENROL_FAILED, B=S.ENROL_FAILED),
+            True, {A, B}, standing(S.ENROLLED, held=True, A=S.ENROLLED, B=S.ENROLLED),
+        ),
+        (  # part of it, and more units wait
+            standing(S.ENROL_PENDING, A=S.ENROL_FAILED, B=S.ENROL_FAILED, C=S.ENROL_PENDING),
+            True, {A}, standing(S.ENROL_PENDING, held=True, A=S.ENROLLED, B=S.ENROL_FAILED, C=S.ENROL_PENDING),
+        ),
+        (  # it was thrown away here, and is there all the same
+            standing(S.NONE, A=S.NONE), True, {A}, standing(S.ENROLLED, held=True, A=S.ENROLLED),
+        ),
+        (  # the end of it had come, and only the answer was lost
+            standing(S.UNENROL_FAILED, held=True, A=S.UNENROL_FAILED, B=S.UNENROL_FAILED),
+            False, {A}, standing(S.UNENROLLED, A=S.UNENROLLED, B=S.UNENROLLED),
+        ),
+        (  # the provider has forgotten what it said yes to
+            standing(S.ENROLLED, held=True, A=S.ENROLLED), False, (), standing(S.ENROL_FAILED, A=S.ENROL_FAILED),
+        ),
+        (
+            standing(S.UNENROL_PENDING, held=True, A=S.ENROLLED),
+            True, {A}, standing(S.UNENROL_PENDING, held=True, A=S.ENROLLED),
+        ),
+        (standing(S.UNENROL_PENDING, held=True, A=S.UNENROL_PENDING), False, (), standing(S.UNENROLLED, A=S.UNENROLLED)),
+    ],
+)  # fmt: skip
+def test_what_a_look_at_the_provider_changes(of: Standing, held: bool, there: set[Unit], after: Standing) -> None:
+    assert enrolment.adopted(of, held=held, there=there) == after
+
+
+def test_after_a_look_everything_that_a_held_order_knows_can_be_asked() -> None:
+    found = enrolment.adopted(standing(S.ENROL_FAILED, A=S.ENROL_FAILED, B=S.ENROL_FAILED), held=True, there={A, B})
+    assert enrolment.plan(enrolment.overridden(found)) == Asked(RequestType.OVERRIDE, (A, B))
+    assert enrolment.plan(enrolment.voided(found)) == Asked(RequestType.VOID, (A, B))
+    assert enrolment.plan(enrolment.unwanted(found, {A})) == Asked(RequestType.RETURN, (A,))
+    with pytest.raises(IllegalMove):
+        enrolment.adopted(standing(S.ENROL_SENT, A=S.ENROL_SENT), held=True, there={A})
+
+
+WISHES = st.sampled_from(["add", "return", "void", "override", "retry", "held", "not held"])
 ANSWERS = st.sampled_from([Answer.COMPLETE, Answer.COMPLETE_WITH_ERRORS, Answer.ERROR])
 
 
@@ -163,7 +204,7 @@ def test_no_history_of_wishes_and_answers_ends_in_an_illegal_move_or_waits_for_e
     of, last = Standing(S.NONE, {}, held=False), None
     for wish, number, answer, failing in history:
         try:
-            of = _wished(of, wish, Unit("tablets", str(number)), last)
+            of = _wished(of, wish, Unit("tablets", str(number)), last, failing)
         except IllegalMove:
             continue  # said to the operator; nothing has changed
         asked = enrolment.plan(of)
@@ -180,8 +221,11 @@ def test_no_history_of_wishes_and_answers_ends_in_an_illegal_move_or_waits_for_e
         assert of.order not in enrolment.SENT
 
 
-def _wished(of: Standing, wish: str, unit: Unit, last: RequestType | None) -> Standing:
+def _wished(of: Standing, wish: str, unit: Unit, last: RequestType | None, mask: int) -> Standing:
     state = of.units.get(unit, S.NONE)
+    if wish in ("held", "not held"):
+        there = {one for one in of.units if mask >> int(one.serial) & 1}
+        return enrolment.adopted(of, held=wish == "held", there=there)
     if wish == "add":
         return enrolment.wanted(of, {unit})
     if wish == "return":
