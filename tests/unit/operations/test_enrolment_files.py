@@ -142,7 +142,7 @@ async def test_a_file_with_a_flipped_byte_changes_nothing(site: EnrolmentSite, p
         (inbox(site) / f"{at}.p7m").write_bytes(changed)
         (inbox(site) / f"{at}.p7m.sig").write_bytes((inbox(site) / "a.p7m.sig").read_bytes())
     (inbox(site) / "a.p7m").unlink()
-    while site.files("inbox"):
+    while site.files("inbox") or site.files("work"):  # a run takes a bounded number, what is left in `work` comes next
         await site.run("load")
     assert len(site.files("failed/load")) == len(range(0, len(envelope), step))
     await unchanged(site)
