@@ -11,7 +11,7 @@ INTERFACES: tuple[Interface, ...] = (
     Interface(things.opening, open_to_all),  # a nonce for anybody, and activations, which prove themselves
     Interface(things.owning, things_calls.owner_guard),
     Interface(things.serving, things_calls.thing_guard),
-    Interface(partners.router, partners.partner, {partners.IMPORT_PATH: partners.MAX_IMPORT_BYTES}),
+    Interface(partners.router, partners.partner, {partners.IMPORT_PATH: partners.MAX_IMPORT_BYTES}, partners.FORMS),
     Interface(enrolment.inbound, enrolment.provider_guard, {enrolment.INBOUND_PATH: enrolment.MAX_BODY_BYTES}),
     Interface(enrolment.dispatching, enrolment.dispatch_guard, {enrolment.DISPATCH_PATH: enrolment.MAX_BODY_BYTES}),
     Interface(admin.opening, open_to_all),  # signing in, and the pages' style

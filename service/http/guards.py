@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from device_sdk.wire import codes
 from service.errors import ServiceError
-from service.http.refusals import internal, response_of
+from service.http.refusals import Forms, internal
 from service.pipeline.throttle import BucketTable
 
 log = logging.getLogger("firstlight.web")
@@ -40,8 +40,11 @@ Address = IPv4Address | IPv6Address
 
 
 class Tracing:
-    def __init__(self, app: ASGIApp, *, tls: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, app: ASGIApp, *, tls: bool, forms: Forms, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._app = app
+        self._forms = forms
         self._monotonic = monotonic
         self._headers = [(b"x-content-type-options", b"nosniff")]
         if tls:
@@ -67,13 +70,13 @@ class Tracing:
             await self._app(scope, receive, traced)
         except ServiceError as error:  # of the wrappers below; those of routes are answered there
             scope["state"]["cause"] = error.cause
-            response = response_of(error, trace)
+            response = self._forms.response_of(scope["path"], error, trace)
             response.headers["connection"] = "close"  # there may be more of it to come, which nobody will read
             await response(scope, receive, traced)
         except Exception:
             log.exception("a request failed", extra={"trace": trace, "route": _route(scope)})
             if status == 0:
-                await response_of(internal(), trace)(scope, receive, traced)
+                await self._forms.response_of(scope["path"], internal(), trace)(scope, receive, traced)
         finally:
             took_ms = round((self._monotonic() - began) * 1000)
             fields = {"trace": trace, "client": _host(scope), "ms": took_ms, "cause": scope["state"].get("cause", "")}

@@ -1,7 +1,8 @@
 """The interface of partner services: set-top boxes, users, entitlements. Parameters come as query or as form.
 
-Owns the routes and the partner's own bodies: {"error": {"code", "text"}} with 400, nothing with 401. The rules stand in
-operations/partners; the order of their checks is told in docs/partners/set-top-boxes.md.
+Owns the routes and the partner's own bodies: nothing with 401, {"error": {"code", "text"}} with every other refusal,
+whoever refuses. The rules stand in operations/partners; the order of their checks is told in
+docs/partners/set-top-boxes.md.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SkipValidation
+from starlette.responses import Response
 
+from service.errors import ServiceError
+from service.http import refusals
 from service.http.access import SoapAccess
+from service.http.bodies import documented, json_body
 from service.http.refusals import Answered
 from service.http.services import Services, services
 from service.operations.partners import boxes, entitlements
@@ -25,8 +30,9 @@ IMPORT_PATH = "/api/management/stb/import"
 MAX_IMPORT_BYTES = 8 * 1024 * 1024
 MAX_IMPORT_BOXES = 5000
 _access = SoapAccess()
+_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD, 413: Code.TOO_LARGE, 429: Code.THROTTLED}
 _STATUS = {
-    Code.OFFER_UNKNOWN: 404,
+    Code.NOT_FOUND: 404,
     Code.PURCHASE_RUNNING: 409,
     Code.PROVIDER_REFUSED: 502,
     Code.PROVIDER_UNREACHABLE: 502,
@@ -55,8 +61,6 @@ class LinkedBox(BaseModel):
 
 
 class FactoryBox(BaseModel):
-    """As it comes; each box is checked by itself, so that one wrong one refuses no other."""
-
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
     serial_no: str = ""
@@ -68,7 +72,7 @@ class FactoryBox(BaseModel):
 class FactoryList(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    boxes: list[FactoryBox]
+    boxes: list[SkipValidation[FactoryBox]]  # as they come: each is checked by itself, a wrong one refuses no other
 
 
 class ImportedBox(BaseModel):
@@ -86,6 +90,17 @@ class Bought(BaseModel):
     product_id: str
     option_id: str
     reference: str
+
+
+def refused(error: ServiceError, _trace: str) -> Response:
+    """The form of what is refused by others: by the bounds of size and rate, or by the framework."""
+    status = refusals.STATUS.get(error.code, 500)
+    if status == 401:
+        return Response(status_code=401)
+    code = _CODES.get(status, Code.NOT_TAKEN if status < 500 else Code.FAILED)
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    body = PartnerRefusal(error=Error(code=code, text=error.public))
+    return Response(body.model_dump_json(), status, headers, "application/json")
 
 
 async def partner(request: Request, of: Annotated[Services, Depends(services)]) -> None:
@@ -116,6 +131,11 @@ _TOKEN = {"name": "Service-Token", "in": "header", "required": False, "schema": 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     400: {"model": PartnerRefusal, "description": "Refused; the code says why"},
     401: {"description": "The token is nobody's; no body"},
+    405: {"model": PartnerRefusal, "description": "Not with this method"},
+    413: {"model": PartnerRefusal, "description": "The body is too long"},
+    429: {"model": PartnerRefusal, "description": "Too many requests of this address"},
+    "4XX": {"model": PartnerRefusal, "description": "Refused"},
+    "5XX": {"model": PartnerRefusal, "description": "Not possible now"},
 }
 _LINK = _parameters("service_token", "serial_no", "email", "public_keys", "chipset_id", "mac")
 
@@ -149,15 +169,19 @@ async def add_user(request: Request, of: Annotated[Services, Depends(services)])
 
 
 @router.post(
-    IMPORT_PATH, response_model=ImportedList, responses=_ANSWERS, openapi_extra={"parameters": [_TOKEN]}, tags=["boxes"]
-)
+    IMPORT_PATH, response_model=ImportedList, responses=_ANSWERS,
+    openapi_extra={"parameters": [_TOKEN], **documented(FactoryList)}, tags=["boxes"],
+)  # fmt: skip
 async def import_boxes(
-    request: Request, factory: FactoryList, of: Annotated[Services, Depends(services)]
+    request: Request,
+    factory: Annotated[FactoryList, Depends(json_body(FactoryList))],
+    of: Annotated[Services, Depends(services)],
 ) -> ImportedList:
     """The factory's list, one result for each box. The same list again changes nothing."""
     if len(factory.boxes) > MAX_IMPORT_BOXES:
         raise _answered(PartnerError(Code.REQUIRED, f"parameter is required: at most {MAX_IMPORT_BOXES} boxes"))
-    page = [boxes.fields_of(one.model_dump()) for one in factory.boxes]
+    given: list[object] = [*factory.boxes]
+    page = [boxes.fields_of(one if isinstance(one, dict) else {}) for one in given]
     results = await boxes.import_page(
         of.database, _partner(request), page, now=of.clock(), random_bytes=of.random_bytes
     )
@@ -215,3 +239,6 @@ def _partner(request: Request) -> PartnerService:
 def _answered(error: PartnerError) -> Answered:
     status = _STATUS.get(error.code, 400)
     return Answered(status, {"error": {"code": int(error.code), "text": error.text}})
+
+
+FORMS = {"/api/management/": refused, "/api/user/": refused}

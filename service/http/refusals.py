@@ -1,13 +1,14 @@
 """What a refusal looks like over HTTP: a status, and a JSON body with the house's error codes.
 
 Owns the table from code to status and the form {"code", "reason", "trace", "retry_after_s"?}. Never sends a detail, a
-value that was given, or what an exception says. An interface whose partner wants other bodies raises `Answered`.
+value that was given, or what an exception says. An interface whose partner wants other bodies raises `Answered`, and
+says by a `Form` what those refusals look like there that are not its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -78,8 +79,22 @@ class Answered(Exception):  # noqa: N818 - it is an answer
         self.headers = dict(headers or {})
 
 
+Form = Callable[[ServiceError, str], Response]  # the answer to a request that was refused so; the text: its trace id
+
+
+class Forms:
+    """Which form a refusal has: that of the longest prefix of the path that was asked for, else the house's."""
+
+    def __init__(self, by_prefix: Mapping[str, Form] | None = None) -> None:
+        self._forms = sorted((by_prefix or {}).items(), key=lambda one: len(one[0]), reverse=True)
+
+    def response_of(self, path: str, error: ServiceError, trace: str) -> Response:
+        form = next((one for prefix, one in self._forms if path.startswith(prefix)), response_of)
+        return form(error, trace)
+
+
 def response_of(error: ServiceError, trace: str) -> Response:
-    """The answer to a request that was refused with this error."""
+    """The answer to a request that was refused with this error, in the house's form."""
     body: dict[str, Any] = {"code": error.code, "reason": error.public, "trace": trace}
     headers = {}
     if error.retry_after_s is not None:
@@ -94,22 +109,22 @@ def internal() -> ServiceError:
     return ServiceError(codes.INTERNAL, "something went wrong here", cause="http_internal")
 
 
-def install(app: FastAPI) -> None:
-    """Have every error of this app answered in our form."""
+def install(app: FastAPI, forms: Forms) -> None:
+    """Have every error of this app answered in the form of the path that was asked for."""
 
     async def refused(request: Request, error: ServiceError) -> Response:
         request.state.cause = error.cause
-        return response_of(error, request.state.trace)
+        return forms.response_of(request.scope["path"], error, request.state.trace)
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        wrong = ServiceError(codes.BAD_REQUEST, _words(error), cause="http_request_illegal")
-        return await refused(request, wrong)
+        return await refused(request, _bad_request(_words(error)))
 
     async def plain(request: Request, error: HTTPException) -> Response:
         code = _CODES.get(error.status_code, codes.INTERNAL if error.status_code >= 500 else codes.BAD_REQUEST)
         reason = {404: "there is nothing here", 405: "not with this method"}.get(error.status_code, "refused")
-        body = {"code": code, "reason": reason, "trace": request.state.trace}
-        return _json(error.status_code, body, dict(error.headers or {}))
+        response = await refused(request, ServiceError(code, reason, cause=f"http_{error.status_code}"))
+        response.headers.update(error.headers or {})
+        return response
 
     async def answered(_request: Request, answer: Answered) -> Response:
         if answer.document is None:
@@ -117,13 +132,17 @@ def install(app: FastAPI) -> None:
         return _json(answer.status, answer.document, answer.headers)
 
     async def failed(request: Request, _error: Exception) -> Response:
-        return response_of(internal(), request.state.trace)  # guards.py logs it
+        return forms.response_of(request.scope["path"], internal(), request.state.trace)  # guards.py logs it
 
     app.exception_handler(ServiceError)(refused)
     app.exception_handler(Exception)(failed)
     app.exception_handler(RequestValidationError)(invalid)
     app.exception_handler(HTTPException)(plain)
     app.exception_handler(Answered)(answered)
+
+
+def _bad_request(reason: str) -> ServiceError:
+    return ServiceError(codes.BAD_REQUEST, reason, cause="http_request_illegal")
 
 
 def _words(error: RequestValidationError) -> str:

@@ -44,12 +44,14 @@ class Interface:
     """One router and who may call it.
 
     `guard` is a dependency that every one of its routes has: it raises ServiceError REFUSED (or Answered) for whoever
-    may not. `body_limits`: bytes by path, where not the usual bound holds.
+    may not. `body_limits`: bytes by path, where not the usual bound holds. `forms`: by prefix of a path, what whatever
+    is refused below it looks like, where not the house's form is wanted; also what no route has refused.
     """
 
     router: APIRouter
     guard: Callable[..., Awaitable[Any]]
     body_limits: Mapping[str, int] = field(default_factory=dict)
+    forms: Mapping[str, refusals.Form] = field(default_factory=dict)
 
 
 def build_app(interfaces: Sequence[Interface], services: Services | None = None) -> FastAPI:
@@ -66,7 +68,7 @@ def build_app(interfaces: Sequence[Interface], services: Services | None = None)
             "5XX": {"model": refusals.Refusal, "description": "Not possible now"},
         },
     )
-    refusals.install(app)
+    refusals.install(app, _forms(interfaces))
     app.state.services = services
     for interface in interfaces:
         app.include_router(interface.router, dependencies=[Depends(interface.guard)])
@@ -78,7 +80,11 @@ def guarded(app: FastAPI, interfaces: Sequence[Interface], settings: WebSettings
     limits = {path: limit for interface in interfaces for path, limit in interface.body_limits.items()}
     inner = BodyLimit(app, max_bytes=settings.max_body_bytes, limits=limits)
     limited = RateLimit(inner, rate=settings.rate, burst=settings.burst, trusted=settings.trusted_proxies)
-    return Tracing(limited, tls=settings.certificate is not None)
+    return Tracing(limited, tls=settings.certificate is not None, forms=_forms(interfaces))
+
+
+def _forms(interfaces: Sequence[Interface]) -> refusals.Forms:
+    return refusals.Forms({prefix: form for interface in interfaces for prefix, form in interface.forms.items()})
 
 
 class Web:

@@ -27,7 +27,8 @@ from tests.support.storage import PRODUCT, new_database
 from tests.support.web_site import client_of, web_site
 
 BOXES = Group("boxes", PRODUCT.product_id, KeyKind.PUBLIC_KEY, default_ou="acme", default_environment="prod")
-INTERFACE = Interface(partners.router, partners.partner, {partners.IMPORT_PATH: partners.MAX_IMPORT_BYTES})
+LIMITS = {partners.IMPORT_PATH: partners.MAX_IMPORT_BYTES}
+INTERFACE = Interface(partners.router, partners.partner, LIMITS, partners.FORMS)
 EMAIL = "stb_user@example.com"
 LINK = "/api/management/stb/link_user"
 NAME = "tv"
@@ -79,7 +80,8 @@ async def partner_site(folder: Path, *, allowed: str = "127.0.0.1", **web: Any) 
             clock=lambda: datetime.now(UTC),
             random_bytes=os.urandom,
         )
-        async with web_site([INTERFACE], bundle, rate=1000, burst=1000, **web) as served, client_of(served) as client:
+        limits = {"rate": 1000, "burst": 1000, **web}
+        async with web_site([INTERFACE], bundle, **limits) as served, client_of(served) as client:
             yield PartnerSite(database, client, token.reveal().decode())
     finally:
         await database.close()

@@ -18,9 +18,14 @@ class Code(IntEnum):
     VALUE_TAKEN = 1434
     ASSIGNED = 1435
     EMAIL_FORMAT = 1436
-    # Of our own, in a range that theirs leaves free: entitlements.
-    OFFER_UNKNOWN = 9404
+    # Of our own, in a range that theirs leaves free: 9 and the HTTP status that it would have elsewhere.
+    NOT_TAKEN = 9400  # a request that cannot be read
+    NOT_FOUND = 9404
+    METHOD = 9405
     PURCHASE_RUNNING = 9409
+    TOO_LARGE = 9413
+    THROTTLED = 9429
+    FAILED = 9500
     PROVIDER_REFUSED = 9502
     PROVIDER_UNREACHABLE = 9503
     PROVIDER_SILENT = 9504

@@ -251,7 +251,7 @@ async def _offered(
         )
         row = (await connection.execute(query)).one_or_none()
         if row is None:
-            raise PartnerError(Code.OFFER_UNKNOWN, "product or option does not exist")
+            raise PartnerError(Code.NOT_FOUND, "product or option does not exist")
         name, package = row
     row = (await connection.execute(select(access_provider).where(access_provider.c.name == name))).one()
     secret = None
