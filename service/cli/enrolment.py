@@ -17,7 +17,7 @@ from service.credentials import keyholder
 from service.credentials.cms import CmsError, Keyholder
 from service.domain.enrolment import Enrolment
 from service.operations.accounts import LOCAL
-from service.operations.enrolment import adopting, dispatch, looking, reconcile, tokens, wishes
+from service.operations.enrolment import adopting, dispatch, looking, reconcile, responding, tokens, wishes
 from service.storage.database import Database
 
 app = typer.Typer(help="Device enrolment with external providers.", no_args_is_help=True)
@@ -82,16 +82,22 @@ def dispatch_(
 @app.command("list")
 def list_(limit: int = 100, as_json: context.JsonOption = False) -> None:
     """Orders that ask for enrolment."""
-    found = context.run(lambda database: looking.orders(database, limit=limit))
-    rows = [[one.order_id, one.provider_id or "-", one.organisation or "-", one.state, str(one.units)] for one in found]
-    columns = ["order", "provider", "organisation", "state", "units"]
+    found = context.run(lambda database: looking.orders(database, now=datetime.now(UTC), limit=limit))
+    rows = [
+        [
+            one.order_id, one.provider_id or "-", one.organisation or "-", one.state, str(one.units),
+            "-" if one.asked_at is None else context.moment(one.asked_at) + (" OVERDUE" if one.overdue else ""),
+        ]
+        for one in found
+    ]  # fmt: skip
+    columns = ["order", "provider", "organisation", "state", "units", "waits since"]
     context.emit(found, as_json=as_json, text=lambda: context.table("Orders", columns, rows))
 
 
 @app.command()
 def show(order: OrderArgument, as_json: context.JsonOption = False) -> None:
     """One order: its units, and what was asked for it."""
-    found = context.run(lambda database: looking.order(database, order))
+    found = context.run(lambda database: looking.order(database, order, now=datetime.now(UTC)))
     context.emit(found, as_json=as_json, text=lambda: _show(found))
 
 
@@ -152,6 +158,13 @@ def retry(order: OrderArgument) -> None:
     _wish(order, lambda database, now: wishes.retry(database, order, by=LOCAL, now=now))
 
 
+@app.command("give-up")
+def give_up(order: OrderArgument) -> None:
+    """Wait no longer for the answer to what was asked: it ends as ERROR, and counts for nothing if it still comes."""
+    state = _compared(lambda working: responding.give_up(working, order, by=LOCAL))
+    print(f"order {order}: {state.value}; the provider may have it: `firstlight enrolment reconcile {order}`")
+
+
 @app.command()
 def override(
     order: OrderArgument,
@@ -210,7 +223,7 @@ def _show(of: looking.OrderView) -> None:
     context.table("Units", ["unit", "state", "cause"], units)
     asked = [
         [
-            one.transaction_id, one.request, one.state,
+            one.transaction_id, one.request, "OVERDUE" if one.overdue else one.state,
             "-" if one.created_at is None else context.moment(one.created_at), one.cause or "-",
         ]
         for one in of.transactions

@@ -36,7 +36,8 @@ ENTRIES: Mapping[str, Entry] = {
     ),
     "enrolment.settle_s": Entry(5, "a file younger than this may still be written, and waits", 0, 3600),
     "enrolment.check_every_s": Entry(300, "how often a provider is asked what became of a transaction", 1, 86400),
-    "enrolment.max_attempts": Entry(10, "how often a provider that cannot be reached is tried", 1, 1000),
+    "enrolment.max_attempts": Entry(10, "how often a provider that gives no answer is sent a batch", 1, 1000),
+    "enrolment.answer_within_s": Entry(259_200, "a transaction that waits longer is overdue", 60, 31_536_000),
     "jobs.missed_after_s": Entry(60, "a run that is later than this was missed", 1, 86400),
 }
 

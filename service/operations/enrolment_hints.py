@@ -35,6 +35,7 @@ ENROLMENT_HINTS: dict[str, str] = {
     "provider_answer": "The provider does not answer as agreed: ask them, with the transaction and the time.",
     "provider_foreign": "The file names another provider than its folder: whoever sends it has to put it in their own.",
     "transaction_foreign": _ANSWER,
+    "transaction_none": "`firstlight enrolment show ORDER` says where it is; `retry` asks once more for what failed.",
     "transaction_unknown": "Nothing was sent under this reference: ask the provider what they answer to.",
     # Signed and encrypted files
     "certificate_unreadable": "Give a certificate in PEM.",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 
+from service.operations import configuration
 from service.operations.enrolment import rows
 from service.storage.database import Database
 from service.storage.enrolment_tables import enrolment_state, enrolment_transaction, workflow_event
-from service.storage.rows import from_ms
+from service.storage.rows import from_ms, to_ms
 from service.storage.warehouse_tables import sales_order
 
 MAX_PAGE = 1000
@@ -23,6 +24,8 @@ class OrderLine:
     organisation: str | None
     state: str
     units: int
+    asked_at: datetime | None = None  # of the transaction whose answer is still to come
+    overdue: bool = False  # it should have come by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class TransactionLine:
     cause: str | None
     created_at: datetime | None
     finished_at: datetime | None
+    overdue: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +71,30 @@ class EventLine:
     notes: str
 
 
-async def orders(database: Database, *, limit: int = 100) -> list[OrderLine]:
+async def orders(database: Database, *, now: datetime, limit: int = 100) -> list[OrderLine]:
     """Those that ask for enrolment, the newest first."""
-    of, unit = sales_order.c, enrolment_state.c
+    of, unit, sent = sales_order.c, enrolment_state.c, enrolment_transaction.c
+    latest = await _latest(database, now)
     units = select(func.count()).where(unit.order_id == of.order_id).correlate(sales_order).scalar_subquery()
+    waiting = sent.state == rows.OPEN
     query = (
-        select(of.order_id, of.provider_id, of.organisation, of.enrolment_state, units)
+        select(of.order_id, of.provider_id, of.organisation, of.enrolment_state, units, sent.created_at)
+        .select_from(sales_order.outerjoin(enrolment_transaction, (sent.order_id == of.order_id) & waiting))
         .where(of.enrol)
         .order_by(of.created_at.desc(), of.order_id)
         .limit(min(limit, MAX_PAGE))
     )
     async with database.read() as connection:
-        return [OrderLine(*row) for row in await connection.execute(query)]
+        return [
+            OrderLine(*row[:-1], from_ms(row.created_at), row.created_at is not None and row.created_at < latest)
+            for row in await connection.execute(query)
+        ]
 
 
-async def order(database: Database, order_id: str) -> OrderView:
+async def order(database: Database, order_id: str, *, now: datetime) -> OrderView:
     """Raises ServiceError NOT_FOUND."""
     unit, sent = enrolment_state.c, enrolment_transaction.c
+    latest = await _latest(database, now)
     async with database.read() as connection:
         of = await rows.order(connection, order_id, database.sealer)
         units = [
@@ -95,7 +106,7 @@ async def order(database: Database, order_id: str) -> OrderView:
         transactions = [
             TransactionLine(
                 row.transaction_id, row.request_type, row.state, row.cause, from_ms(row.created_at),
-                from_ms(row.finished_at),
+                from_ms(row.finished_at), row.finished_at is None and row.created_at < latest,
             )
             for row in await connection.execute(
                 select(enrolment_transaction).where(sent.order_id == order_id).order_by(sent.created_at)
@@ -105,6 +116,12 @@ async def order(database: Database, order_id: str) -> OrderView:
         order_id, of.provider_id, of.organisation, of.standing.order.value, tuple(sorted(of.policies)),
         tuple(units), tuple(transactions),
     )  # fmt: skip
+
+
+async def _latest(database: Database, now: datetime) -> int:
+    """What was asked before this, in milliseconds, should have been answered."""
+    within = (await configuration.values(database))["enrolment.answer_within_s"]
+    return to_ms(now - timedelta(seconds=within)) or 0
 
 
 async def events(database: Database, *, after: int = 0, limit: int = 100) -> list[EventLine]:

@@ -1,7 +1,7 @@
 """The job `enrolment-response`: what providers answered becomes the state of orders and units, and workflow events.
 
 Owns the processing of loaded batches, one batch in one transaction: an answer that does not fit changes nothing and is
-failed as a whole. An answer to a transaction that was answered before counts for nothing.
+failed as a whole. An answer to a transaction that was answered before, or given up, counts for nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain import enrolment
-from service.domain.enrolment import Answer, Answered, IllegalMove, Unit
+from service.domain.enrolment import Answer, Answered, Enrolment, IllegalMove, Problem, Unit
 from service.errors import ServiceError
 from service.operations.enrolment import generic, rows
 from service.operations.enrolment.rows import OPEN, Transaction
 from service.operations.enrolment.working import Working
-from service.operations.requests import bad_request
+from service.operations.notes import note
+from service.operations.requests import bad_request, conflict
 
 SUCCESS, FAILURE = "enrolment_succeeded", "enrolment_failed"
 MAX_NOTES_CHARS = 4000
@@ -58,10 +59,37 @@ async def _process(connection: AsyncConnection, batch_id: str, working: Working)
         counts[await _conclude(connection, of, generic.answered_of(said, of.asked), working)] += 1
         asked_in.add(await rows.batch_of(connection, of.transaction_id))
     for request in asked_in:
-        if not await rows.open_transactions(connection, request):
-            await rows.set_batch(connection, request, working.clock(), state="done", next_at=None)
+        await _close(connection, request, working)
     await rows.set_batch(connection, batch_id, working.clock(), state="done")
     return counts
+
+
+async def give_up(working: Working, order_id: str, *, by: str) -> Enrolment:
+    """End the open transaction of an order as ERROR: its answer is waited for no more, and counts for nothing if it comes.
+
+    Raises ServiceError: NOT_FOUND, CONFLICT (nothing is open).
+    """
+    async with working.database.write(audit=False) as transaction:
+        connection = transaction.connection
+        before = (await rows.order(connection, order_id, working.database.sealer)).standing.order
+        of = await rows.open_of(connection, order_id)
+        if of is None:
+            raise conflict("transaction_none", f"order {order_id} waits for no answer")
+        given_up = Problem("", f"given up by {by}: no answer that could be used")
+        await _conclude(connection, of, Answered(Answer.ERROR, (given_up,)), working)
+        await _close(connection, await rows.batch_of(connection, of.transaction_id), working)
+        after = (await rows.order(connection, order_id, working.database.sealer)).standing.order
+        await note(
+            connection, by, "order-give-up", {"order": order_id, "transaction": of.transaction_id}, working.clock(),
+            before={"enrolment": before.value}, after={"enrolment": after.value},
+        )  # fmt: skip
+    return after
+
+
+async def _close(connection: AsyncConnection, request: str, working: Working) -> None:
+    """A request whose every transaction has ended is neither sent nor asked about any more."""
+    if not await rows.open_transactions(connection, request):
+        await rows.set_batch(connection, request, working.clock(), state="done", next_at=None)
 
 
 async def _conclude(connection: AsyncConnection, of: Transaction, answer: Answered, working: Working) -> str:

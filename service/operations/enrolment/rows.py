@@ -287,6 +287,14 @@ async def transaction(connection: AsyncConnection, transaction_id: str) -> Trans
     )
 
 
+async def open_of(connection: AsyncConnection, order_id: str) -> Transaction | None:
+    """The one transaction of this order whose answer is still to come."""
+    of = enrolment_transaction.c
+    query = select(of.transaction_id).where(of.order_id == order_id, of.state == OPEN)
+    transaction_id = (await connection.execute(query)).scalar()
+    return None if transaction_id is None else await transaction(connection, transaction_id)
+
+
 async def finish(
     connection: AsyncConnection,
     of: Transaction,

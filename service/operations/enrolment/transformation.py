@@ -2,7 +2,8 @@
 
 Owns the exchange with the provider: extracted files are sent as bulk enrol, transactions are asked about until they are
 final, and the answer goes into the inbox of the load daemon as a generic file of ours. What the provider posts by itself
-(`inbound`) goes the same way. A provider that cannot be reached is tried again, with the file kept in `work`.
+(`inbound`) goes the same way. A provider that cannot be reached, or gives no answer of its form, is tried again, with the
+file kept in `work`, and given up after a number of tries.
 """
 
 from __future__ import annotations
@@ -110,11 +111,13 @@ async def _send(working: Working, provider: Provider, us: Keyholder, data: bytes
         read = dep.read_bulk_answer(
             await _ask(working, provider, dep.BULK_ENROL, dep.bulk_enrol(request, _party(provider)))
         )
-    except AskError as error:
+    except (AskError, ServiceError) as error:
+        # A proxy's page instead of the provider's answer is no answer: nobody knows what the provider did.
+        why = _why(error)
         if row.attempts + 1 < working.config["enrolment.max_attempts"]:
-            await _put_off(working, row, str(error))
+            await _put_off(working, row, why)
             raise files.Later from error
-        read = Refused((Problem("", f"the provider could not be reached: {error}"),))
+        read = Refused((Problem("", why),))
     if isinstance(read, Refused):
         await _put_answer(working, provider, us, request, [_refused(one, read) for one in request.orders])
         return partial(_sent, working, request, {"cause": "refused", "next_at": None})
@@ -158,10 +161,8 @@ async def _check(working: Working, provider: Provider, us: Keyholder, row: Any) 
     try:
         answers = dep.read_check(await _ask(working, provider, dep.CHECK_TRANSACTION, asked), request)
     except (AskError, ServiceError) as error:
-        if isinstance(error, ServiceError) and error.code != "BAD_REQUEST":
-            raise
-        # Unlike a request that nobody took, this one is with the provider: it is asked for ever, and rarely.
-        await _put_off(working, row, error.public if isinstance(error, ServiceError) else str(error))
+        # Unlike a request that nobody took, this one is with the provider: it is asked until somebody gives it up.
+        await _put_off(working, row, _why(error))
         return "unreachable"
     if answers is None:
         due = working.clock() + timedelta(seconds=working.config["enrolment.check_every_s"])
@@ -211,6 +212,15 @@ async def _ask(working: Working, provider: Provider, path: str, document: dict[s
     if status >= 500 or status in (401, 403, 404, 408, 429):
         raise AskError(f"it answered with status {status}")
     return dep.read_json(body)
+
+
+def _why(error: AskError | ServiceError) -> str:
+    """Why there is no answer that could be used; a fault of ours goes on."""
+    if isinstance(error, AskError):
+        return f"the provider could not be reached: {error}"
+    if error.code != "BAD_REQUEST":
+        raise error
+    return error.public
 
 
 def _party(provider: Provider) -> Party:

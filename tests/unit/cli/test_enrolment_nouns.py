@@ -127,7 +127,7 @@ def test_providers_are_made_and_their_tokens_shown_once(installed) -> None:
 
 def test_orders_that_are_not_there_are_refused_in_one_line(installed, tmp_path) -> None:
     with_key(installed)
-    for words in (["show"], ["adopt"], ["void"], ["retry"], ["override"], ["override", "--dry-run"], ["reconcile"]):
+    for words in (["show"], ["adopt"], ["give-up"], ["void"], ["retry"], ["override"], ["override", "--dry-run"], ["reconcile"]):
         assert "no sales order 'SO-9'" in refused("enrolment", words[0], "SO-9", *words[1:])
     assert "no sales order" in refused("enrolment", "return", "SO-9", "T-1")
     file = tmp_path / "dispatch.json"

@@ -175,7 +175,7 @@ NOT_RUN = {
     **dict.fromkeys(("order import", "order hand-over", "site import", "device-type import", "restage"), _COMMANDS),
     **{f"equipment {one}": _COMMANDS for one in ("import", "receive", "restage", "ship")},
     **dict.fromkeys(("manifest build", "stb unlink", "enrolment dispatch"), _OPERATION),
-    **{f"enrolment {one}": _OPERATION for one in ("adopt", "override", "retry", "return", "void")},
+    **{f"enrolment {one}": _OPERATION for one in ("adopt", "give-up", "override", "retry", "return", "void")},
     **{f"enrolment provider {one}": _OPERATION for one in ("create", "disable", "enable", "token")},
     **{f"admin {one}": _OPERATION for one in ("create", "disable", "enable", "password")},
     "daemon run": "runs what the service runs by its schedule",
