@@ -3,14 +3,15 @@
 Owns the way there and its records: `stage` on the warehouse's broker, the work on the items over the credential that it
 gave, `staged`, and the end. Has the API of Client, which takes over at the customer's: first_client() says who lives in
 this boot. What is stored in which order, so that power may go between any two: "manifest" | the credential | items
-(itemwork.py) | staged answered | "site" (the settings of the warehouse step) | "boxed" | off. Source: docs/protocol.md,
-section "The warehouse". Runs on MicroPython.
+(itemwork.py) | staged answered | the box (boxing.py) | off. Source: docs/protocol.md, section "The warehouse". Runs on
+MicroPython.
 """
 
 from device_sdk.core import fields, ladder, manifest, status
 from device_sdk.core.actions import Disconnect, Reboot, Shutdown
 from device_sdk.core.activation import Activation, Refused
 from device_sdk.core.backoff import Backoff
+from device_sdk.core.boxing import Box
 from device_sdk.core.client import Client
 from device_sdk.core.connects import bootstrap_connect, operational_connect
 from device_sdk.core.context import Context
@@ -18,7 +19,6 @@ from device_sdk.core.credentials import Credentials
 from device_sdk.core.fields import MalformedError
 from device_sdk.core.itemwork import ItemWork
 from device_sdk.core.manifest import RefusedManifestError
-from device_sdk.core.settings import APPLIED, SITE
 from device_sdk.core.stagingtalk import StagingTalk
 from device_sdk.core.status import Status
 from device_sdk.wire import codes, ids, keys, limits, topics
@@ -97,6 +97,8 @@ class StagingClient:
     ) -> None:
         self._context = Context(identity, policy, flash, installer, crypto, random_bytes, product)
         self._credentials = Credentials(self._context)
+        self._box = Box(self._context)
+        self.goes_on = self._box.is_open
         self._backoff = Backoff(policy.backoff_first_s, policy.backoff_max_s, random_bytes)
         self._refusals = Backoff(limits.RETRY_FIRST_S, limits.RETRY_MAX_S, random_bytes)
         self._items = items
@@ -112,19 +114,7 @@ class StagingClient:
         self._unreached = 0
         self._first_fail_at = 0.0
         self._where = ""
-        record = self._context.records.load("boxed")
-        self.goes_on = record is None or record.get("skip", False) is not True and record.get("boxed") is not True
-        if record is not None and record.get("skip"):
-            self._forget_skip()
-        if self.goes_on and record is None and self._context.records.load(ladder.CURRENT) is not None:
-            self.goes_on = False  # in service already, whatever became of the records of the warehouse
-
-    def _forget_skip(self) -> None:
-        """It was for this boot only."""
-        try:
-            self._context.records.delete("boxed")
-        except OSError as error:
-            self._context.trouble("flash_error", str(error))
+        self._roams = False
 
     # The driver's calls
 
@@ -133,6 +123,8 @@ class StagingClient:
         self._context.count_boot()
         self._credentials.load()
         self._take_up()
+        # The answer to `staged` may have come too late for this power: then the unit may be anywhere by now.
+        self._roams = self._work is not None and self._work.item is None
         self._wait_until(now)
         self.tick(now)
 
@@ -322,12 +314,14 @@ class StagingClient:
             # No warehouse far and wide: the unit lives without for one boot.
             self._live_without()
             return
+        if waited and self._roams and not self._refused and self._unreached % policy.rung_tries == 0:
+            self._box.other_network(self._values)
         if self._staging is not None and self._refused:
             self._refused += 1
         self._wait_until(now + self._backoff.next())
 
     def _live_without(self) -> None:
-        self._context.records.save("boxed", {"skip": True})
+        self._box.skip()
         self._context.note("warning", "no_warehouse", "going on without it until the next start")
         self._stop(Reboot())
 
@@ -377,9 +371,6 @@ class StagingClient:
 
     def _boxed(self) -> None:
         """Everything works and the service knows it."""
-        if self._values and self._context.records.load(SITE) is None:
-            site = {"rev": 0, "values": self._values, "old": {}, "state": APPLIED, "cause": None, "boots": 0}
-            self._context.records.save(SITE, site)
-        self._context.records.save("boxed", {"boxed": True})
+        self._box.close(self._values)
         self._context.note("info", "out_of_box", self._manifest_id)
         self._stop(Shutdown())

@@ -20,7 +20,7 @@ from service.protocol.schemas import Fetch
 def handle(device: Device, request: Fetch, context: Context) -> Decision:
     """The one image that this credential may fetch now. Raises ServiceError FORBIDDEN or IMAGE_UNKNOWN."""
     credential = moves.find(device, context.owner)
-    unit = staging.in_progress(device, credential) if credential is not None else None
+    unit = staging.unit_of(device, credential) if credential is not None else None
     if credential is not None and unit is not None:
         return _of_manifest(device, credential, unit, request, context)
     if credential is None or credential.state is not CredentialState.CONFIRMED:

@@ -21,9 +21,9 @@ from service.protocol.schemas import Item
 def handle(device: Device, request: Item, context: Context) -> Decision:
     """Raises ServiceError FORBIDDEN, NOT_FOUND or RANGE."""
     credential = moves.find(device, context.owner)
-    unit = staging.in_progress(device, credential) if credential is not None else None
+    unit = staging.unit_of(device, credential) if credential is not None else None
     if credential is None or unit is None:
-        raise ServiceError(codes.FORBIDDEN, "only while it is staged", cause="item_not_staged")
+        raise ServiceError(codes.FORBIDDEN, "only with what `stage` gave, before online", cause="item_not_staged")
     wanted = unit.manifest.item(request.name) if unit.manifest is not None else None
     content = _content(device, wanted, context) if wanted is not None else None
     if content is None:

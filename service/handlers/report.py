@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.domain import firmware, moves, placement, staging, updates
-from service.domain.credential import CredentialState
+from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device, FirmwareState
 from service.domain.manifest import ItemReport, ItemState
 from service.domain.thing import Move
@@ -18,7 +18,7 @@ _SETTINGS_STATES = frozenset({"applied", "trying", "failed", "reverted"})
 
 def handle(device: Device, request: Report, context: Context) -> Decision:
     credential = moves.find(device, context.owner)
-    if credential is not None and staging.in_progress(device, credential) is not None:
+    if credential is not None and _is_from_warehouse(device, credential, request):
         return _from_warehouse(device, request, context)
     contact = open_contact(device, context, n=request.n, boot_count=request.boot_count)
     if isinstance(contact, Decision):
@@ -36,6 +36,13 @@ def handle(device: Device, request: Report, context: Context) -> Decision:
     if request.unsupported:
         contact.counters.append("unsupported_reported")
     return close_contact(contact, context, request.id, {}, n=request.n, desired_rev=request.desired_rev)
+
+
+def _is_from_warehouse(device: Device, credential: Credential, request: Report) -> bool:
+    """A word about an item is one whatever the unit's step: it may not know yet that `staged` was answered."""
+    if request.item is not None:
+        return staging.unit_of(device, credential) is not None
+    return staging.in_progress(device, credential) is not None
 
 
 def _from_warehouse(device: Device, request: Report, context: Context) -> Decision:

@@ -14,7 +14,7 @@ WAREHOUSE_HINTS: dict[str, str] = {
     "device_state": "`firstlight device show` shows the device's state; unblock it, or take another unit.",
     "handshake_pending": "The device's software must say online before handshake; ask who made it.",
     "item_not_found": "The device asks for an item that its manifest does not have, or for an image; ask who made its software.",
-    "item_not_staged": "The credential is not one from `stage`, or the unit has left the warehouse's step.",
+    "item_not_staged": "The credential is not one from `stage`, or the device has said online with it.",
     "item_range": "The device asks beyond the end of an item; ask who made its software.",
     "line_ambiguous": "Name the line by its number: `firstlight order show` lists them.",
     "line_count": "Split the order: it has too many lines.",

@@ -1,6 +1,6 @@
 """The scripted service and the machine of peer.py, with a warehouse: `stage`, items, `staged`, the handshake.
 
-Owns WarehousePeer, Shelf (the items port, which loses power as the machine does) and WarehouseRig. Imports only the
+Owns WarehousePeer, Shelf (the items port, which loses power as the machine does), HallTablet and WarehouseRig. Imports only the
 device SDK, seals by a plain function, so that it needs no library for AES, and runs on MicroPython too.
 """
 
@@ -8,7 +8,7 @@ import hashlib
 
 from device_sdk.core.actions import Shutdown
 from device_sdk.core.identity import Endpoint
-from device_sdk.core.ports import Crypto, Items
+from device_sdk.core.ports import Crypto, Items, Product
 from device_sdk.core.staging import first_client
 from device_sdk.wire import ids, keys
 from device_sdk.wire.manifest import needs_text
@@ -88,6 +88,34 @@ class Shelf(Items):
 
     def works(self, item):
         return item["name"] not in self.broken
+
+
+class HallTablet(Product):
+    """`wired`: on a cable at the customer's; else only the network of its settings gets it through, if it is the right one."""
+
+    def __init__(self, peer, wired, right="hall"):
+        self.peer = peer
+        self.wired = wired
+        self.right = right
+        self.values = {}
+        self.given = []
+        self.in_warehouse = True
+
+    def apply_site_settings(self, values):
+        self.values = values
+        self.given.append(values)
+        self.connect()
+
+    def connect(self):
+        ssid = self.values.get("network", {}).get("ssid")
+        # Once it has a network it uses that one, also where there is a cable.
+        self.peer.up = self.in_warehouse or (self.wired if ssid is None else ssid == self.right)
+
+    def arrive(self):
+        """At the customer's, where it starts again."""
+        self.in_warehouse = False
+        self.values = {}
+        self.connect()
 
 
 class WarehousePeer(Peer):

@@ -5,33 +5,12 @@ from __future__ import annotations
 import pytest
 
 from device_sdk.core.client import Client
-from device_sdk.core.ports import Product
 from device_sdk.wire import topics
 from device_sdk.wire.packer import packb, unpackb
 from tests.support.machine import Machine
-from tests.support.warehouse_peer import WarehousePeer, WarehouseRig, entry
+from tests.support.warehouse_peer import HallTablet, WarehousePeer, WarehouseRig, entry
 
 HALL = {"features": {"kiosk": True}, "payment": {"terminal": "T1"}, "network": {"ssid": "hall"}}
-
-
-class Tablet(Product):
-    """`wired`: on a cable at the customer's; else only the network of its settings gets it through, if it is the right one."""
-
-    def __init__(self, peer, *, wired, right="hall"):
-        self.peer, self.wired, self.right = peer, wired, right
-        self.values = {}
-        self.given = []
-        self.in_warehouse = True
-
-    def apply_site_settings(self, values):
-        self.values = values
-        self.given.append(values)
-        self.connect()
-
-    def connect(self):
-        ssid = self.values.get("network", {}).get("ssid")
-        # Once it has a network it uses that one, also where there is a cable.
-        self.peer.up = self.in_warehouse or (self.wired if ssid is None else ssid == self.right)
 
 
 def fresh(*, wired, cut_at=None, how="before", at_step=()):
@@ -39,11 +18,9 @@ def fresh(*, wired, cut_at=None, how="before", at_step=()):
     peer.settings = (3, HALL)
     peer.values = {name: HALL[name] for name in at_step}
     machine = Machine()
-    rig = WarehouseRig(peer, machine, product=Tablet(peer, wired=wired))
+    rig = WarehouseRig(peer, machine, product=HallTablet(peer, wired))
     rig.run(lambda: rig.off)
-    rig.product.in_warehouse = False
-    rig.product.values = {}
-    rig.product.connect()
+    rig.product.arrive()
     peer.want(handshake={"settings_rev": 3})
     machine.cut_at, machine.cut_how = (machine.ops + cut_at if cut_at else None), how
     rig.unpack()

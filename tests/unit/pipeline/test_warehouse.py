@@ -167,6 +167,29 @@ async def test_staged_again_gets_the_same_answer_by_number_and_after_a_restart(t
         assert credentials(site)[0].state is CredentialState.PENDING
 
 
+@pytest.mark.parametrize("step", [Step.OUT_OF_BOX, Step.SHIPPED])
+async def test_a_unit_that_lost_power_before_it_heard_the_answer_may_do_it_all_again_wherever_it_is(tmp_path, step):
+    async with running(tmp_path, devices=[handed_over()]) as site:
+        peer = StagedPeer(site)
+        await peer.stage()
+        await peer.all_work()
+        assert (await peer.staged())["ok"]
+        change_unit(site, step=step)
+        # It kept its credential and its manifest, and no record of its items.
+        assert (await peer.say("ca", "1.0", "pending"))["ok"]
+        assert await peer.bytes_of("ca") == CERTIFICATE
+        assert frames.decode_chunk(await fetched(site, peer))[3] == IMAGE[:1024]
+        assert (await peer.staged())["state"] == {"items": ["ca"]}
+        await peer.all_work()
+        assert (await peer.staged())["ok"]
+        assert (step_of(site), credentials(site)[0].state) == (step, CredentialState.PENDING)
+        assert [one.kind for one in site.store.events].count("out_of_box") == 1
+        peer.boot_count += 1
+        assert (await peer.online())["ok"]
+        assert (await shake(peer))["rev"] == SITE.rev
+        assert step_of(site) is Step.AT_SITE
+
+
 async def test_online_waits_until_the_unit_is_out_of_its_box(tmp_path):
     async with running(tmp_path, devices=[handed_over()]) as site:
         peer = StagedPeer(site)
