@@ -21,7 +21,7 @@ from service.domain.device import Device
 class Loaded:
     by_serial: Mapping[tuple[str, str], Device] = field(default_factory=dict)  # (group_id, serial)
     by_credential: Mapping[str, Device] = field(default_factory=dict)  # the same objects, by any kept credential id
-    spki_in_use: frozenset[bytes] = frozenset()  # of the asked SPKI hashes, those that a credential already has
+    spki_in_use: frozenset[bytes] = frozenset()  # of the asked SPKI hashes, those that a certificate has or had
     by_device_id: Mapping[str, Device] = field(default_factory=dict)  # every loaded device, partners too
     next_numbers: Mapping[str, int] = field(default_factory=dict)  # product_id -> number of its next thing
     self_registered: Mapping[str, int] = field(default_factory=dict)  # group_id -> how many; groups with a quota only
@@ -114,6 +114,10 @@ class Upkeep(Protocol):
 
     async def delete_dropped(self, dropped_before: datetime, *, limit: int = 1000) -> int:
         """Delete rows dropped before then and revoked; returns how many."""
+        ...
+
+    async def prune_revoked(self, now: datetime) -> int:
+        """Delete what is kept of revoked certificates that have run out, a bounded number; returns how many."""
         ...
 
     async def add_counters(self, increments: Mapping[str, int]) -> None: ...

@@ -108,6 +108,7 @@ class Ticker:
         await self._upkeep.delete_dropped(self._clock() - timedelta(seconds=self._bounds.dropped_kept_s))
         await self._upkeep.prune_traces()
         now, bounds = self._clock(), self._bounds
+        await self._upkeep.prune_revoked(now)
         await self._upkeep.prune_history(
             events_before=now - timedelta(seconds=bounds.events_kept_s),
             commands_before=now - timedelta(seconds=bounds.commands_kept_s),

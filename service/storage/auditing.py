@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy import Boolean, Column, LargeBinary, Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.storage.certificate_tables import revoked_certificate
 from service.storage.enrolment_tables import (
     enrolment_batch,
     enrolment_device,
@@ -51,6 +52,8 @@ NOT_AUDITED = frozenset(
     # What jobs, sessions and the exchange with providers write down of themselves, in tables that are records already.
     | {admin_session, job_run, taken_file}
     | {enrolment_batch, enrolment_device, enrolment_transaction, workflow_event}
+    # Follows from the drop of a credential, which is audited.
+    | {revoked_certificate}
 )
 # Counters of the service's own, and what an audit row says by itself.
 _IGNORED = frozenset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.storage import box_tables, enrolment_tables, job_tables, tables, warehouse_tables
+from service.storage import box_tables, certificate_tables, enrolment_tables, job_tables, tables, warehouse_tables
 
-MODULES = (tables, warehouse_tables, box_tables, enrolment_tables, job_tables)
+MODULES = (tables, warehouse_tables, box_tables, enrolment_tables, job_tables, certificate_tables)
 metadata = tables.metadata

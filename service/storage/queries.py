@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Select, String, and_, bindparam, column, func, or_, select
+from sqlalchemy import Select, String, and_, bindparam, column, func, or_, select, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.catalogue import Catalogue, Environment, MoreEndpoint, Ou
@@ -19,6 +19,7 @@ from service.domain.device import Device
 from service.domain.group import OldSecret
 from service.domain.product import Endorsement
 from service.storage import catalogue_rows, rows
+from service.storage.certificate_tables import revoked_certificate
 from service.storage.sealing import Sealer
 from service.storage.tables import (
     bootstrap_endpoint,
@@ -88,7 +89,12 @@ def _devices() -> Select[Any]:
 
 
 _DEVICES = _devices()
-_SPKI = select(credential.c.spki_sha256).where(credential.c.spki_sha256.in_(bindparam("spki", expanding=True)))
+_SPKI = union(
+    *(
+        select(of.c.spki_sha256).where(of.c.spki_sha256.in_(bindparam("spki", expanding=True)))
+        for of in (credential, revoked_certificate)
+    )
+)
 _NUMBERS = select(product.c.product_id, product.c.next_number)
 SELF_REGISTERED = "self_registered:"  # and the group id: a name in `meta`
 _SELF_REGISTERED = select(meta.c.name, meta.c.value).where(
@@ -158,6 +164,7 @@ def _created_at(one: Credential) -> Any:
 
 
 async def spki_in_use(connection: AsyncConnection, asked: Collection[bytes]) -> frozenset[bytes]:
+    """Of these keys, those that a kept credential has, or a revoked certificate that has not run out."""
     found = await connection.execute(_SPKI, {"spki": list(asked)})
     return frozenset(found.scalars())
 

@@ -23,7 +23,7 @@ from service.domain.changes import Changes
 from service.domain.credential import CredentialState
 from service.domain.device import Device
 from service.pipeline.ports import Loaded
-from service.storage import history_rows, queries, rows
+from service.storage import history_rows, queries, revocations, rows
 from service.storage.database import Database, Transaction
 from service.storage.sealing import Sealer
 from service.storage.tables import counter, credential, device, device_public_key, event, meta, product, thing, trace
@@ -123,6 +123,7 @@ class SqlBatch:
         """Devices, then things, then credentials, as foreign keys ask; dropped credentials before new and confirmed ones."""
         devices, things, credentials = _Writes(device), _Writes(thing), _Writes(credential)
         keys: list[rows.Row] = []
+        revoked: list[rows.Row] = []
         there = {
             before.thing.thing_id for before, _ in changes.devices if before is not None and before.thing is not None
         }
@@ -130,9 +131,11 @@ class SqlBatch:
             self._compare_device(before, after, devices, keys)
             _compare_thing(before, after, there, things)
             _compare_credentials(before, after, credentials)
+            revoked += revocations.rows_of(before.credentials if before is not None else (), after.credentials)
         for writes in (devices, things, credentials):
             await writes.execute(self._connection)
         await _execute(self._connection, insert(device_public_key), keys)
+        await _execute(self._connection, revocations.INSERT, revoked)
         now = datetime.now(UTC)
         await save_units(self._connection, changes.devices)
         await _execute(self._connection, _INSERT_EVENT, [history_rows.event_row(one, now) for one in changes.events])

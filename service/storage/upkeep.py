@@ -17,7 +17,7 @@ from service.domain.credential import Credential, CredentialKind
 from service.domain.device import Device
 from service.domain.event import TOUCHING
 from service.domain.updates import PATIENCE
-from service.storage import history, queries, rows
+from service.storage import history, queries, revocations, rows
 from service.storage.database import Database
 from service.storage.store import add_counters
 from service.storage.tables import credential, device, event, meta, registration_group, thing, trace
@@ -187,6 +187,10 @@ class Upkeep:
             if not done.rowcount:
                 transaction.abandon()
             return done.rowcount
+
+    async def prune_revoked(self, now: datetime, *, limit: int = PAGE) -> int:
+        """Delete what is kept of revoked certificates that have run out; returns how many, at most `limit`."""
+        return await revocations.prune(self._database, now, limit=limit)
 
     async def confirmed(self, environment: str, *, after: str = "", limit: int = PAGE) -> list[str]:
         """Ids of its confirmed credentials, by credential id after `after`."""

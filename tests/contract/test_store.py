@@ -16,6 +16,7 @@ from service.domain.group import MoveMethod
 from service.domain.thing import Move
 from service.errors import Secret
 from service.storage.store import SqlStore
+from service.storage.upkeep import Upkeep
 from tests.support.fake_store import FakeStore
 from tests.support.storage import DERIVED, GROUP, NOW, PRODUCT, a_credential, a_device, a_thing, new_database
 
@@ -257,6 +258,25 @@ async def test_spki_hashes_in_use_are_named(store):
     device = a_device()
     await save(store, (None, replace(device, credentials=(a_credential(device, spki_sha256=b"p" * 32),))))
     assert (await load(store, spki=[b"p" * 32, b"q" * 32])).spki_in_use == {b"p" * 32}
+
+
+async def test_the_key_of_a_revoked_certificate_is_in_use_although_its_credential_is_forgotten(store):
+    device = a_device()
+    certificate = {"kind": CredentialKind.X509, "spki_sha256": b"p" * 32, "certificate_serial": "af"}
+    live = replace(device, credentials=(a_credential(device, **certificate),))
+    await save(store, (None, live))
+    dropped = replace(live.credentials[0], state=CredentialState.DROPPED, dropped_at=NOW, revoked_at=NOW)
+    await save(store, (live, replace(live, credentials=(dropped,))))
+    await forget_dropped(store)
+    assert (await load(store, spki=[b"p" * 32, b"q" * 32])).spki_in_use == {b"p" * 32}
+
+
+async def forget_dropped(store):
+    """As the clock does, a while after a credential was dropped."""
+    if isinstance(store, FakeStore):
+        store.devices = {key: replace(one, credentials=()) for key, one in store.devices.items()}
+    else:
+        assert await Upkeep(store._database).delete_dropped(NOW + timedelta(days=1)) == 1
 
 
 async def test_numbers_go_on_from_where_they_were_saved(store):

@@ -200,6 +200,9 @@ class FakeUpkeep:
     async def delete_dropped(self, dropped_before, *, limit: int = 1000) -> int:
         return 0
 
+    async def prune_revoked(self, now) -> int:
+        return 0
+
     async def add_counters(self, increments) -> None:
         for name, value in increments.items():
             self.counters[name] = self.counters.get(name, 0) + value

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from service.domain.catalogue import Catalogue
 from service.domain.changes import Changes
-from service.domain.credential import CredentialState
+from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
 from service.errors import ServiceError
 from service.pipeline.ports import Loaded
@@ -30,6 +30,7 @@ class FakeStore:
         self.events: list = []
         self.counters: Counter[str] = Counter()
         self.commits = 0
+        self.revoked: set[bytes] = set()  # keys of certificates whose credential was dropped
         self.fail_with: dict[str, ServiceError] = {}  # "enter", "load", "save" or "commit" -> raised once
         self._lock = asyncio.Lock()
 
@@ -49,6 +50,7 @@ class FakeStore:
             if batch.saved:
                 self.fail("commit")
                 self.devices, self.numbers = batch.devices, batch.numbers
+                self.revoked |= batch.revoked
                 self.self_registered += batch.self_registered
                 self.traces += batch.traces
                 self.events += batch.events
@@ -70,6 +72,7 @@ class FakeBatch:
         self.traces: list = []
         self.events: list = []
         self.counters: Counter[str] = Counter()
+        self.revoked: set[bytes] = set()
         self.saved = False
 
     @property
@@ -87,7 +90,7 @@ class FakeBatch:
             or ids & {kept.credential_id for kept in one.credentials}
         ]
         found += [self.devices[one] for one in queries.partners_missing(found) if one in self.devices]
-        in_use = {kept.spki_sha256 for one in self.devices.values() for kept in one.credentials}
+        in_use = {kept.spki_sha256 for one in self.devices.values() for kept in one.credentials} | self._store.revoked
         return Loaded(
             by_serial={(one.group_id, one.serial): one for one in found},
             by_credential={kept.credential_id: one for one in found for kept in one.credentials},
@@ -111,6 +114,9 @@ class FakeBatch:
                 after, credentials=tuple(sorted(after.credentials, key=lambda one: one.created_at))
             )
         self._check()
+        self.revoked |= {
+            one.spki_sha256 for _, after in changes.devices for one in after.credentials if _is_revoked(one)
+        }
         self.traces += changes.traces
         self.events += changes.events
         self.numbers.update(changes.numbers)
@@ -130,3 +136,7 @@ class FakeBatch:
         for unique in (confirmed, spki, names, [one.credential_id for one in kept]):
             if len(set(unique)) != len(unique):
                 raise ValueError("a unique value is there twice")
+
+
+def _is_revoked(one: Credential) -> bool:
+    return one.state is CredentialState.DROPPED and None not in (one.certificate_serial, one.spki_sha256)

@@ -135,6 +135,35 @@ def fill_first_schema_later(path):
         connection.commit()
 
 
+def test_certificates_of_dropped_credentials_are_remembered_as_revoked_after_the_upgrade(tmp_path):
+    path = tmp_path / "db"
+    migrate(path, "0010")
+    fill_first_schema_later(path)
+    with closing(sqlite3.connect(path)) as connection:
+        columns = ", ".join(
+            name for _, name, *_ in connection.execute("PRAGMA table_info(credential)") if name not in CHANGED
+        )
+        for name, values in {
+            "live": ("'pending'", "NULL", "'aa'", "randomblob(32)", "7000"),
+            "dropped": ("'dropped'", "5", "'bb'", "x'" + "07" * 32 + "'", "8000"),
+            "without-an-end": ("'dropped'", "5", "'cc'", "randomblob(32)", "NULL"),
+            "an-api-key": ("'dropped'", "5", "NULL", "NULL", "NULL"),
+        }.items():
+            connection.execute(
+                f"INSERT INTO credential ({columns}, {', '.join(CHANGED)}) "
+                f"SELECT {columns}, '{name}', {', '.join(values)} FROM credential WHERE credential_id = 'c'"
+            )
+        connection.commit()
+    assert migrate(path) == tables.HEAD
+    found = rows(path, "SELECT environment, serial, spki_sha256, expires_at FROM revoked_certificate ORDER BY serial")
+    year_ms = 366 * 24 * 3600 * 1000
+    assert [(row[0], row[1], row[3]) for row in found] == [("prod", "bb", 8000), ("prod", "cc", 5 + year_ms)]
+    assert found[0][2] == b"\7" * 32
+
+
+CHANGED = ("credential_id", "state", "dropped_at", "certificate_serial", "spki_sha256", "certificate_expires_at")
+
+
 @pytest.mark.parametrize("start", [None, "0001"])
 def test_an_upgrade_killed_before_any_statement_leaves_the_old_schema_or_the_new(tmp_path, start):
     statements = (1, 4, 6, 7, 8, 9, 10, 11, 10_000)
