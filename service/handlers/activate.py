@@ -37,7 +37,7 @@ from service.domain.hook import Question
 from service.domain.product import Product
 from service.domain.thing import Thing
 from service.errors import Secret, ServiceError
-from service.handlers.decision import AskHook, Context, Decision, Grant, Step
+from service.handlers.decision import AskHook, Context, Decision, Grant, Incomplete, Step
 from service.handlers.door import ORDINARY, Door
 from service.protocol import encode
 from service.protocol.schemas import Activate, Claim
@@ -62,6 +62,8 @@ def handle(device: Device | None, request: Activate, claim: Claim, context: Cont
     group = context.world.catalogue.groups.get(claim.group_id)
     # 7. Proof, at the same cost whoever is named.
     prover = _proven(device, group, request, claim, context, door)
+    if device is not None and context.incomplete:
+        raise Incomplete(device.device_id)
     assert group is not None
     credential_id = ids.credential_id(context.owner, request.server_nonce, request.claim)
     ask = _Ask(request, claim, group, prover, credential_id, newcomer=device is None, door=door)

@@ -52,9 +52,14 @@ class Context:
     self_registered: Mapping[str, int] = field(default_factory=dict)  # group_id -> how many registered themselves
     answer: Answer | None = None  # of the group's hook, once it has been asked
     asked_in: str | None = None  # the environment whose brokers brought the message
+    incomplete: bool = False  # there is more to load about the device, which only a proven message is worth
 
     def reply(self, request_id: str, fields: Mapping[str, object]) -> bytes:
         return encode.reply(request_id, fields, self.trace_id, self.encoding)
+
+
+class Incomplete(Exception):  # noqa: N818 - a request, not a fault
+    """The message is proven: load the rest of its device, whose id this says, and handle it again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from service.handlers import (
     staged,
     tend,
 )
-from service.handlers.decision import Context, Decision, Effect, World
+from service.handlers.decision import Context, Decision, Effect, Incomplete, World
 from service.pipeline.jobs import Job
 from service.pipeline.ports import Batch, Store
 from service.pipeline.record import Record
@@ -138,7 +138,7 @@ class Executor:
             async with self._store.batch() as batch:
                 working = await self._load(batch, jobs)
                 world = self._world(batch.catalogue)
-                outcomes = [self._handle(job, working, world) for job in jobs]
+                outcomes = [await self._complete(job, batch, working, world) for job in jobs]
                 if working.has_changes:
                     waiting = self._record.take_counters()
                     await batch.save(working.changes(waiting))
@@ -181,8 +181,16 @@ class Executor:
                     job.csr = read_csr(claim.csr)
                     spki.add(job.csr.spki_sha256)
         return Working(
-            await batch.load(serials=serials, credential_ids=credential_ids, spki=spki, device_ids=device_ids)
+            await batch.load(claimed=serials, credential_ids=credential_ids, spki=spki, device_ids=device_ids)
         )
+
+    async def _complete(self, job: Job, batch: Batch, working: Working, world: World) -> Outcome:
+        """Handle one message; when it is proven and there is more to know of its device, load that and handle it again."""
+        try:
+            return self._handle(job, working, world)
+        except Incomplete as more:
+            working.complete(await batch.load(device_ids=[str(more)]))
+            return self._handle(job, working, world)
 
     def _handle(self, job: Job, working: Working, world: World) -> Outcome:
         context = Context(
@@ -198,6 +206,8 @@ class Executor:
             return self._operate(job, working, context)
         except ServiceError as error:
             return self._refused(job, error)
+        except Incomplete:
+            raise
         except Exception:
             log.exception("a handler failed", extra={"trace_id": job.trace_id, "verb": job.verb})
             return self._refused(job, _internal())
@@ -207,7 +217,7 @@ class Executor:
         assert decoded is not None
         assert decoded.claim is not None
         device = working.of_serial(decoded.claim.group_id, decoded.claim.serial)
-        context = replace(context, partner=working.partner_of(device))
+        context = replace(context, partner=working.partner_of(device), incomplete=working.is_incomplete(device))
         decision = _ACTIVATING[job.verb](device, _request(job), decoded.claim, context)
         return self._settle(job, device, decision, working, context, decoded.claim.group_id, decoded.claim.serial)
 

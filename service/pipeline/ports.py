@@ -25,6 +25,7 @@ class Loaded:
     by_device_id: Mapping[str, Device] = field(default_factory=dict)  # every loaded device, partners too
     next_numbers: Mapping[str, int] = field(default_factory=dict)  # product_id -> number of its next thing
     self_registered: Mapping[str, int] = field(default_factory=dict)  # group_id -> how many; groups with a quota only
+    incomplete: frozenset[str] = frozenset()  # ids of claimed devices with more to load, once the claim is proven
 
 
 class Batch(Protocol):
@@ -38,11 +39,13 @@ class Batch(Protocol):
         credential_ids: Collection[str] = (),
         spki: Collection[bytes] = (),
         device_ids: Collection[str] = (),
+        claimed: Collection[tuple[str, str]] = (),
     ) -> Loaded:
-        """Everything these messages need, with the same number of queries whatever is found (one more when a
-        replacement is open). Raises ServiceError UNAVAILABLE.
+        """Everything these messages need. Raises ServiceError UNAVAILABLE.
 
-        A device whose thing has another holder, or a successor, comes with that device: its partner.
+        A device whose thing has another holder, or a successor, comes with that device: its partner; a unit comes with
+        what the warehouse knows of it. Not so for serials that are only `claimed`, by somebody who has proved nothing:
+        for them the number of queries is the same whatever is found, and what more there is stands in `incomplete`.
         """
         ...
 

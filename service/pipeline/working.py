@@ -30,6 +30,7 @@ class Working:
             self._by_credential[credential_id] = device.device_id
             self._now[device.device_id] = device
         self._now.update(loaded.by_device_id)
+        self._incomplete = set(loaded.incomplete)
         self.events: list[Event] = []
         self.next_number: dict[str, int] = dict(loaded.next_numbers)
         self.spki_in_use: set[bytes] = set(loaded.spki_in_use)
@@ -48,6 +49,18 @@ class Working:
 
     def of_device_id(self, device_id: str) -> Device | None:
         return self._now.get(device_id)
+
+    def is_incomplete(self, device: Device | None) -> bool:
+        return device is not None and device.device_id in self._incomplete
+
+    def complete(self, loaded: Loaded) -> None:
+        """Take in the rest of devices. One that is incomplete has not been changed: only who is proven changes anything."""
+        for device_id, device in loaded.by_device_id.items():
+            if device_id in self._incomplete or device_id not in self._now:
+                self._now[device_id] = device
+                self._by_serial[device.group_id, device.serial] = device_id
+                self._by_credential.update({one.credential_id: device_id for one in device.credentials})
+        self._incomplete -= set(loaded.by_device_id)
 
     def partner_of(self, device: Device | None) -> Device | None:
         """The other device of its thing, while a replacement is under way."""

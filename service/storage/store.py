@@ -6,7 +6,7 @@ them with one statement for each table and set of columns. Implements pipeline/p
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -96,20 +96,27 @@ class SqlBatch:
         credential_ids: Collection[str] = (),
         spki: Collection[bytes] = (),
         device_ids: Collection[str] = (),
+        claimed: Collection[tuple[str, str]] = (),
     ) -> Loaded:
-        """Three queries, whatever is asked for and found: devices, SPKI hashes, numbers. Of devices that are found one more
-        for their units, one for partners, and some for those that are units.
+        """Four queries, whatever is claimed and found: devices, which of them are units, SPKI hashes, numbers. For
+        devices that are more than claimed one more for partners, and some for those that are units.
         """
         found = await queries.devices(
             self._connection,
             self._sealer,
-            serials=serials,
+            serials=[*serials, *claimed],
             credential_ids=credential_ids,
             device_ids=device_ids,
         )
-        if missing := queries.partners_missing(found):
-            found += await queries.devices(self._connection, self._sealer, device_ids=missing)
-        found = list(await self._units.with_units(self._connection, self._sealer, found))
+        only_claimed = _only_claimed(found, serials, credential_ids, device_ids) if claimed else set()
+        whole = [one for one in found if one.device_id not in only_claimed]
+        if missing := queries.partners_missing(whole):
+            partners = await queries.devices(self._connection, self._sealer, device_ids=missing)
+            whole += partners
+            only_claimed -= {one.device_id for one in partners}
+        rest = [one for one in found if one.device_id in only_claimed]
+        known = await self._units.find(self._connection, rest + whole)
+        found = rest + await self._units.with_units(self._connection, self._sealer, whole, known)
         return Loaded(
             by_serial={(one.group_id, one.serial): one for one in found},
             by_credential={kept.credential_id: one for one in found for kept in one.credentials},
@@ -117,6 +124,7 @@ class SqlBatch:
             spki_in_use=await queries.spki_in_use(self._connection, spki),
             next_numbers=await queries.next_numbers(self._connection),
             self_registered=await self._self_registered(),
+            incomplete=frozenset(one.device_id for one in rest if one.device_id in known or _changes_hands(one)),
         )
 
     async def save(self, changes: Changes) -> None:
@@ -173,6 +181,27 @@ class SqlBatch:
         if before.key != after.key:
             changed["key_sealed"] = rows.sealed_key(after, self._sealer)
         writes.update(after.device_id, changed)
+
+
+def _changes_hands(device: Device) -> bool:
+    return device.thing is not None and device.thing.successor_device_id is not None
+
+
+def _only_claimed(
+    found: Sequence[Device],
+    serials: Collection[tuple[str, str]],
+    credential_ids: Collection[str],
+    device_ids: Collection[str],
+) -> set[str]:
+    """Ids of those that nothing but a claim has named."""
+    named, logins, ids = set(serials), set(credential_ids), set(device_ids)
+    return {
+        one.device_id
+        for one in found
+        if (one.group_id, one.serial) not in named
+        and one.device_id not in ids
+        and not any(kept.credential_id in logins for kept in one.credentials)
+    }
 
 
 def _compare_thing(before: Device | None, after: Device, there: set[str], writes: _Writes) -> None:

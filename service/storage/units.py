@@ -1,7 +1,8 @@
 """What a batch of messages reads and writes of the units behind its devices.
 
 Owns how a unit is put together from the warehouse's tables, and which rows follow when its device has changed it. One
-query finds whether there are any; only then others follow. Manifests never change and are kept.
+query finds whether there are any; only for those that are asked for in full others follow. Manifests never change and
+are kept.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from service.storage.warehouse_tables import equipment, item_report, site, site_
 
 MAX_MANIFESTS = 32  # kept in memory, with their inline items; those used last
 _Name = tuple[str, str]  # group_id, serial
+Known = dict[str, tuple[Equipment, SettingsSaid]]  # by device id
 
 _ASKED = func.json_each(bindparam("device_ids", type_=String)).table_valued(column("value", String), name="asked")
 _UNITS = select(equipment).select_from(_ASKED.join(equipment, equipment.c.device_id == _ASKED.c.value))
@@ -43,23 +45,23 @@ class Units:
     def __init__(self) -> None:
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
 
-    async def with_units(
-        self, connection: AsyncConnection, sealer: Sealer, devices: Sequence[Device]
-    ) -> Sequence[Device]:
-        """The same devices, those that are units with what the warehouse knows of them."""
-        if not devices:
-            return devices
+    async def find(self, connection: AsyncConnection, devices: Sequence[Device]) -> Known:
+        """Those of these devices that are units, by device id. One query, also for no device at all."""
         asked = {"device_ids": json.dumps([one.device_id for one in devices])}
         rows = (await connection.execute(_UNITS, asked)).all()
-        if not rows:
-            return devices
-        known = {row.device_id: (warehouse_queries.unit_of(row), _said(row)) for row in rows}
-        units = await self._load(connection, sealer, known)
+        return {row.device_id: (warehouse_queries.unit_of(row), _said(row)) for row in rows}
+
+    async def with_units(
+        self, connection: AsyncConnection, sealer: Sealer, devices: Sequence[Device], known: Known
+    ) -> list[Device]:
+        """The same devices, those that are units with all that the warehouse knows of them."""
+        asked = {one.device_id: known[one.device_id] for one in devices if one.device_id in known}
+        if not asked:
+            return list(devices)
+        units = await self._load(connection, sealer, asked)
         return [replace(one, unit=units.get(one.device_id)) for one in devices]
 
-    async def _load(
-        self, connection: AsyncConnection, sealer: Sealer, known: dict[str, tuple[Equipment, SettingsSaid]]
-    ) -> dict[str, Unit]:
+    async def _load(self, connection: AsyncConnection, sealer: Sealer, known: Known) -> dict[str, Unit]:
         every = [one for one, _ in known.values()]
         types = await warehouse_queries.device_types(connection, {one.device_type for one in every})
         offered = await manifest_queries.ids_for(connection, list(types.values()))

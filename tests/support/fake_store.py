@@ -79,7 +79,7 @@ class FakeBatch:
     def catalogue(self) -> Catalogue:
         return self._store.catalogue
 
-    async def load(self, *, serials=(), credential_ids=(), spki=(), device_ids=()) -> Loaded:
+    async def load(self, *, serials=(), credential_ids=(), spki=(), device_ids=(), claimed=()) -> Loaded:
         self._store.fail("load")
         wanted, ids = set(serials), set(credential_ids)
         found = [
@@ -90,6 +90,8 @@ class FakeBatch:
             or ids & {kept.credential_id for kept in one.credentials}
         ]
         found += [self.devices[one] for one in queries.partners_missing(found) if one in self.devices]
+        rest = [one for one in self.devices.values() if (one.group_id, one.serial) in claimed and one not in found]
+        found += rest
         in_use = {kept.spki_sha256 for one in self.devices.values() for kept in one.credentials} | self._store.revoked
         return Loaded(
             by_serial={(one.group_id, one.serial): one for one in found},
@@ -98,6 +100,7 @@ class FakeBatch:
             spki_in_use=frozenset(set(spki) & in_use),
             next_numbers=dict(self.numbers),
             self_registered=dict(self._store.self_registered) if self._has_quota() else {},
+            incomplete=frozenset(one.device_id for one in rest if one.thing is not None and one.thing.successor_device_id),
         )
 
     async def save(self, changes: Changes) -> None:
