@@ -34,7 +34,7 @@ def create(
     signer: PemOption = None,
 ) -> None:
     """Make a provider. Of adaptor file: --recipient is whom files are for, --signer whose files are believed."""
-    secret = Secret(sys.stdin.readline().strip().encode("ascii")) if secret_stdin else None
+    secret = _secret() if secret_stdin else None
     recipient_pem, signer_pem = _text(recipient), _text(signer)
     context.run(
         lambda database: providers.create(
@@ -43,6 +43,29 @@ def create(
         )
     )  # fmt: skip
     print(f"provider {provider} made")
+
+
+@app.command("set")
+def set_(
+    provider: NameArgument,
+    url: Annotated[str | None, typer.Option(help="dep: where it is asked from now on.")] = None,
+    account: Annotated[str | None, typer.Option(help="dep: who we are there.")] = None,
+    secret_stdin: Annotated[
+        bool, typer.Option("--secret-stdin", help="Read our new token there from standard input.")
+    ] = False,
+    recipient: PemOption = None,
+    signer: PemOption = None,
+) -> None:
+    """Change what is given, and nothing else; the next run takes it over."""
+    secret = _secret() if secret_stdin else None
+    recipient_pem, signer_pem = _text(recipient), _text(signer)
+    context.run(
+        lambda database: providers.change(
+            database, provider, url=url, account=account, secret=secret, recipient_pem=recipient_pem,
+            signer_pem=signer_pem, by=LOCAL, now=datetime.now(UTC),
+        )
+    )  # fmt: skip
+    print(f"provider {provider} changed")
 
 
 @app.command("list")
@@ -88,6 +111,17 @@ def _set(provider: str, *, enabled: bool) -> None:
     context.run(
         lambda database: providers.set_enabled(database, provider, enabled=enabled, by=LOCAL, now=datetime.now(UTC))
     )
+
+
+def _secret() -> Secret:
+    """One line of standard input."""
+    try:
+        text = sys.stdin.readline().strip().encode("ascii")
+    except UnicodeError:
+        context.fail("a token is of ASCII characters")
+    if not text:
+        context.fail("there is no token on standard input")
+    return Secret(text)
 
 
 def _text(path: Path | None) -> str | None:

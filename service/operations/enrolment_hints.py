@@ -48,7 +48,7 @@ ENROLMENT_HINTS: dict[str, str] = {
     "keyholder_unreadable": "Restore enrolment/own.key and enrolment/own.pem of the data directory from one backup.",
     "recipient_key": "Ask the partner for a certificate with an RSA key of at least 2048 bits.",
     "signature_unknown": "Put the signature beside the file, as .p7s or .sig.",
-    "signer_expired": "Ask the partner for their new certificate and create the provider with it.",
+    "signer_expired": "Ask the partner for their new certificate: `firstlight enrolment provider set PROVIDER --signer FILE`.",
     "signer_key": "Ask the partner to sign with RSA of at least 2048 bits, ECDSA or Ed25519.",
-    "signer_missing": "Create the provider with --signer: without a certificate nothing of it can be believed.",
+    "signer_missing": "`firstlight enrolment provider set PROVIDER --signer FILE`: nothing of it can be believed without.",
 }

@@ -86,6 +86,38 @@ async def create(
             await connection.execute(insert(enrolment_provider), [row])
 
 
+async def change(
+    database: Database,
+    provider_id: str,
+    *,
+    url: str | None = None,
+    account: str | None = None,
+    secret: Secret | None = None,
+    recipient_pem: str | None = None,
+    signer_pem: str | None = None,
+    by: str,
+    now: datetime,
+) -> None:
+    """What is given replaces what was; the rest stays, and so does the adaptor. Raises NOT_FOUND, BAD_REQUEST."""
+    given = {"url": url, "account": account, "recipient_pem": recipient_pem, "signer_pem": signer_pem}
+    values: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not values and secret is None:
+        raise bad_request("provider_incomplete", "say what is to change")
+    with acting_for(by, "enrolment-provider-set"):
+        async with database.write() as transaction:
+            connection = transaction.connection
+            row = await _row(connection, provider_id)
+            if row is None:
+                raise _unknown(provider_id)
+            # 1. What is given is good in itself; a certificate of before may have run out, and is to be exchanged.
+            _check_given(url, account, recipient_pem, signer_pem, now)
+            # 2. Sealed only now, when there is such a provider.
+            if secret is not None:
+                values["secret_sealed"] = _sealed(database.sealer, provider_id, secret)
+            of = enrolment_provider.c.provider_id == provider_id
+            await connection.execute(update(enrolment_provider).where(of).values(**values))
+
+
 async def rotate_token(
     database: Database,
     provider_id: str,
@@ -121,7 +153,7 @@ async def get(database: Database, provider_id: str) -> Provider:
     async with database.read() as connection:
         row = await _row(connection, provider_id)
     if row is None:
-        raise not_found("provider_unknown", f"no provider {provider_id[:64]!r}")
+        raise _unknown(provider_id)
     return _provider_of(row)
 
 
@@ -155,12 +187,18 @@ def _check(
     signer_pem: str | None,
     now: datetime,
 ) -> None:
-    if account is not None:
-        check_text("the account", account)
     if adaptor is Adaptor.DEP and (url is None or account is None):
         raise bad_request("provider_incomplete", "a provider of adaptor dep needs url and account")
     if adaptor is Adaptor.FILE and (recipient_pem is None or signer_pem is None):
         raise bad_request("provider_incomplete", "a provider of adaptor file needs the certificates of both directions")
+    _check_given(url, account, recipient_pem, signer_pem, now)
+
+
+def _check_given(
+    url: str | None, account: str | None, recipient_pem: str | None, signer_pem: str | None, now: datetime
+) -> None:
+    if account is not None:
+        check_text("the account", account)
     if url is not None:
         check_url(url)
     try:
@@ -189,7 +227,11 @@ async def _change(database: Database, provider_id: str, word: str, by: str, **va
     with acting_for(by, f"enrolment-provider-{word}"):
         async with database.write() as transaction:
             if not (await transaction.connection.execute(statement)).rowcount:
-                raise not_found("provider_unknown", f"no provider {provider_id[:64]!r}")
+                raise _unknown(provider_id)
+
+
+def _unknown(provider_id: str) -> ServiceError:
+    return not_found("provider_unknown", f"no provider {provider_id[:64]!r}")
 
 
 async def _row(connection: AsyncConnection, provider_id: str) -> Any:

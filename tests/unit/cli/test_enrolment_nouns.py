@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 from service.cli import context
 from service.cli.main import app
 from service.credentials.keyfile import KeyFile
+from service.operations.enrolment import providers
+from service.storage.database import Database
 from tests.support.billing import Platform
 from tests.support.enrolment import own_key
 from tests.support.storage import empty_database
@@ -125,9 +128,65 @@ def test_providers_are_made_and_their_tokens_shown_once(installed) -> None:
     assert len(json.loads(ok("enrolment", "dispatch-token", "--json"))["token"]) == 64
 
 
+def test_a_provider_changes_and_its_secret_is_shown_nowhere(installed) -> None:
+    url, other = "https://provider.example/x", "https://other.example/y"
+    ok(
+        "enrolment", "provider", "create", "dep", "--adaptor", "dep", "--url", url, "--account", "R7",
+        "--secret-stdin", input_="hush hush\n",
+    )  # fmt: skip
+    said = ok("enrolment", "provider", "set", "dep", "--url", other, "--secret-stdin", input_="psst psst\n")
+    (shown,) = json.loads(ok("enrolment", "provider", "list", "--json"))
+    assert (shown["url"], shown["account"], shown["has_secret"]) == (other, "R7", True)
+    audited = ok("audit", "--json")
+    line = json.loads(audited)[-1]
+    assert (line["verb"], line["selector"]) == ("enrolment provider set", {"enrolment_provider": "dep"})
+    assert (line["before"]["url"], line["after"]) == (url, {"url": other, "secret_sealed": "changed"})
+    for secret in ("hush", "psst"):
+        assert secret not in said + audited
+    sealer = KeyFile.load(installed / "keys.json").sealer()
+
+    async def stored() -> bytes:
+        database = await Database.open(installed / "firstlight.db", sealer)
+        try:
+            found = await providers.secret_of(database, "dep")
+        finally:
+            await database.close()
+        assert found is not None
+        return found.reveal()
+
+    assert asyncio.run(stored()) == b"psst psst"
+    assert "no provider 'nobody'" in refused("enrolment", "provider", "set", "nobody", "--account", "x")
+    assert "say what is to change" in refused("enrolment", "provider", "set", "dep")
+    assert "without login" in refused("enrolment", "provider", "set", "dep", "--url", "http://u:p@x.example")
+    assert "no token on standard input" in refused("enrolment", "provider", "set", "dep", "--secret-stdin")
+
+
+def test_a_partner_s_new_certificate_takes_the_place_of_the_one_before(installed) -> None:
+    with_key(installed)
+    pem, new = installed / "enrolment/own.pem", Platform(installed.parent / "new", days=3650)
+    now = str(new.certificate)
+    ok("enrolment", "provider", "create", "b", "--adaptor", "file", "--recipient", str(pem), "--signer", now)
+    ok("enrolment", "provider", "set", "b", "--recipient", now)
+    (shown,) = json.loads(ok("enrolment", "provider", "list", "--json"))
+    assert (shown["recipient_pem"], shown["signer_pem"]) == (new.pem, new.pem)
+    assert "is not valid now" in refused("enrolment", "provider", "set", "b", "--signer", str(pem))
+    (installed.parent / "none.pem").write_text("no certificate")
+    none = str(installed.parent / "none.pem")
+    assert "no certificate in PEM" in refused("enrolment", "provider", "set", "b", "--recipient", none)
+
+
 def test_orders_that_are_not_there_are_refused_in_one_line(installed, tmp_path) -> None:
     with_key(installed)
-    for words in (["show"], ["adopt"], ["give-up"], ["void"], ["retry"], ["override"], ["override", "--dry-run"], ["reconcile"]):
+    for words in (
+        ["show"],
+        ["adopt"],
+        ["give-up"],
+        ["void"],
+        ["retry"],
+        ["override"],
+        ["override", "--dry-run"],
+        ["reconcile"],
+    ):
         assert "no sales order 'SO-9'" in refused("enrolment", words[0], "SO-9", *words[1:])
     assert "no sales order" in refused("enrolment", "return", "SO-9", "T-1")
     file = tmp_path / "dispatch.json"

@@ -50,7 +50,8 @@ LOOKS = {
     *("device-type list", "device-type show", "equipment list", "equipment show", "manifest list", "manifest show"),
     *("order list", "order show", "site list", "site show", "warehouse failures", "warehouse watch"),
     *("enrolment events", "enrolment list", "enrolment provider list", "enrolment reconcile", "enrolment show"),
-    *("partner service list", "partner user list", "stb list", "openapi"),
+    *("partner service list", "partner user list", "partner provider list", "partner offer list"),
+    *("stb list", "openapi"),
 }
 ELSEWHERE = {
     "init": "makes the installation: before it there is no audit",
@@ -149,6 +150,7 @@ PARTNERS = [
     "partner user add tv stb_user@example.com",
     "partner provider set ca --url https://ca.example/soap",
     "partner offer set tv cinema monthly --provider ca --package CINEMA-1",
+    "partner offer remove tv cinema monthly",
     "stb import {boxes} --service tv",
     "device-type create tablet --group g",
     "device-type set tablet --description venue",
@@ -165,6 +167,11 @@ PARTNERS = [
     "job enable enrolment-request",
     "job disable enrolment-request",
     "enrolment dispatch-token",
+    "enrolment provider create dep --adaptor dep --url https://provider.example/a --account R-7",
+    "enrolment provider set dep --url https://provider.example/b",
+    "enrolment provider token dep",
+    "enrolment provider disable dep",
+    "enrolment provider enable dep",
 ]
 # Their rows are the command's, or there is nothing to do for them here: their own tests look closer.
 MAY_BE_REFUSED = {"release-version g/waits", "unfreeze g/waits"}
@@ -176,7 +183,6 @@ NOT_RUN = {
     **{f"equipment {one}": _COMMANDS for one in ("import", "receive", "restage", "ship")},
     **dict.fromkeys(("manifest build", "stb unlink", "enrolment dispatch"), _OPERATION),
     **{f"enrolment {one}": _OPERATION for one in ("adopt", "give-up", "override", "retry", "return", "void")},
-    **{f"enrolment provider {one}": _OPERATION for one in ("create", "disable", "enable", "token")},
     **{f"admin {one}": _OPERATION for one in ("create", "disable", "enable", "password")},
     "daemon run": "runs what the service runs by its schedule",
     "job run": "runs what the service runs by its schedule",
