@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -101,6 +103,12 @@ def change(
     ] = None,
     failover_ou: Annotated[str | None, typer.Option(help="Their OU there, where it is not to stay the same.")] = None,
     failover_after_s: Annotated[int | None, typer.Option(help="Seconds of silence before that.")] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="VERSION", help="Firmware target by name or id, before the product's.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(metavar="FILE|JSON", help="Settings of new and of initialised things, a JSON map.")
+    ] = None,
     clear: Annotated[list[str] | None, typer.Option(metavar="OPTION", help="Unset one, e.g. hook; repeatable.")] = None,
     as_json: context.JsonOption = False,
 ) -> None:
@@ -121,20 +129,29 @@ def change(
         "failover_environment": failover_environment,
         "failover_ou": failover_ou,
         "failover_after_s": failover_after_s,
+        "target_version_id": target,
+        "template_settings": None if template is None else _template(template),
     }
     changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     for option in clear or []:
         name = _CLEARED.get(option, option.replace("-", "_"))
         if name not in _CLEARABLE:
-            context.fail(f"--clear: one of {', '.join(sorted(_CLEARABLE))}")
-        changes[name] = None
+            known = {_OPTION_OF.get(one, one).replace("_", "-") for one in _CLEARABLE}
+            context.fail(f"--clear: one of {', '.join(sorted(known))}")
+        changes[name] = {} if name == "template_settings" else None
     changed = context.run(lambda database: groups.change(database, group_id, changes))
     context.emit(
         changed, as_json=as_json, text=lambda: print(f"group {group_id} changed: {', '.join(sorted(changes))}")
     )
 
 
-_CLEARED = {"ou": "default_ou", "environment": "default_environment"}
+_CLEARED = {
+    "ou": "default_ou",
+    "environment": "default_environment",
+    "target": "target_version_id",
+    "template": "template_settings",
+}
+_OPTION_OF = {name: option for option, name in _CLEARED.items()}
 _CLEARABLE = groups.CHANGEABLE - {
     "self_registration",
     "pending_expiry_s",
@@ -142,6 +159,17 @@ _CLEARABLE = groups.CHANGEABLE - {
     "move_method",
     "clone_policy",
 }
+
+
+def _template(text: str) -> dict[str, object]:
+    """A JSON map, or what stands in the file of that name."""
+    try:
+        found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        context.fail("--template: a JSON map, or a file with one")
+    return found
 
 
 @app.command("bare-serial")
@@ -185,6 +213,8 @@ def show(group_id: GroupId, as_json: context.JsonOption = False) -> None:
 
     def text() -> None:
         _show([found])
+        rows = [[name, value] for name, value in _policies(found).items() if value is not None]
+        context.table("Policies", ["", ""], rows)
         if secrets:
             group_secrets.table(secrets)
 
@@ -193,6 +223,25 @@ def show(group_id: GroupId, as_json: context.JsonOption = False) -> None:
 
 app.command("rotate-secret")(group_secrets.rotate_secret)
 app.command("retire-secret")(group_secrets.retire_secret)
+
+
+def _policies(view: groups.GroupView) -> dict[str, str | None]:
+    """What `group change` sets beside what the table of groups shows; unset ones are None."""
+    of = view.group
+    failover = f"{of.failover_ou or 'the same OU'} in {of.failover_environment} after {of.failover_after_s} s"
+    return {
+        "firmware target": view.target,
+        "template": json.dumps(dict(of.template_settings), ensure_ascii=False) if of.template_settings else None,
+        "move method": of.move_method.value,
+        "clone policy": of.clone_policy.value,
+        "unconfirmed lapses": f"after {of.pending_expiry_s} s",
+        "life of API keys": None if of.credential_life_s is None else f"{of.credential_life_s} s",
+        "self quota": None if of.self_quota is None else str(of.self_quota),
+        "serial pattern": of.serial_pattern,
+        "quarantine OU": of.quarantine_ou,
+        "hook": of.hook,
+        "failover": failover if of.failover_environment is not None else None,
+    }
 
 
 def _show(found: list[groups.GroupView]) -> None:

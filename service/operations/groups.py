@@ -16,9 +16,11 @@ from service.domain.group_secrets import WITH_SECRET
 from service.domain.self_registration import MAX_PATTERN_CHARS, MAX_QUOTA
 from service.errors import Secret
 from service.operations.requests import bad_request, check_placement, conflict, not_found, raise_catalogue_rev
+from service.operations.verbs import set_settings
+from service.operations.versions import legal_target
 from service.storage import catalogue_rows, queries
 from service.storage.database import Database
-from service.storage.tables import device, product, registration_group
+from service.storage.tables import device, product, registration_group, version
 
 MIN_SECRET_BYTES = 16
 MAX_SECRET_BYTES = 128  # Azure DPS group keys have 64
@@ -32,7 +34,7 @@ CHANGEABLE = frozenset(
     {
         "self_registration", "self_quota", "serial_pattern", "quarantine_ou", "hook", "default_ou", "default_environment",
         "pending_expiry_s", "reactivation", "move_method", "clone_policy", "credential_life_s",
-        "failover_environment", "failover_ou", "failover_after_s",
+        "failover_environment", "failover_ou", "failover_after_s", "target_version_id", "template_settings",
     }
 )  # fmt: skip
 
@@ -41,6 +43,7 @@ CHANGEABLE = frozenset(
 class GroupView:
     group: Group  # its secret shows as ***
     devices: int
+    target: str | None = None  # the name of its own target version
 
 
 def parse_secret(text: str) -> Secret:
@@ -82,7 +85,9 @@ async def create(
 async def change(database: Database, group_id: str, changes: Mapping[str, Any]) -> Group:
     """Set policies of a group; `changes` by the names of CHANGEABLE. Devices are judged by them from their next message.
 
-    Raises ServiceError NOT_FOUND, BAD_REQUEST; then nothing is changed.
+    `target_version_id` may be the name or the id of a version of the group's product. Things that are there keep their
+    settings: `template_settings` are those of new and of initialised ones. Raises ServiceError NOT_FOUND, BAD_REQUEST,
+    CONFLICT (the target is of a retired release key, or a device of the group would refuse it); then nothing is changed.
     """
     if not changes or not CHANGEABLE.issuperset(changes):
         raise bad_request("group_change_illegal", f"say what changes: {', '.join(sorted(CHANGEABLE))}")
@@ -93,6 +98,9 @@ async def change(database: Database, group_id: str, changes: Mapping[str, Any]) 
         if row is None:
             raise not_found("group_unknown", f"no group {group_id}")
         before = catalogue_rows.group_of(tuple(row), database.sealer)
+        if changes.get("target_version_id") is not None:
+            wanted = await legal_target(connection, before, str(changes["target_version_id"]))
+            changes = {**changes, "target_version_id": wanted}
         after = replace(before, **changes)
         _check(after)
         if after == before:
@@ -116,13 +124,21 @@ async def list_all(database: Database, group_id: str | None = None) -> list[Grou
         .correlate(registration_group)
         .scalar_subquery()
     )
-    query = select(*registration_group.columns, count).order_by(registration_group.c.group_id)
+    named = (
+        select(version.c.name)
+        .where(version.c.version_id == registration_group.c.target_version_id)
+        .correlate(registration_group)
+        .scalar_subquery()
+    )
+    query = select(*registration_group.columns, count, named).order_by(registration_group.c.group_id)
     if group_id is not None:
         query = query.where(registration_group.c.group_id == group_id)
     async with database.read() as connection:
         older = await queries.old_secrets(connection, database.sealer)
         return [
-            GroupView(catalogue_rows.group_of(tuple(row)[:-1], database.sealer, older.get(row.group_id, ())), row[-1])
+            GroupView(
+                catalogue_rows.group_of(tuple(row)[:-2], database.sealer, older.get(row.group_id, ())), row[-2], row[-1]
+            )
             for row in await connection.execute(query)
         ]
 
@@ -153,6 +169,7 @@ def _check(group: Group) -> None:
     _check_self_registration(group)
     _check_hook(group.hook)
     _check_failover(group)
+    set_settings.check_all(group.template_settings)
     life_s = group.credential_life_s
     if life_s is not None and not MIN_LIFE_S <= life_s <= MAX_LIFE_S:
         raise bad_request("credential_life_illegal", f"a credential lives {MIN_LIFE_S} to {MAX_LIFE_S} seconds")

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.domain.group import Group
 from service.domain.product import Version
 from service.images.files import ImageFiles, pages_of
 from service.operations.releases import Signature, verify
@@ -178,6 +179,23 @@ async def _point(connection: AsyncConnection, product_id: str, target: Version |
     version_id = None if target is None else target.version_id
     statement = update(product).where(product.c.product_id == product_id).values(target_version_id=version_id)
     await connection.execute(statement)
+
+
+async def legal_target(connection: AsyncConnection, group: Group, text: str) -> str:
+    """The id of the version of the group's product that has this name or id, if its devices would take it.
+
+    Raises ServiceError NOT_FOUND, CONFLICT.
+    """
+    of = version.c
+    query = select(*_COLUMNS).where(of.product_id == group.product_id, (of.name == text) | (of.version_id == text))
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise not_found("version_unknown", f"product {group.product_id} has no version {text[:64]!r}")
+    found = version_of(tuple(row))
+    check_trusted(found.name, found.key_id, await retired_keys(connection))
+    highest = select(func.max(device.c.fw_confirmed_seq)).where(device.c.group_id == group.group_id)
+    check_not_below(found, (await connection.execute(highest)).scalar() or 0)
+    return found.version_id
 
 
 async def retired_keys(connection: AsyncConnection) -> frozenset[str]:

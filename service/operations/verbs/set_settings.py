@@ -22,7 +22,8 @@ NAME = "set-settings"
 ROLE = Role.OPERATOR
 MAX_BYTES = 4096  # of all settings as JSON: they travel in the desired document with everything else
 MAX_LEVELS = 4
-Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
+MAX_NAME_CHARS = 64
+Key = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[ -~]+$")]
 
 
 class Arguments(Arguments_):
@@ -37,13 +38,28 @@ def apply(device: Device, arguments: Arguments, _world: World) -> Applied:
     check(arguments.settings)
     before: Mapping[str, object] = {} if arguments.replace else thing.settings
     after = {name: value for name, value in {**before, **arguments.settings}.items() if value is not None}
-    if len(json.dumps(after)) > MAX_BYTES:
-        raise bad_request("settings_illegal", f"settings have at most {MAX_BYTES} bytes as JSON")
+    _check_size(after)
     if after == dict(thing.settings):
         return Applied(device)
     rev = thing.settings_rev + 1
     changed = replace(device, thing=replace(thing, settings=after, settings_rev=rev, settings_state=None))
     return Applied(changed, (Told("settings_changed", {"settings_rev": rev}),))
+
+
+def check_all(settings: Mapping[str, Any]) -> None:
+    """A thing's settings as a whole, where they come in another way than by this verb. Raises ServiceError BAD_REQUEST."""
+    for name, value in settings.items():
+        if not 1 <= len(name) <= MAX_NAME_CHARS or not (name.isascii() and name.isprintable()) or value is None:
+            raise bad_request(
+                "settings_illegal", f"a setting has a name of 1 to {MAX_NAME_CHARS} characters and a value"
+            )
+    check(dict(settings))
+    _check_size(settings)
+
+
+def _check_size(settings: Mapping[str, Any]) -> None:
+    if len(json.dumps(dict(settings))) > MAX_BYTES:
+        raise bad_request("settings_illegal", f"settings have at most {MAX_BYTES} bytes as JSON")
 
 
 def check(value: Any, level: int = 1) -> None:

@@ -132,3 +132,18 @@ def test_a_batch_says_what_is_missing(run):
     assert (shown["devices"], shown["states"]) == (2, {"blocked": 1, "registered": 1})
     assert shown["missing"] == ["g/a"]
     assert "missing:\n  g/a" in run("batch", "show", "B42")
+
+
+def test_a_group_s_template_is_given_shown_and_cleared(run, tmp_path):
+    (tmp_path / "template.json").write_text('{"interval_s": 60}')
+    for given in (tmp_path / "template.json", '{"interval_s": 60}'):
+        run("group", "change", "g", "--template", given)
+        shown = run("group", "show", "g")
+        assert '{"interval_s": 60}' in shown
+        assert "migrate" in shown
+        run("group", "change", "g", "--clear", "template")
+        assert "interval_s" not in run("group", "show", "g")
+    for wrong in ("[]", "{", tmp_path / "nothing"):
+        assert "--template: a JSON map" in run("group", "change", "g", "--template", wrong, code=1)
+    assert "no version '9'" in run("group", "change", "g", "--target", "9", code=1)
+    assert "target, template" in run("group", "change", "g", "--clear", "nothing", code=1)

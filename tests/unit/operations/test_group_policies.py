@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
+from service.domain import desired
+from service.domain.changes import Changes
+from service.domain.device import Firmware
 from service.domain.group import Group, KeyKind, Reactivation
-from service.errors import ServiceError
-from service.operations import groups
+from service.operations import devices, groups
 from service.storage.store import SqlStore
-from tests.support.storage import DERIVED, GROUP, PRODUCT, new_database
-
-
-@pytest.fixture
-async def database(tmp_path):
-    opened = await new_database(tmp_path / "firstlight.db")
-    yield opened
-    await opened.close()
-
-
-async def refused(awaitable):
-    with pytest.raises(ServiceError) as caught:
-        await awaitable
-    return caught.value.code, caught.value.cause
-
+from tests.support.commands import seed
+from tests.support.refusals import refused
+from tests.support.releases import add, sign
+from tests.support.storage import DERIVED, GROUP, PRODUCT
 
 FAILOVER = {"failover_environment": "backup", "failover_ou": "acme/backup", "failover_after_s": 300}
 
@@ -76,6 +68,10 @@ async def test_a_change_that_changes_nothing_bothers_nobody(database):
         ({**FAILOVER, "failover_after_s": 299}, "failover_illegal"),
         ({"credential_life_s": 3599}, "credential_life_illegal"),
         ({"default_environment": "a/b"}, "environment_illegal"),
+        ({"template_settings": {"": 1}}, "settings_illegal"),
+        ({"template_settings": {"a": None}}, "settings_illegal"),
+        ({"template_settings": {"a": 1.5}}, "settings_illegal"),
+        ({"template_settings": {"a": "x" * 4096}}, "settings_illegal"),
     ],
 )
 async def test_a_wrong_change_changes_nothing(database, changes, cause):
@@ -93,3 +89,32 @@ async def test_a_group_of_one_shared_key_keeps_its_operator(database):
 
 async def test_an_unknown_group_is_not_changed(database):
     assert await refused(groups.change(database, "nowhere", {"self_quota": 1})) == ("NOT_FOUND", "group_unknown")
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_a_group_s_target_is_that_of_its_devices_until_it_is_cleared(database, images, image, key, commands):
+    old = await add(database, images, image, sign(image, key), target=True)
+    image.write_bytes(b"next")
+    new = await add(database, images, image, sign(image, key, name="2.1", seq=3), name="2.1")
+    await seed(database, "sn-1")
+
+    async def wanted():
+        device = await devices.show(database, "sn-1")
+        return desired.wanted_version(device, await SqlStore(database, {}).catalogue())
+
+    assert await wanted() == old.version
+    for name in ("2.1", new.version.version_id):
+        await groups.change(database, GROUP.group_id, {"target_version_id": name})
+        assert await wanted() == new.version
+        assert (await groups.show(database, GROUP.group_id)).target == "2.1"
+    assert await refused(groups.change(database, GROUP.group_id, {"target_version_id": "9"})) == (
+        "NOT_FOUND",
+        "version_unknown",
+    )
+    await groups.change(database, GROUP.group_id, {"target_version_id": None})
+    assert await wanted() == old.version
+    async with SqlStore(database, {}).batch() as batch:
+        before = await devices.show(database, "sn-1")
+        await batch.save(Changes(devices=((before, replace(before, firmware=Firmware(confirmed_seq=4))),)))
+    lower = groups.change(database, GROUP.group_id, {"target_version_id": "2.1"})
+    assert await refused(lower) == ("CONFLICT", "target_seq_lower")

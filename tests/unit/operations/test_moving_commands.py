@@ -13,7 +13,7 @@ from service.domain.catalogue import Endpoint, Environment
 from service.domain.credential import CredentialKind
 from service.domain.device import DeviceState, Firmware, FirmwareState
 from service.errors import ServiceError
-from service.operations import devices
+from service.operations import devices, groups
 from service.operations.accounts import THIS_MACHINE, Operator
 from service.operations.commands import Commands
 from service.operations.outcomes import Result
@@ -248,3 +248,18 @@ async def test_an_unknown_old_device_refuses_the_replacement(database, commands)
         await commands.submit(THIS_MACHINE, "replace", ask(selector=named("x"), arguments={"new": "line-1/new"}))
     assert (caught.value.code, caught.value.cause) == ("NOT_FOUND", "device_unknown")
     assert GROUP.group_id == "line-1"
+
+
+async def test_initialise_resets_a_thing_to_the_group_s_template(database, commands):
+    await seed(database, "sn-1", "sn-2")
+    given = {"settings": {"volume": 3, "mode": "day"}}
+    await commands.submit(THIS_MACHINE, "set-settings", ask("1", selector={"group": GROUP.group_id}, arguments=given))
+    await groups.change(database, GROUP.group_id, {"template_settings": {"interval_s": 60}})
+    before = (await devices.show(database, "sn-1")).thing
+    assert before.settings == given["settings"]
+    for serial, method in (("sn-1", "initialise"), ("sn-2", "migrate")):
+        arguments = {"ou": "acme/us", "method": method}
+        await commands.submit(THIS_MACHINE, "reprovision", ask(serial, selector=named(serial), arguments=arguments))
+    after = (await devices.show(database, "sn-1")).thing
+    assert (after.ou, after.settings, after.settings_rev) == ("acme/us", {"interval_s": 60}, before.settings_rev + 1)
+    assert (await devices.show(database, "sn-2")).thing.settings == given["settings"]
