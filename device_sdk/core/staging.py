@@ -265,14 +265,15 @@ class StagingClient:
 
     def _connect(self, now: float) -> None:
         policy, credential = self._context.policy, self._credentials.get(ladder.NEXT)
-        self._context.prover.key = self._credentials.key(ladder.NEXT)
         if self._work is not None and credential is not None and not self._is_gone(now):
             self._staging = None
+            self._context.prover.key = self._credentials.key(ladder.CURRENT)
             self._talk = StagingTalk(self._context, self._work, credential["credential_id"], self._manifest_id)
             action = operational_connect(policy, credential, credential["ca"])
         else:
             endpoint = self._endpoint()
             self._talk = None
+            self._context.prover.key = self._key()
             self._staging = Staging(self._context, {})
             action = bootstrap_connect(policy, endpoint, self._staging.session, endpoint.ca_pem)
         self._where = "%s:%d" % (action.host, action.port)
@@ -290,6 +291,14 @@ class StagingClient:
             and now - self._first_fail_at >= policy.rung_span_s
             and self._refused % 2 == 1
         )
+
+    def _key(self) -> "bytes | None":
+        """The confirmed one proves `stage` and opens sealed items, also while a transfer of ownership waits for `online`.
+
+        By turns one that an activation elsewhere gave, which may have come to count without our hearing of it.
+        """
+        place = ladder.NEXT if self._work is None and self._turn % 2 == 0 else ladder.CURRENT
+        return self._credentials.key(place)
 
     def _endpoint(self) -> "Endpoint":
         known = self._context.identity.warehouse

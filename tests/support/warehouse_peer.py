@@ -145,13 +145,18 @@ class WarehousePeer(Peer):
         credential_id = ids.credential_id(session, server_nonce, claim)
         for known in self.credentials.values():
             known["state"] = "dropped"
-        password = keys.api_key(self.key, nonce, server_nonce, THING, credential_id)
-        self.credentials[credential_id] = {"state": "pending", "password": password, "environment": self.environment}
+        key = self.key
+        if "rekey" in self.grants:
+            key = keys.rekey(key, nonce, server_nonce, THING, credential_id)
+        password = keys.api_key(key, nonce, server_nonce, THING, credential_id)
+        made = {"state": "pending", "password": password, "environment": self.environment, "key": key}
+        self.credentials[credential_id] = made
         values = {
             "thing_id": THING, "name": "Thermometer 1", "ou": "acme", "environment": self.environment,
             "credential_id": credential_id, "kind": "api_key", "time": 1,
             "endpoint": {"host": self.hosts[1], "port": 1883, "tls": False},
         }  # fmt: skip
+        values.update(self.grants)
         grant = packb(values)
         proof = keys.hmac_sha256(self.key, keys.stage_granted_message(session, server_nonce, claim, grant))
         doc = {"manifest_id": self.manifest_id, "name": "b", "items": [item for item, _ in self.items.values()]}

@@ -9,11 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_sdk.core.client import Client
 from device_sdk.core.ports import Crypto, InstallError
+from device_sdk.core.records import Records
 from device_sdk.core.staging import StagingClient
 from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.wire import ids, keys, topics
 from device_sdk.wire.packer import packb, unpackb
 from tests.support.machine import Machine
+from tests.support.peer import K
 from tests.support.warehouse_peer import WarehousePeer, WarehouseRig, entry, signing_message
 
 IMAGE = random.Random(5).randbytes(20 * 256 + 7)
@@ -44,6 +46,14 @@ def boxed(rig):
 
 def online(rig):
     rig.run(lambda: rig.client.status.state == "online")
+
+
+def restaged(rig):
+    """As an operator's command leaves the service."""
+    for known in rig.peer.credentials.values():
+        known["state"] = "dropped"
+    rig.peer.used, rig.peer.said_items = set(), {}
+    rig.drop()
 
 
 def check(rig):
@@ -224,10 +234,7 @@ def test_after_restage_the_broker_refuses_the_old_credential_and_the_unit_is_sta
     rig.shelf.broken = ("licence",)
     rig.run(lambda: rig.peer.item_states("licence")[-1:] == ["failed"])
     rig.shelf.broken = ()
-    for known in rig.peer.credentials.values():
-        known["state"] = "dropped"
-    rig.peer.used, rig.peer.said_items = set(), {}
-    rig.drop()
+    restaged(rig)
     check(boxed(rig))
     assert rig.peer.stages == 2
 
@@ -287,6 +294,28 @@ def test_nothing_that_comes_in_can_raise():
         ):
             rig.client.received(topics.down("c", owner, verb), payload, rig.now)
     check(boxed(rig))
+
+
+def test_a_unit_that_changes_hands_opens_its_secrets_with_the_key_that_proved_its_call():
+    rig = fresh()
+    rig.peer.grants = {"rekey": True}
+    check(boxed(rig))
+    assert rig.peer.key == K
+    rig.unpack()
+    online(rig)
+    assert rig.peer.key != K
+    assert Records(rig.machine).load("key") == {"key": rig.peer.key}
+
+
+def test_a_key_that_was_not_confirmed_proves_no_further_call():
+    rig = fresh()
+    rig.peer.grants = {"rekey": True}
+    rig.shelf.broken = ("licence",)
+    rig.run(lambda: rig.peer.item_states("licence")[-1:] == ["failed"])
+    rig.shelf.broken = ()
+    restaged(rig)
+    check(boxed(rig))
+    assert rig.peer.stages == 2
 
 
 def test_the_key_of_a_sealed_item_is_one_of_its_own():
