@@ -77,13 +77,12 @@ class Activation:
             if self.requests.answers(verb, reply):
                 self._activate(server_nonce, now)
             return None
-        if reply.get("ok") is not False or not self.requests.answers(verb, reply):
+        if reply.get("ok") is not False:
             return None
-        return self._refused(verb, reply, now)
+        code, wait_s = fields.text(reply, "code", 64), fields.retry_after(reply)
+        return self._refused(verb, code, wait_s, now) if self.requests.answers(verb, reply) else None
 
-    def _refused(self, verb: str, reply: "dict[str, Any]", now: float) -> "Refused | None":
-        code = fields.text(reply, "code", 64)
-        wait_s = fields.retry_after(reply)
+    def _refused(self, verb: str, code: str, wait_s: "int | None", now: float) -> "Refused | None":
         self._context.trouble(code.lower(), "%s refused" % verb)
         if code == codes.NONCE_EXPIRED and self._nonce_retries < _MAX_NONCE_RETRIES:
             self._nonce_retries += 1

@@ -137,10 +137,12 @@ class Session:
             return self._answered(verb, message, now)
         if message.get("ok") is not False:
             raise MalformedError("ok")
+        # All is read before the request is closed: a reply that makes no sense is none, and the request is repeated.
         code = fields.text(message, "code", 64)
+        numbers = _numbers(message) if code == codes.CONFLICT else None
         if not self.requests.answers(verb, message):
             return GOES_ON
-        return self._refused(verb, code, message, now)
+        return self._refused(verb, code, fields.retry_after(message), numbers, now)
 
     def _answered(self, verb: str, reply: "dict[str, Any]", now: float) -> str:
         if not self.requests.answers(verb, reply):
@@ -190,16 +192,17 @@ class Session:
         self._desired.accept(values, doc)
         return GOES_ON
 
-    def _refused(self, verb: str, code: str, reply: "dict[str, Any]", now: float) -> str:
-        wait_s = fields.retry_after(reply)
+    def _refused(
+        self, verb: str, code: str, wait_s: "int | None", numbers: "tuple[int, int] | None", now: float
+    ) -> str:
         self._context.trouble(code.lower(), "%s refused" % verb)
         if verb == "handshake":
             self._wishes.handshake.put_off()
             return GOES_ON
         self._telling = None
-        if code == codes.CONFLICT and isinstance(reply.get("state"), dict) and self._renumbered < _MAX_RENUMBERED:
+        if numbers is not None and self._renumbered < _MAX_RENUMBERED:
             self._renumbered += 1
-            self._renumber(reply["state"])
+            self._renumber(*numbers)
             wait_s = 0
         if wait_s is None and code in _LATER:
             wait_s = _PATIENCE_S
@@ -220,10 +223,8 @@ class Session:
         self.refusal = (code, wait_s)
         return REFUSED
 
-    def _renumber(self, state: "dict[str, Any]") -> None:
+    def _renumber(self, boot_count: int, n: int) -> None:
         """The service has seen higher numbers than ours (our record of them was lost): go on above."""
-        boot_count = fields.integer(state, "boot_count", 0, _MAX_BOOT_COUNT)
-        n = fields.integer(state, "n", 0, limits.MAX_INT - 1)
         if boot_count > self._context.boot_count:
             self._context.raise_boot_count(boot_count + 1)
         elif boot_count == self._context.boot_count:
@@ -248,3 +249,12 @@ class Session:
     def _numbered(self) -> "dict[str, Any]":
         n = self._context.next_n()
         return {"n": n, "boot_count": self._context.boot_count, "desired_rev": self._desired.rev}
+
+
+def _numbers(reply: "dict[str, Any]") -> "tuple[int, int] | None":
+    """(boot_count, n) that a CONFLICT names; None when it names none."""
+    state = reply.get("state")
+    if not isinstance(state, dict):
+        return None
+    boot_count = fields.integer(state, "boot_count", 0, _MAX_BOOT_COUNT)
+    return boot_count, fields.integer(state, "n", 0, limits.MAX_INT - 1)
