@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgpack
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -128,11 +130,41 @@ def test_hmac_is_the_standard_library_s(key, data):
     assert keys.hmac_sha256(key, data) == hmac.digest(key, data, "sha256")
 
 
-@calm
-@given(st.text(max_size=60))
-def test_any_topic_is_read_as_ours_only_if_it_can_be_written_so(topic):
-    found = topics.parse(topic)
-    assert found is None or found[2] in ("up", "dn")
+ROOTS = st.sampled_from(["pv1", "a/b", "pv1/b"])
+LEVELS = st.sampled_from(
+    ["b", "c", "o", "B", "", "+", "#", "$SYS", "up", "dn", "UP", "pv1", "hello", "Hello", "h" * 16, "h" * 17, "h1",
+     "0" * 32, "0" * 31, "0" * 33, "A" * 32, "g" * 32, "\u0660" * 32, "up\n", "h\n", "h\x00"]
+) | st.text(max_size=4)  # fmt: skip
+
+
+@st.composite
+def near_topics(draw):
+    """One of ours with a few levels or characters changed, taken out or put in. Often still one of ours."""
+    owner = draw(st.text("0123456789abcdef", min_size=32, max_size=32))
+    verb = draw(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=16))
+    levels = ["pv1", draw(st.sampled_from("bc")), owner, draw(st.sampled_from(["up", "dn"])), verb]
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(levels) - 1))
+        levels[at : at + draw(st.integers(0, 1))] = draw(st.lists(LEVELS, max_size=1))
+        if not levels:
+            break
+    topic = "/".join(levels)
+    for _ in range(draw(st.integers(0, 1))):
+        at = draw(st.integers(0, len(topic)))
+        topic = topic[:at] + draw(st.text(max_size=1)) + topic[at + draw(st.integers(0, 1)) :]
+    return draw(ROOTS) + topic[3:] if topic.startswith("pv1") else topic
+
+
+@settings(calm, max_examples=300)
+@given(near_topics() | st.text(max_size=60), ROOTS)
+def test_any_topic_is_read_as_ours_only_if_it_can_be_written_so(topic, root):
+    found = topics.parse(topic, root)
+    ours = re.fullmatch(re.escape(root) + "/[bc]/[0-9a-f]{32}/(up|dn)/[a-z]{1,16}", topic, re.ASCII)
+    assert (found is not None) == (ours is not None)
+    if found is not None:
+        space, owner, direction, verb = found
+        write = topics.up if direction == "up" else topics.down
+        assert write(space, owner, verb, root) == topic
 
 
 @calm
