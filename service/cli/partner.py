@@ -1,4 +1,4 @@
-"""`firstlight partner`: services of partners, their users, and who grants what those buy."""
+"""`firstlight partner`: services of partners and their users. What those buy stands in partner_sales.py."""
 
 from __future__ import annotations
 
@@ -8,23 +8,20 @@ from typing import Annotated
 
 import typer
 
-from service.cli import context
+from service.cli import context, partner_sales
 from service.errors import Secret
-from service.operations.partners import entitlements, services
+from service.operations.partners import services
 from service.operations.partners.answers import PartnerError
-from service.operations.partners.entitlements import ProviderKind
 from service.operations.partners.services import User
 from service.storage.database import Database
 
 app = typer.Typer(help="Partners whose programs ask over HTTP.", no_args_is_help=True)
 service_app = typer.Typer(help="A partner's service: its token, and from where it may ask.", no_args_is_help=True)
 user_app = typer.Typer(help="The users of a partner service.", no_args_is_help=True)
-provider_app = typer.Typer(help="Systems that grant access to what is bought.", no_args_is_help=True)
-offer_app = typer.Typer(help="What can be bought, and what the provider calls it.", no_args_is_help=True)
 app.add_typer(service_app, name="service")
 app.add_typer(user_app, name="user")
-app.add_typer(provider_app, name="provider")
-app.add_typer(offer_app, name="offer")
+app.add_typer(partner_sales.provider_app, name="provider")
+app.add_typer(partner_sales.offer_app, name="offer")
 NameArgument = Annotated[str, typer.Argument(help="1 to 32 of a-z 0-9 -.")]
 AddressArgument = Annotated[str, typer.Argument(help="Such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32.")]
 
@@ -118,40 +115,6 @@ def list_users(
     found = context.run(lambda database: services.list_users(database, service, after=after))
     rows = [[str(one.user_id), one.email] for one in found]
     context.emit(found, as_json=as_json, text=lambda: context.table("Users", ["id", "email"], rows))
-
-
-@provider_app.command("set")
-def set_provider(
-    name: Annotated[str, typer.Argument()],
-    url: Annotated[str, typer.Option(help="Where its SOAP service listens; https but on this machine.")],
-    kind: Annotated[ProviderKind, typer.Option(help="What it grants.")] = ProviderKind.CONDITIONAL_ACCESS,
-    account: Annotated[str | None, typer.Option(help="Who we are there.")] = None,
-    secret: Annotated[
-        str | None, typer.Option(envvar="FIRSTLIGHT_PROVIDER_SECRET", help="Its password; give it in the environment.")
-    ] = None,
-    timeout_s: Annotated[int, typer.Option(help="How long a purchase waits for it, in seconds.")] = 10,
-) -> None:
-    """Make an access provider known, or change it."""
-    kept = None if secret is None else Secret(secret.encode())
-    context.run(
-        lambda database: entitlements.set_provider(
-            database, name, kind, url, account=account, secret=kept, timeout_s=timeout_s
-        )
-    )
-
-
-@offer_app.command("set")
-def set_offer(
-    service: Annotated[str, typer.Argument()],
-    product: Annotated[str, typer.Argument(help="The partner's product_id.")],
-    option: Annotated[str, typer.Argument(help="The partner's option_id.")],
-    provider: Annotated[str, typer.Option(help="Who grants it.")],
-    package: Annotated[str, typer.Option(help="What the provider calls it.")],
-) -> None:
-    """Say who grants a product's option."""
-    context.run(
-        lambda database: entitlements.set_offer(database, service, product, option, provider=provider, package=package)
-    )
 
 
 def _show_token(name: str, token: Secret, *, as_json: bool) -> None:

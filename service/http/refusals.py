@@ -117,12 +117,12 @@ def install(app: FastAPI, forms: Forms) -> None:
         return forms.response_of(request.scope["path"], error, request.state.trace)
 
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return await refused(request, _bad_request(_words(error)))
+        return await refused(request, _illegal(codes.BAD_REQUEST, _words(error)))
 
     async def plain(request: Request, error: HTTPException) -> Response:
         code = _CODES.get(error.status_code, codes.INTERNAL if error.status_code >= 500 else codes.BAD_REQUEST)
         reason = {404: "there is nothing here", 405: "not with this method"}.get(error.status_code, "refused")
-        response = await refused(request, ServiceError(code, reason, cause=f"http_{error.status_code}"))
+        response = await refused(request, _illegal(code, reason))
         response.headers.update(error.headers or {})
         return response
 
@@ -141,8 +141,8 @@ def install(app: FastAPI, forms: Forms) -> None:
     app.exception_handler(Answered)(answered)
 
 
-def _bad_request(reason: str) -> ServiceError:
-    return ServiceError(codes.BAD_REQUEST, reason, cause="http_request_illegal")
+def _illegal(code: str, reason: str) -> ServiceError:
+    return ServiceError(code, reason, cause="http_request_illegal")
 
 
 def _words(error: RequestValidationError) -> str:

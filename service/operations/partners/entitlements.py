@@ -1,7 +1,8 @@
 """What a partner's user buys, and the access provider that must grant it.
 
-Owns purchases, offers and providers, and the promise that nothing is bought twice: a purchase is stored before the
-provider is asked, and every later try asks under the same number. Asks through the port `Grant`; http/access.py is it.
+Owns buying, and the promise that nothing is bought twice: a purchase is stored before the provider is asked, and every
+later try asks under the same number. Asks through the port `Access`; http/access.py is it. Providers and offers stand in
+offers.py.
 """
 
 from __future__ import annotations
@@ -10,34 +11,24 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from sqlalchemy import Row, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.identity import RANDOM_BYTES, uuid7
 from service.errors import Secret
 from service.operations.partners import services
 from service.operations.partners.answers import Code, PartnerError
+from service.operations.partners.offers import ProviderKind
 from service.operations.partners.services import PartnerService
 from service.operations.registration import RandomBytes
-from service.operations.requests import bad_request, not_found
 from service.storage.box_tables import access_provider, offer, purchase
 from service.storage.database import Database
 from service.storage.rows import to_ms
 from service.storage.sealing import access_provider_aad
 
-MAX_TEXT_CHARS = 128
 LEASE_MORE_S = 15  # beyond the provider's time: nobody else asks for the same purchase until then
-MAX_TIMEOUT_S = 60
-
-
-class ProviderKind(StrEnum):
-    CONDITIONAL_ACCESS = "conditional_access"
-    DVB = "dvb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,58 +76,6 @@ class Purchase:
     product_id: str
     option_id: str
     reference: str
-
-
-async def set_provider(
-    database: Database,
-    name: str,
-    kind: ProviderKind,
-    url: str,
-    *,
-    account: str | None = None,
-    secret: Secret | None = None,
-    timeout_s: int = 10,
-) -> None:
-    """Make a provider known, or change it. Raises ServiceError BAD_REQUEST."""
-    _check_text("provider", name)
-    parts = urlsplit(url)
-    is_here = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if not parts.hostname or parts.scheme not in ("https", "http") or "@" in parts.netloc:
-        raise bad_request("provider_url_illegal", "a provider's URL is https://host/path")
-    if parts.scheme == "http" and not is_here:
-        raise bad_request("provider_url_illegal", "plain HTTP goes to this machine only: use https")
-    if not 1 <= timeout_s <= MAX_TIMEOUT_S:
-        raise bad_request("provider_timeout_illegal", f"a provider has 1 to {MAX_TIMEOUT_S} seconds to answer")
-    sealed = None if secret is None else database.sealer.seal(secret.reveal(), access_provider_aad(name))
-    row: dict[str, object] = {
-        "name": name,
-        "kind": kind.value,
-        "url": url,
-        "account": account,
-        "secret_sealed": sealed,
-        "timeout_s": timeout_s,
-    }
-    async with database.write() as transaction:
-        statement = upsert(access_provider).on_conflict_do_update(index_elements=["name"], set_=row)
-        await transaction.connection.execute(statement, [row])
-
-
-async def set_offer(
-    database: Database, service: str, product_id: str, option_id: str, *, provider: str, package: str
-) -> None:
-    """What the partner's product and option are called at a provider. Raises ServiceError."""
-    for what, text in (("product", product_id), ("option", option_id), ("package", package)):
-        _check_text(what, text)
-    await services.find(database, service)
-    keys = {"service": service, "product_id": product_id, "option_id": option_id}
-    values = {"provider": provider, "package": package}
-    async with database.write() as transaction:
-        connection = transaction.connection
-        known = select(access_provider.c.name).where(access_provider.c.name == provider)
-        if (await connection.execute(known)).first() is None:
-            raise not_found("provider_unknown", f"no access provider {provider[:64]}")
-        statement = upsert(offer).on_conflict_do_update(index_elements=[*keys], set_=values)
-        await connection.execute(statement, [{**keys, **values}])
 
 
 async def buy(
@@ -276,8 +215,3 @@ async def _settle(
             .where(purchase.c.purchase_id == order.purchase_id)
             .values(lease_expires_at=None, lease_owner=None, **values)
         )
-
-
-def _check_text(what: str, text: str) -> None:
-    if not 1 <= len(text) <= MAX_TEXT_CHARS or not text.isprintable():
-        raise bad_request("offer_text_illegal", f"{what}: 1 to {MAX_TEXT_CHARS} printable characters")

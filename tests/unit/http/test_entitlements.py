@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import func, select, update
 
 from service.errors import Secret
-from service.operations.partners import entitlements
-from service.operations.partners.entitlements import ProviderKind
+from service.operations.partners import offers, services
+from service.operations.partners.offers import ProviderKind
 from service.storage.box_tables import purchase
 from tests.support.access_provider import access_provider
 from tests.support.partner_site import EMAIL, NAME, partner_site
@@ -29,11 +30,11 @@ async def site(tmp_path, provider):
         kinds = {"ca": ProviderKind.CONDITIONAL_ACCESS, "dvb": ProviderKind.DVB}
         for name, kind in kinds.items():
             secret = Secret(b"its-password")
-            await entitlements.set_provider(
-                made.database, name, kind, provider.url, account="us", secret=secret, timeout_s=1
+            await offers.set_provider(
+                made.database, name, kind=kind, url=provider.url, account="us", secret=secret, timeout_s=1
             )
-        await entitlements.set_offer(made.database, NAME, "hbo", "monthly", provider="ca", package="HBO-1")
-        await entitlements.set_offer(made.database, NAME, "basic", "dvb", provider="dvb", package="DVB-BASIC")
+        await offers.set_offer(made.database, NAME, "hbo", "monthly", provider="ca", package="HBO-1")
+        await offers.set_offer(made.database, NAME, "basic", "dvb", provider="dvb", package="DVB-BASIC")
         yield made
 
 
@@ -141,6 +142,16 @@ async def test_what_cannot_be_bought_has_its_code(site, provider, path, status, 
     answer = await buy(site, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert provider.asked == []
+
+
+async def test_what_is_offered_no_more_is_bought_no_more_and_stays_with_who_has_it(site, provider):
+    assert (await buy(site)).status_code == 200
+    await offers.remove_offer(site.database, NAME, "hbo", "monthly")
+    assert (await buy(site)).status_code == 200
+    await services.add_user(site.database, NAME, "other@example.com", now=datetime.now(UTC))
+    answer = await buy(site, BUY.replace(EMAIL, "other@example.com"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, 9404)
+    assert provider.grants == 1
 
 
 async def test_a_purchase_needs_the_token(site, provider):
