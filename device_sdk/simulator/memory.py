@@ -77,6 +77,13 @@ class MemoryInstaller(Installer):
         self.bytes_written = 0
         self.bytes_rewritten = 0
 
+    @property
+    def arriving(self) -> str | None:
+        """The image that is here in part."""
+        if self._image is None or sum(len(one) for one in self._data.values()) >= self._image[1]:
+            return None
+        return self._image[0] if self._data else None
+
     def boot(self) -> None:
         """What a boot loader does at power-up."""
         for offset, before in self._unsynced.items():
@@ -183,6 +190,15 @@ class MemoryItems(Items):
         self.installed: dict[str, tuple[str, bytes]] = {}  # name -> (version, bytes)
         self.order: list[str] = []  # names as they were installed
         self.broken: set[str] = set()
+
+    @property
+    def arriving(self) -> str | None:
+        """As of MemoryInstaller."""
+        return self._area.arriving
+
+    @property
+    def bytes_written(self) -> int:
+        return self._area.bytes_written
 
     def boot(self) -> None:
         self._area.boot()
