@@ -53,6 +53,7 @@ _MORE: dict[str, tuple[Any, Any]] = {
     ),
     "as_json": (context.JsonOption, False),
 }
+_FIELDS = ("dry_run", "expected_rev", "rate", "at_most")  # of the request, under the names of their options
 
 
 def selected_command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
@@ -99,7 +100,7 @@ def request_of(given: dict[str, Any], arguments: dict[str, Any]) -> Request:
             "id": given.get("request_id") or os.urandom(8).hex(),
             **({"selector": selector} if selector else {}),
             "arguments": arguments,
-            **{name: given[name] for name in ("dry_run", "expected_rev", "rate", "at_most") if given.get(name)},
+            **{name: given[name] for name in _FIELDS if given.get(name) is not None},
         }
     )
 
@@ -122,7 +123,7 @@ def request_one(device: str, arguments: dict[str, Any], **more: Any) -> Request:
         "id": os.urandom(8).hex(),
         "selector": {"devices": [device]},
         "arguments": given(arguments),
-        **{name: value for name, value in more.items() if value},
+        **{name: value for name, value in more.items() if value is not None},
     }
     return request_from(body)
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from service.cli.main import app
+from service.domain.changes import Changes
+from service.domain.device import DeviceState
+from service.storage.store import SqlStore
 from tests.support.command_line import CliRunner
+from tests.support.storage import a_device, a_thing
 from tests.unit.cli.test_nouns import installed  # noqa: F401 - a fixture
+from tests.unit.cli.test_replacing import in_database
 
 runner = CliRunner()
 _FILLED: dict[str, bytes] = {}  # the data directory with a product, a group and three devices, made by the first test
@@ -54,6 +61,24 @@ def test_a_verb_selects_changes_and_says_what_came_of_it(run):
     last = events[-2]["seq"]
     assert len(run("events", "--after", last, "--kind", "unblocked").splitlines()) == 1
     assert len(run("events", "--device", "g/a", "--kind", "blocked", "--limit", "1").splitlines()) == 1
+
+
+async def _put_in_service(database):
+    """The device g/s, confirmed, with a thing of revision 1."""
+    device = a_device("s", group_id="g", state=DeviceState.CONFIRMED, registered_at=datetime(2020, 1, 1, tzinfo=UTC))
+    device = replace(device, thing=a_thing(device, environment="local", rev=1))
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, device),)))
+
+
+def test_a_zero_is_no_option_left_out(run, installed):  # noqa: F811
+    for words in (("--at-most", "0"), ("--rate", "0")):
+        assert words[0].strip("-").replace("-", "_") in run("block", "--group", "g", *words, code=1)
+    assert json.loads(run("device", "list", "--state", "blocked", "--json"))["devices"] == []
+    in_database(installed, _put_in_service)
+    assert "the revision is 1" in run("block", "g/s", "--expected-rev", "0", code=1)
+    assert "the revision is 1" in run("rename", "g/s", "Hall", "--expected-rev", "0", code=1)
+    assert "1 changed" in run("block", "g/s", "--expected-rev", "1")
 
 
 def test_a_command_is_looked_at_and_ended(run):
