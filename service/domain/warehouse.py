@@ -31,6 +31,7 @@ TRANSITIONS: Mapping[Step, frozenset[Step]] = {
     Step.SHIPPED: frozenset({Step.AT_SITE, Step.RECEIVED}),
     Step.AT_SITE: frozenset({Step.SHIPPED, Step.RECEIVED}),
 }
+GONE = frozenset({Step.SHIPPED, Step.AT_SITE})  # from the warehouse: what it has belongs to the site where it went
 
 
 class IllegalStepError(Exception):

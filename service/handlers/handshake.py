@@ -1,4 +1,5 @@
-"""`handshake`: a unit speaks from its site and gets the settings there. Pure; the settings are stored nowhere on the way.
+"""`handshake`: a unit speaks from its site and gets the settings there, none as well. Pure; they are stored nowhere on
+the way.
 
 Source: docs/protocol.md, section 9.6.
 """
@@ -33,13 +34,15 @@ def handle(device: Device, request: Handshake, context: Context) -> Decision:
         return close_contact(contact, context, request.id, {})
     _arrive(contact, unit, context)
     fields: dict[str, object] = {}
-    if unit.settings is not None and unit.settings.rev != request.settings_rev:
-        fields["settings"] = _signed(contact.device, unit, context)
+    # Each revision stands for one site's settings, so that another one, a lower one too, is news; 0: the site has none.
+    rev = staging.wanted_rev(contact.device)
+    if rev is not None and rev != request.settings_rev:
+        fields["settings"] = _signed(contact.device, unit, rev, context)
         assert contact.device.unit is not None
         after = staging.sent(contact.device.unit, context.now)
         if after is not contact.device.unit:
             contact.set(replace(contact.device, unit=after))
-            contact.note("site_settings_sent", f"rev {unit.settings.rev}")
+            contact.note("site_settings_sent", f"rev {rev}")
     return close_contact(contact, context, request.id, fields)
 
 
@@ -51,10 +54,9 @@ def _arrive(contact: Contact, unit: Unit, context: Context) -> None:
         contact.tell("at_site", context.now, site=unit.equipment.site or "")
 
 
-def _signed(device: Device, unit: Unit, context: Context) -> dict[str, object]:
-    assert unit.settings is not None
+def _signed(device: Device, unit: Unit, rev: int, context: Context) -> dict[str, object]:
     assert device.thing is not None
-    doc = encode.pack({"rev": unit.settings.rev, "values": staging.site_values(unit)}, context.encoding)
+    doc = encode.pack({"rev": rev, "values": staging.site_values(unit)}, context.encoding)
     group = context.world.catalogue.groups[device.group_id]
     message = keys.handshake_message(device.thing.thing_id, context.owner, doc)
     return {"doc": doc, "mac": proofs.signer_of(group, device, context.world.service_key).prove(message)}

@@ -49,6 +49,7 @@ WAREHOUSE_HINTS: dict[str, str] = {
     "type_missing": "Name the device type of the new line.",
     "type_unknown": "`firstlight device-type list` shows the device types.",
     "unit_bound": "Take the unit off that order first: `firstlight order release`.",
+    "unit_elsewhere": "Receive it first: `firstlight equipment receive`; it is another site's until then.",
     "unit_not_handed_over": "Hand it over first: `firstlight order hand-over`.",
     "unit_not_ordered": "Assign it first: `firstlight order assign`.",
     "unit_step": _SHOW,

@@ -58,6 +58,19 @@ async def settings_of(connection: AsyncConnection, sealer: Sealer, of: Site) -> 
     return found
 
 
+async def next_settings_rev(connection: AsyncConnection) -> int:
+    """Above every revision of every site: a unit that comes from another site knows by the number that it is news."""
+    found = (await connection.execute(select(func.max(site_settings.c.rev)))).scalar_one()
+    return (found or 0) + 1
+
+
+async def sites_told(connection: AsyncConnection, types: Collection[str]) -> list[str]:
+    """Names of the sites whose settings were given to a unit of these device types."""
+    of = equipment.c
+    query = select(of.site).distinct().where(of.device_type.in_(types), of.site.is_not(None), of.settings_sent_rev > 0)
+    return list((await connection.execute(query.order_by(of.site))).scalars())
+
+
 async def orders(connection: AsyncConnection, order_ids: Collection[str] | None = None) -> dict[str, Order]:
     query = select(sales_order).order_by(sales_order.c.order_id)
     found = await _rows(connection, query if order_ids is None else query.where(sales_order.c.order_id.in_(order_ids)))

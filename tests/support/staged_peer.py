@@ -132,7 +132,7 @@ def step_of(site, serial: str = "sn-1") -> Step:
     return site.store.device("line-1", serial).unit.equipment.step
 
 
-def change_unit(site, serial: str = "sn-1", **fields) -> None:
+def change_unit(site, serial: str = "sn-1", /, **fields) -> None:
     """As an operator's command does."""
     device = site.store.device("line-1", serial)
     of_unit = {name: fields.pop(name) for name in ("items", "settings", "offered", "manifest") if name in fields}

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from device_sdk.wire import ids
 from service.domain import enrolment
 from service.domain.enrolment import Enrolment, IllegalMove, Standing, Unit
+from service.domain.warehouse import GONE
 from service.operations.enrolment import rows
 from service.operations.enrolment.generic import MAX_DEVICES, Form, Id, Name, unreadable
 from service.operations.notes import note
@@ -73,6 +74,7 @@ class _Order:
     order_id: str
     sealer: Sealer
     now: datetime
+    site: str | None
     groups: dict[int, str] = field(default_factory=dict)  # of each line
     types: dict[int, str] = field(default_factory=dict)
     room: dict[int, int | None] = field(default_factory=dict)  # units that a line still takes; None: any number
@@ -112,18 +114,19 @@ async def take(database: Database, dispatched: Dispatch, *, by: str, now: dateti
 
 
 async def _open_order(connection: AsyncConnection, order_id: str, sealer: Sealer, now: datetime) -> _Order:
-    row = (await connection.execute(select(sales_order.c.state).where(sales_order.c.order_id == order_id))).first()
+    query = select(sales_order.c.state, sales_order.c.site).where(sales_order.c.order_id == order_id)
+    row = (await connection.execute(query)).first()
     if row is None:
         raise not_found("order_unknown", f"no sales order {order_id[:64]!r}")
     if row.state in ("closed", "cancelled"):
         raise conflict("order_state", f"order {order_id} is {row.state}")
-    of = _Order(order_id, sealer, now)
-    query = (
+    of = _Order(order_id, sealer, now, row.site)
+    lines = (
         select(order_line.c.line, order_line.c.device_type, order_line.c.quantity, device_type.c.group_id)
         .join(device_type, device_type.c.name == order_line.c.device_type)
         .where(order_line.c.order_id == order_id)
     )
-    for line in await connection.execute(query):
+    for line in await connection.execute(lines):
         of.groups[line.line], of.types[line.line] = line.group_id, line.device_type
         of.room[line.line] = line.quantity or None
     return of
@@ -162,7 +165,7 @@ async def _units_of(connection: AsyncConnection, order_id: str) -> dict[Unit, in
 
 
 async def _check_free(connection: AsyncConnection, of: _Order, wanted: Mapping[Unit, int]) -> None:
-    """No unit may be bound to, or enrolled with, another order, or be of another type."""
+    """No unit may be bound to, or enrolled with, another order, be of another type or have gone to another site."""
     unit, state, real = order_unit.c, enrolment_state.c, equipment.c
     names = [(one.group_id, one.serial) for one in wanted]
     done = (Enrolment.NONE.value, Enrolment.UNENROLLED.value)
@@ -178,10 +181,12 @@ async def _check_free(connection: AsyncConnection, of: _Order, wanted: Mapping[U
             row = (await connection.execute(query)).first()
             if row is not None:
                 raise conflict(cause, f"{row.serial} still belongs to order {row.order_id}")
-        types = select(real.group_id, real.serial, real.device_type).where(tuple_(real.group_id, real.serial).in_(page))
-        for group_id, serial, its in await connection.execute(types):
-            if its != of.types[wanted[Unit(group_id, serial)]]:
-                raise conflict("unit_type", f"{serial} is a {its}")
+        known = select(real.group_id, real.serial, real.device_type, real.site, real.step)
+        for row in await connection.execute(known.where(tuple_(real.group_id, real.serial).in_(page))):
+            if row.device_type != of.types[wanted[Unit(row.group_id, row.serial)]]:
+                raise conflict("unit_type", f"{row.serial} is a {row.device_type}")
+            if row.step in GONE and row.site not in (None, of.site):
+                raise conflict("unit_elsewhere", f"{row.serial} is {row.step}, for {row.site}: receive it first")
 
 
 def _check_room(of: _Order, wanted: Mapping[Unit, int], there: Mapping[Unit, int]) -> None:
@@ -208,13 +213,12 @@ async def _write_units(connection: AsyncConnection, of: _Order, new: Mapping[Uni
     statement = upsert(order_unit)
     again = {name: statement.excluded[name] for name in ("line", "bound_at", "released_at")}
     statement = statement.on_conflict_do_update(index_elements=["order_id", "group_id", "serial"], set_=again)
-    site = select(sales_order.c.site).where(sales_order.c.order_id == of.order_id).scalar_subquery()
     names = [(unit.group_id, unit.serial) for unit in new]
     for start in range(0, len(values), rows.PAGE):
         await connection.execute(statement, values[start : start + rows.PAGE])
         page = names[start : start + rows.PAGE]
         here = tuple_(equipment.c.group_id, equipment.c.serial).in_(page)
-        await connection.execute(update(equipment).where(here).values(site=site))
+        await connection.execute(update(equipment).where(here).values(site=of.site))
 
 
 async def _enrol(connection: AsyncConnection, of: _Order, dispatched: Dispatch, bound: list[Unit]) -> Enrolment:

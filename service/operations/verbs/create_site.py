@@ -43,6 +43,7 @@ class Arguments(Arguments_):
 async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
     known = await queries.sites(connection, [one.name for one in arguments.sites])
     in_force = {name: await queries.settings_of(connection, batch.sealer, one) for name, one in known.items()}
+    next_rev = await queries.next_settings_rev(connection)
     new: dict[str, tuple[Site, Settings]] = {}
 
     def take(one: One) -> bool:
@@ -57,7 +58,8 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
             if not same or (one.settings is not None and settings != in_force[one.name]):
                 raise conflict("site_exists", f"there is a site {one.name}; `set-site` changes it")
             return False
-        made = Site(one.name, one.ou, one.title, 1 if settings else 0)
+        rev = next_rev + sum(1 for made, _ in new.values() if made.settings_rev)
+        made = Site(one.name, one.ou, one.title, rev if settings else 0)
         known[one.name], in_force[one.name] = made, settings
         new[one.name] = (made, settings)
         return True

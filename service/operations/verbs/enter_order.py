@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from device_sdk.wire import ids
 from service.domain.device import Device
-from service.domain.warehouse import Binding, DeviceType, Equipment, Line, Order, OrderState, Site
-from service.operations.requests import bad_request, conflict, not_found
+from service.domain.warehouse import GONE, Binding, DeviceType, Equipment, Line, Order, OrderState, Site
+from service.operations.requests import bad_request, conflict, not_found, raise_catalogue_rev
 from service.operations.verbs import warehouse_units
 from service.operations.verbs.making import Made
 from service.operations.verbs.verb import Arguments as Arguments_
@@ -165,6 +165,8 @@ class _Book:
         order = self.orders[line.order_id]
         if order.state is not OrderState.OPEN:
             raise conflict("order_state", f"order {order.order_id} is {order.state.value}")
+        if unit is not None and unit.step in GONE and unit.site not in (None, order.site):
+            raise conflict("unit_elsewhere", f"{serial} is {unit.step.value}, for {unit.site}: receive it first")
         count = self.counts.get((line.order_id, line.line), 0)
         if line.quantity and count >= line.quantity:
             raise conflict("line_full", f"line {line.line} of order {order.order_id} has its {line.quantity} units")
@@ -184,6 +186,8 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
         await writes.put_lines(within, book.new_lines.values())
         await writes.bind(within, book.new_bound)
         await writes.put_units(within, book.placed.values())
+        if any(one.step in GONE for one in book.placed.values()):
+            await raise_catalogue_rev(within)  # its site's settings are news to it
 
     return Made(outcomes, write=write)
 

@@ -47,13 +47,14 @@ class Arguments(Arguments_):
 async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
     known = (await queries.sites(connection, [arguments.site])).get(arguments.site)
     in_force: Settings = {} if known is None else await queries.settings_of(connection, batch.sealer, known)
+    next_rev = await queries.next_settings_rev(connection)
     changed: list[tuple[Site, Settings | None]] = []
 
     def take(asked: Arguments) -> bool:
         if known is None:
             raise not_found("site_unknown", f"no site {asked.site!r}")
         check_scope(known.ou, world)
-        after, settings = _changed(known, in_force, asked)
+        after, settings = _changed(known, in_force, asked, next_rev)
         if after != known:
             changed.append((after, settings))
         return after != known
@@ -71,7 +72,7 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
     return Made(outcomes, result=result, write=write)
 
 
-def _changed(before: Site, in_force: Settings, asked: Arguments) -> tuple[Site, Settings | None]:
+def _changed(before: Site, in_force: Settings, asked: Arguments, next_rev: int) -> tuple[Site, Settings | None]:
     """The site afterwards, and its new settings where they are others. Raises ServiceError."""
     if asked.settings_rev not in (None, before.settings_rev):
         raise conflict("rev_stale", f"the settings have revision {before.settings_rev}")
@@ -86,4 +87,4 @@ def _changed(before: Site, in_force: Settings, asked: Arguments) -> tuple[Site, 
     settings = merged({} if asked.replace else in_force, asked.settings)
     if settings == in_force:
         return after, None
-    return replace(after, settings_rev=before.settings_rev + 1), settings
+    return replace(after, settings_rev=next_rev), settings

@@ -1,4 +1,8 @@
-"""`set-type`: change a device type's description, manifest or the settings of its two steps."""
+"""`set-type`: change a device type's description, manifest or the settings of its two steps.
+
+Where its units take other settings than before, those of their sites get a new revision with the same values: it is how
+units hear that there is something else for them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.warehouse import DeviceType
-from service.operations.requests import bad_request, check_text, not_found
+from service.operations.requests import bad_request, check_text, not_found, raise_catalogue_rev
 from service.operations.verbs.create_type import ROLE as ROLE_
 from service.operations.verbs.create_type import Manifests, Names, check_settings
 from service.operations.verbs.making import Made
@@ -35,7 +39,7 @@ class Arguments(Arguments_):
     handshake_settings: Names | None = None
 
 
-async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
+async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
     known = await queries.device_types(connection, [arguments.type])
     manifests = await Manifests.load(connection, [arguments.manifest] if arguments.manifest else [])
     changed: list[DeviceType] = []
@@ -64,5 +68,24 @@ async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Argumen
 
     async def write(within: AsyncConnection) -> None:
         await writes.put_device_types(within, changed, world.now)
+        if any(_takes(one) != _takes(known[one.name]) for one in changed):
+            await _renew(within, batch, arguments.type, world)
 
     return Made(outcomes, write=write)
+
+
+def _takes(of: DeviceType) -> set[str]:
+    """What a handshake gives: the settings of both steps."""
+    return {*of.warehouse_settings, *of.handshake_settings}
+
+
+async def _renew(connection: AsyncConnection, batch: SqlBatch, name: str, world: World) -> None:
+    told = await queries.sites(connection, await queries.sites_told(connection, [name]))
+    sites = [one for one in told.values() if one.settings_rev]
+    rev = await queries.next_settings_rev(connection)
+    for renewed, before in ((replace(one, settings_rev=rev + number), one) for number, one in enumerate(sites)):
+        settings = await queries.settings_of(connection, batch.sealer, before)
+        await writes.put_sites(connection, [renewed], world.now)
+        await writes.add_settings(connection, batch.sealer, renewed, settings, world.now, world.account)
+    if sites:
+        await raise_catalogue_rev(connection)  # the service compares what its devices have

@@ -112,6 +112,17 @@ def test_a_change_that_the_connection_does_not_hang_on_needs_no_trial():
     assert len(rig.peer.connects) == connects
 
 
+@pytest.mark.parametrize(("rev", "values"), [(2, {"features": {"kiosk": False}}), (0, {})])
+def test_at_another_site_it_takes_over_what_that_one_has_under_a_lower_revision_or_nothing(rev, values):
+    rig = fresh(wired=True)
+    rig.run(lambda: in_force(rig))
+    rig.peer.settings = (rev, values)
+    rig.peer.want(handshake={"settings_rev": rev})
+    rig.push()
+    rig.run(lambda: said(rig)[-1] == {"rev": rev, "state": "applied"})
+    assert rig.product.values == values
+
+
 def test_it_shakes_hands_once_after_each_start_and_the_product_gets_its_settings_again():
     rig = fresh(wired=True)
     rig.run(lambda: in_force(rig))

@@ -1,0 +1,136 @@
+"""Settings of sites by operators' commands: what a revision stands for, who hears of a change, what may stand in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import update
+
+from service.domain.warehouse import Step
+from service.errors import ServiceError
+from service.operations.enrolment import dispatch
+from service.storage import queries as catalogue
+from service.storage import warehouse_queries as queries
+from service.storage.warehouse_tables import equipment
+from tests.support.commands import rows_of
+from tests.support.storage import DERIVED, NOW
+from tests.support.warehouse import SETTINGS, SITE, Warehouse, put_unit, unit_of
+
+HALL_2 = {"name": "hall-2", "ou": "acme/eu/hall-2", "settings": SETTINGS}
+NAME = f"{DERIVED.group_id}/t-1"
+
+
+@pytest.fixture
+def house(commands):
+    return Warehouse(commands)
+
+
+async def read(database, query, *arguments):
+    async with database.read() as connection:
+        return await query(connection, *arguments)
+
+
+async def revisions(database) -> dict[str, int]:
+    return {name: one.settings_rev for name, one in (await read(database, queries.sites)).items()}
+
+
+async def settings(database, name: str):
+    of = (await read(database, queries.sites, [name]))[name]
+    return await read(database, queries.settings_of, database.sealer, of)
+
+
+async def at(database, step: Step, serial: str = "t-1", *, sent_rev: int = 0) -> None:
+    """As if the device had come that far, and was given this revision."""
+    await put_unit(database, replace(await unit_of(database, serial), step=step))
+    async with database.write() as transaction:
+        of = equipment.c.serial == serial
+        await transaction.connection.execute(update(equipment).where(of).values(settings_sent_rev=sent_rev))
+
+
+async def test_no_revision_is_that_of_two_sites(database, house):
+    await house.furnish()  # hall-1, which has none
+    await house.done("create-site", sites=[HALL_2, {**HALL_2, "name": "hall-3"}])
+    assert await revisions(database) == {"hall-1": 0, "hall-2": 1, "hall-3": 2}
+    await house.done("set-site", site="hall-1", settings=SETTINGS)
+    status = await house.ask("set-site", site="hall-2", settings={"features": {"kiosk": False}})
+    assert status.result == {"settings_rev": 4}
+    assert await revisions(database) == {"hall-1": 3, "hall-2": 4, "hall-3": 2}
+
+
+async def test_a_type_that_takes_other_settings_renews_those_of_the_sites_of_its_units(database, house):
+    await house.furnish("t-1", "t-2")
+    await house.done("set-site", site="hall-1", settings=SETTINGS)
+    await house.done("create-site", sites=[HALL_2])
+    await house.done("hand-over", order="SO-1")
+    await at(database, Step.AT_SITE, sent_rev=1)
+    rev = await read(database, catalogue.catalogue_rev)
+    await house.done("set-type", type="tablet", description="another")
+    await house.done(
+        "set-type", type="tablet", warehouse_settings=["network"], handshake_settings=["features", "payment"]
+    )
+    assert (await revisions(database), await read(database, catalogue.catalogue_rev)) == (
+        {"hall-1": 1, "hall-2": 2},
+        rev,
+    )  # fmt: skip - each unit gets the same as before
+    await house.done("set-type", type="tablet", handshake_settings=["features"])
+    assert await revisions(database) == {"hall-1": 3, "hall-2": 2}
+    assert await settings(database, "hall-1") == SETTINGS
+    assert await read(database, catalogue.catalogue_rev) == rev + 1
+
+
+async def test_a_dry_run_of_a_type_renews_nothing(database, house):
+    await house.furnish("t-1")
+    await house.done("set-site", site="hall-1", settings=SETTINGS)
+    await house.done("hand-over", order="SO-1")
+    await at(database, Step.AT_SITE, sent_rev=1)
+    assert await house.results("set-type", type="tablet", handshake_settings=[], dry_run=True) == ["changed"]
+    assert await revisions(database) == {"hall-1": 1}
+
+
+async def released(database, house, step: Step) -> None:
+    """A unit of hall-1 that is on no order any more; and an order for hall-2."""
+    await house.furnish("t-1")
+    await house.done("create-site", sites=[HALL_2])
+    await house.done("enter-order", rows=[{"order": "SO-2", "site": "hall-2", "type": "tablet"}])
+    await house.done("hand-over", order="SO-1")
+    await at(database, step)
+    await house.done("release-units", order="SO-1", units=[NAME])
+
+
+@pytest.mark.parametrize("step", [Step.SHIPPED, Step.AT_SITE])
+async def test_a_unit_that_has_left_the_warehouse_is_for_no_other_site_until_it_is_received(database, house, step):
+    await released(database, house, step)
+    row = {"order": "SO-2", "serial": "t-1"}
+    assert await house.results("enter-order", rows=[row]) == ["unit_elsewhere"]
+    (one,) = dispatch.read(json.dumps({"orderId": "SO-2", "lines": [{"line": 1, "serials": ["t-1"]}]}).encode())
+    with pytest.raises(ServiceError) as refused:
+        await dispatch.take(database, one, by="local", now=NOW)
+    assert refused.value.cause == "unit_elsewhere"
+    assert (await unit_of(database, "t-1")).site == "hall-1"
+    same = {"order": "SO-3", "site": "hall-1", "type": "tablet", "serial": "t-1"}
+    assert await house.results("enter-order", rows=[same], dry_run=True) == ["changed"]
+    await house.done("receive", units=[{"serial": "t-1", "type": "tablet"}])
+    assert await house.results("enter-order", rows=[row]) == ["changed"]
+    assert (await unit_of(database, "t-1")).site == "hall-2"
+
+
+async def test_a_dispatch_takes_a_unit_that_was_received_to_its_site(database, house):
+    await released(database, house, Step.OUT_OF_BOX)
+    (one,) = dispatch.read(json.dumps({"orderId": "SO-2", "lines": [{"line": 1, "serials": ["t-1"]}]}).encode())
+    assert (await dispatch.take(database, one, by="local", now=NOW)).bound == 1
+    assert (await unit_of(database, "t-1")).site == "hall-2"
+    assert [row["site"] for row in await rows_of(database, equipment)] == ["hall-2"]
+    await at(database, Step.SHIPPED)
+    assert (await dispatch.take(database, one, by="local", now=NOW)).already == 1
+
+
+async def test_a_site_for_a_unit_that_was_shipped_without_one_wakes_the_service(database, house):
+    await released(database, house, Step.OUT_OF_BOX)
+    await at(database, Step.SHIPPED)
+    assert (await unit_of(database, "t-1")).site is None
+    rev = await read(database, catalogue.catalogue_rev)
+    assert await house.results("enter-order", rows=[{"order": "SO-2", "serial": "t-1"}]) == ["changed"]
+    assert await read(database, catalogue.catalogue_rev) == rev + 1
+    assert (await unit_of(database, "t-1")).site == SITE["name"].replace("1", "2")
