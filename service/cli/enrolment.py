@@ -18,6 +18,7 @@ from service.credentials.cms import CmsError, Keyholder
 from service.domain.enrolment import Enrolment
 from service.operations.accounts import LOCAL
 from service.operations.enrolment import adopting, dispatch, looking, reconcile, responding, tokens, wishes
+from service.operations.enrolment.looking import BatchState
 from service.storage.database import Database
 
 app = typer.Typer(help="Device enrolment with external providers.", no_args_is_help=True)
@@ -99,6 +100,25 @@ def show(order: OrderArgument, as_json: context.JsonOption = False) -> None:
     """One order: its units, and what was asked for it."""
     found = context.run(lambda database: looking.order(database, order, now=datetime.now(UTC)))
     context.emit(found, as_json=as_json, text=lambda: _show(found))
+
+
+@app.command()
+def batches(
+    state: Annotated[BatchState | None, typer.Option(help="Only those in this state.")] = None,
+    limit: int = 100,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Requests to providers and their answers: how far they are, how often they were tried, and why they failed."""
+    found = context.run(lambda database: looking.batches(database, state=state, limit=limit))
+    rows = [
+        [
+            one.batch_id, one.direction, one.provider_id, one.state.value, str(one.orders), str(one.attempts),
+            "-" if one.changed_at is None else context.moment(one.changed_at), one.cause or "-",
+        ]
+        for one in found
+    ]  # fmt: skip
+    columns = ["batch", "direction", "provider", "state", "orders", "attempts", "changed", "cause"]
+    context.emit(found, as_json=as_json, text=lambda: context.table("Batches", columns, rows))
 
 
 @app.command()
@@ -225,7 +245,9 @@ def _show(of: looking.OrderView) -> None:
         [
             one.transaction_id, one.request, "OVERDUE" if one.overdue else one.state,
             "-" if one.created_at is None else context.moment(one.created_at), one.cause or "-",
+            one.batch.state.value, str(one.batch.attempts), one.batch.cause or "-",
         ]
         for one in of.transactions
     ]  # fmt: skip
-    context.table("Transactions", ["transaction", "type", "state", "at", "cause"], asked)
+    columns = ["transaction", "type", "state", "at", "cause", "batch", "attempts", "batch's cause"]
+    context.table("Transactions", columns, asked)

@@ -1,16 +1,18 @@
-"""Reading enrolment: orders with a provider, one of them unit by unit, its transactions, and workflow events."""
+"""Reading enrolment: orders with a provider, one of them unit by unit, its transactions, batches, and workflow events."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import func, select
 
 from service.operations import configuration
 from service.operations.enrolment import rows
 from service.storage.database import Database
-from service.storage.enrolment_tables import enrolment_state, enrolment_transaction, workflow_event
+from service.storage.enrolment_tables import enrolment_batch, enrolment_state, enrolment_transaction, workflow_event
 from service.storage.rows import from_ms, to_ms
 from service.storage.warehouse_tables import sales_order
 
@@ -37,6 +39,32 @@ class UnitLine:
     changed_at: datetime | None
 
 
+class BatchState(StrEnum):
+    PREPARED = "prepared"  # extract's
+    EXTRACTED = "extracted"  # the transformation's, or the platform's: the file lies there
+    SENT = "sent"  # the provider's
+    LOADED = "loaded"  # enrolment-response's
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """A request to a provider or an answer of it, as one exchange. `cause`: why it was put off, refused or failed."""
+
+    batch_id: str
+    direction: str
+    provider_id: str
+    state: BatchState
+    orders: int
+    attempts: int
+    cause: str | None
+    reference: str | None
+    created_at: datetime | None
+    changed_at: datetime | None
+    next_at: datetime | None
+
+
 @dataclass(frozen=True, slots=True)
 class TransactionLine:
     transaction_id: str
@@ -46,6 +74,7 @@ class TransactionLine:
     created_at: datetime | None
     finished_at: datetime | None
     overdue: bool
+    batch: BatchLine  # that it goes with
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +132,50 @@ async def order(database: Database, order_id: str, *, now: datetime) -> OrderVie
                 select(enrolment_state).where(unit.order_id == order_id).order_by(unit.group_id, unit.serial)
             )
         ]
+        asked = (
+            await connection.execute(
+                select(enrolment_transaction).where(sent.order_id == order_id).order_by(sent.created_at)
+            )
+        ).all()
+        of_them = enrolment_batch.c.batch_id.in_({row.batch_id for row in asked})
+        went = {row.batch_id: _batch(row) for row in await connection.execute(select(enrolment_batch).where(of_them))}
         transactions = [
             TransactionLine(
                 row.transaction_id, row.request_type, row.state, row.cause, from_ms(row.created_at),
-                from_ms(row.finished_at), row.finished_at is None and row.created_at < latest,
+                from_ms(row.finished_at), row.finished_at is None and row.created_at < latest, went[row.batch_id],
             )
-            for row in await connection.execute(
-                select(enrolment_transaction).where(sent.order_id == order_id).order_by(sent.created_at)
-            )
+            for row in asked
         ]  # fmt: skip
     return OrderView(
         order_id, of.provider_id, of.organisation, of.standing.order.value, tuple(sorted(of.policies)),
         tuple(units), tuple(transactions),
     )  # fmt: skip
+
+
+async def batches(database: Database, *, state: BatchState | None = None, limit: int = 100) -> list[BatchLine]:
+    """Requests and answers, the newest first."""
+    of = enrolment_batch.c
+    query = select(enrolment_batch).order_by(of.created_at.desc(), of.batch_id).limit(min(limit, MAX_PAGE))
+    if state is not None:
+        query = query.where(of.state == state.value)
+    async with database.read() as connection:
+        return [_batch(row) for row in await connection.execute(query)]
+
+
+def _batch(row: Any) -> BatchLine:
+    return BatchLine(
+        row.batch_id,
+        row.direction,
+        row.provider_id,
+        BatchState(row.state),
+        row.record_count,
+        row.attempts,
+        row.cause,
+        row.reference,
+        from_ms(row.created_at),
+        from_ms(row.changed_at),
+        from_ms(row.next_at),
+    )
 
 
 async def _latest(database: Database, now: datetime) -> int:

@@ -37,11 +37,24 @@ async def run(working: Working) -> Counter[str]:
             if error.code == "UNAVAILABLE":
                 raise
             async with working.database.write() as transaction:
-                await rows.set_batch(
-                    transaction.connection, batch_id, working.clock(), state="failed", cause=error.cause
-                )
+                await _fail(transaction.connection, batch_id, error, working)
             counts["failed_batches"] += 1
     return counts
+
+
+async def _fail(connection: AsyncConnection, batch_id: str, error: ServiceError, working: Working) -> None:
+    """The answer counts for nothing; the requests that it was to answer say so, for whoever looks at their orders."""
+    now = working.clock()
+    row = await rows.batch(connection, batch_id)
+    await rows.set_batch(connection, batch_id, now, state="failed", cause=error.cause)
+    response = generic.read_response(rows.document_of(row, working.database.sealer))
+    requests = set()
+    for said in response.orders:
+        of = await rows.transaction(connection, said.transaction_id)
+        if of is not None and of.provider_id == row.provider_id and of.state == OPEN:
+            requests.add(await rows.batch_of(connection, of.transaction_id))
+    for request in requests:
+        await rows.set_batch(connection, request, now, cause=f"its answer {batch_id} failed: {error.cause}")
 
 
 async def _process(connection: AsyncConnection, batch_id: str, working: Working) -> Counter[str]:

@@ -196,4 +196,6 @@ def test_orders_that_are_not_there_are_refused_in_one_line(installed, tmp_path) 
     assert "no JSON" in refused("enrolment", "dispatch", str(file))
     assert "cannot read" in refused("enrolment", "dispatch", str(tmp_path / "nowhere"))
     assert json.loads(ok("enrolment", "list", "--json")) == []
+    assert json.loads(ok("enrolment", "batches", "--state", "failed", "--json")) == []
+    assert "Batches" in ok("enrolment", "batches")
     assert json.loads(ok("enrolment", "events", "--json")) == []

@@ -49,8 +49,9 @@ LOOKS = {
     *("admin list", "config show", "daemon list", "daemon show", "job list", "job show"),
     *("device-type list", "device-type show", "equipment list", "equipment show", "manifest list", "manifest show"),
     *("order list", "order show", "site list", "site show", "warehouse failures", "warehouse watch"),
-    *("enrolment events", "enrolment list", "enrolment provider list", "enrolment reconcile", "enrolment show"),
+    *("enrolment batches", "enrolment events", "enrolment list", "enrolment provider list", "enrolment reconcile", "enrolment show"),
     *("partner service list", "partner user list", "partner provider list", "partner offer list"),
+    "partner purchase list",
     *("stb list", "openapi"),
 }
 ELSEWHERE = {
@@ -181,7 +182,7 @@ NOT_RUN = {
     "command run": "works off what `command submit` has asked, under the same audit",
     **dict.fromkeys(("order import", "order hand-over", "site import", "device-type import", "restage"), _COMMANDS),
     **{f"equipment {one}": _COMMANDS for one in ("import", "receive", "restage", "ship")},
-    **dict.fromkeys(("manifest build", "stb unlink", "enrolment dispatch"), _OPERATION),
+    **dict.fromkeys(("manifest build", "stb unlink", "partner purchase end", "enrolment dispatch"), _OPERATION),
     **{f"enrolment {one}": _OPERATION for one in ("adopt", "give-up", "override", "retry", "return", "void")},
     **{f"admin {one}": _OPERATION for one in ("create", "disable", "enable", "password")},
     "daemon run": "runs what the service runs by its schedule",

@@ -152,3 +152,35 @@ async def test_the_list_says_what_waits_and_what_is_overdue(site: EnrolmentSite)
     await responding.give_up(site.working, "SO-1", by="local")
     (line,) = await looking.orders(site.database, now=site.clock())
     assert (line.asked_at, line.overdue) == (None, False)
+
+
+async def test_batches_say_how_far_they_are_and_why_they_wait(site: EnrolmentSite) -> None:
+    good, site.working = site.working, replace(site.working, ask=page_of_a_proxy)
+    await site.dispatch("T-1")
+    await site.run("enrolment-request", "extract", "transformation")
+    (batch,) = await looking.batches(site.database)
+    assert (batch.direction, batch.state.value, batch.orders, batch.attempts) == ("request", "extracted", 1, 1)
+    assert batch.cause == "the provider's answer is no JSON"
+    assert batch.next_at == site.clock() + timedelta(seconds=10)
+    (sent,) = (await looking.order(site.database, "SO-1", now=site.clock())).transactions
+    assert sent.batch == batch
+    site.working = good
+    site.clock.now += timedelta(minutes=1)
+    await site.run("transformation")
+    (batch,) = await looking.batches(site.database, state=looking.BatchState.SENT)
+    assert (batch.reference, batch.attempts, batch.cause) == ("ref-1", 0, None)
+    assert await looking.batches(site.database, state=looking.BatchState.FAILED) == []
+
+
+async def test_an_answer_that_failed_is_seen_at_the_order_that_waits_for_it(site: EnrolmentSite) -> None:
+    await file_provider(site)
+    await site.dispatch("T-1", provider="billing")
+    await site.run("enrolment-request", "extract")
+    await answer_by_file(site, "COMPLETE", devices=[{"serialNumber": "T-9", "status": "DONE"}])
+    await site.run("load")
+    assert await site.run("enrolment-response") == {"failed_batches": 1}
+    (failed,) = await looking.batches(site.database, state=looking.BatchState.FAILED)
+    assert (failed.direction, failed.cause) == ("response", "device_foreign")
+    (sent,) = (await looking.order(site.database, "SO-1", now=site.clock())).transactions
+    assert (sent.state, sent.batch.state.value) == ("open", "extracted")
+    assert sent.batch.cause == f"its answer {failed.batch_id} failed: device_foreign"
