@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import NoReturn
 
 from device_sdk.wire import codes, ids
@@ -314,6 +313,7 @@ def _credential(
     rekey: bool,
 ) -> Credential:
     claim, now = ask.claim, context.now
+    lapses_at = ask.door.expires_at(ask.group, now)
     kind = CredentialKind.X509 if issued else CredentialKind.API_KEY
     renewed_from = _renewed_from(device, context)
     return Credential(
@@ -323,7 +323,7 @@ def _credential(
         state=CredentialState.PENDING,
         environment=place.environment.name,
         created_at=now,
-        expires_at=ask.door.expires_at(ask.group, now) or now + timedelta(seconds=ask.group.pending_expiry_s),
+        expires_at=min(lapses_at, issued.expires_at) if issued else lapses_at,
         boot_count=claim.boot_count,
         nonce=claim.nonce,
         server_nonce=ask.request.server_nonce,

@@ -6,7 +6,7 @@ Source: docs/protocol.md, sections 4 and 9.2.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from device_sdk.wire import keys
 from service.credentials import proofs
@@ -53,9 +53,9 @@ class Door:
         """What the reply has besides grant and proof."""
         return {}
 
-    def expires_at(self, group: Group, now: datetime) -> datetime | None:  # noqa: ARG002
-        """When an unused credential lapses; None: after the group's time."""
-        return None
+    def expires_at(self, group: Group, now: datetime) -> datetime:
+        """When an unused credential lapses, if its certificate does not end before."""
+        return now + timedelta(seconds=group.pending_expiry_s)
 
 
 ORDINARY = Door()

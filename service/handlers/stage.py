@@ -90,7 +90,7 @@ class _Warehouse(Door):
         mac = prover.prove(keys.manifest_message(thing.thing_id, credential_id, doc))
         return {"manifest": {"doc": doc, "mac": mac}}
 
-    def expires_at(self, group: Group, now: datetime) -> datetime | None:  # noqa: ARG002
+    def expires_at(self, group: Group, now: datetime) -> datetime:  # noqa: ARG002
         return now + staging.STAGED_LIFE
 
 

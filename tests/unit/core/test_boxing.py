@@ -153,3 +153,15 @@ def test_what_the_warehouse_leaves_is_of_the_last_staging(values):
         rig.unpack()
         rig.run(lambda rig=rig: rig.client.status.state == "online")
         assert rig.product.values == values
+
+
+@pytest.mark.parametrize("wired", [True, False])
+def test_a_unit_whose_credential_lapsed_on_the_shelf_comes_in_by_the_ordinary_door(wired):
+    rig, _ = staged(wired=wired)
+    (lapsed,) = rig.peer.credentials.values()
+    lapsed["state"] = "dropped"
+    rig.product.arrive()
+    rig.unpack()
+    rig.run(lambda: rig.product.values == HALL and rig.client.status.state == "online")
+    assert len(rig.peer.said("activate")) == 1
+    assert rig.peer.step == "at_site"

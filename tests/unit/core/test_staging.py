@@ -16,12 +16,17 @@ from device_sdk.wire import ids, keys, topics
 from device_sdk.wire.packer import packb, unpackb
 from tests.support.machine import Machine
 from tests.support.peer import K
-from tests.support.warehouse_peer import WarehousePeer, WarehouseRig, entry, signing_message
+from tests.support.warehouse_peer import WarehousePeer, WarehouseRig, XorCrypto, entry, signing_message
 
 IMAGE = random.Random(5).randbytes(20 * 256 + 7)
 CERTIFICATE = random.Random(6).randbytes(9000)  # two pieces
 SECRET = b"only for this unit"
 MAX_WINDOW_BYTES = 2048
+
+
+class WithRequests(XorCrypto):
+    def make_csr(self):
+        return b"request", "PRIVATE KEY"
 
 
 def entries():
@@ -316,6 +321,21 @@ def test_a_key_that_was_not_confirmed_proves_no_further_call():
     restaged(rig)
     check(boxed(rig))
     assert rig.peer.stages == 2
+
+
+def test_a_unit_with_a_private_key_asks_for_a_certificate_and_keeps_it_through_power_cuts():
+    def certified(cut_at=None):
+        rig = fresh(cut_at, crypto=WithRequests())
+        rig.peer.grants = {"kind": "x509", "certificate": "CERTIFICATE"}
+        return boxed(rig)
+
+    for cut_at in (None, *range(1, 12)):
+        rig = certified(cut_at)
+        check(rig)
+        assert unpackb(rig.peer.said("stage")[-1]["claim"])["csr"] == b"request"
+        rig.unpack()
+        online(rig)
+        assert (rig.connection.certificate_pem, rig.connection.private_key_pem) == ("CERTIFICATE", "PRIVATE KEY")
 
 
 def test_the_key_of_a_sealed_item_is_one_of_its_own():

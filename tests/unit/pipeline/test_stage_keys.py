@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from device_sdk.wire import codes, keys
+from service.credentials.authority import Authority
+from service.domain.credential import CredentialKind, CredentialState
+from service.domain.warehouse import Step
 from service.errors import Secret
-from tests.support.pipeline_site import catalogue, running
-from tests.support.staged_peer import SECRET, VALUES, StagedPeer, handed_over
+from service.mqtt.port import Role
+from tests.support.certificates import a_csr
+from tests.support.fake_link import START
+from tests.support.pipeline_site import Peer, catalogue, credentials, running
+from tests.support.staged_peer import SECRET, VALUES, StagedPeer, handed_over, step_of
 from tests.unit.pipeline.test_group_secrets import NEW, OLD, exchange, exchanged, first_group, stored
 from tests.unit.pipeline.test_warehouse import shake
 
@@ -76,3 +85,44 @@ async def test_a_unit_that_changes_hands_opens_its_items_with_the_key_it_proved_
         assert peer.document(reply["desired"])  # the mac is one of the new key
         assert stored(site).key == Secret(peer.key)
         assert (await shake(peer))["values"] == VALUES
+
+
+@asynccontextmanager
+async def with_certificates(folder):
+    """A unit on the shelf: staged by a certificate request, out of its box."""
+    authority = Authority.create(folder / "ca", "prod", START)
+    world = catalogue(kinds=(CredentialKind.X509,), tls=True)
+    async with running(folder, devices=[handed_over()], world=world, authorities={"prod": authority}) as site:
+        peer = StagedPeer(site)
+        assert (await peer.stage(csr=a_csr()))["ok"]
+        await peer.all_work()
+        assert (await peer.staged())["ok"]
+        peer.boot_count += 1
+        yield site, peer
+
+
+async def test_a_unit_that_asks_for_a_certificate_is_staged_with_one_and_both_end_together(tmp_path):
+    async with with_certificates(tmp_path) as (site, peer):
+        assert peer.grant["kind"] == "x509"
+        certificate = x509.load_pem_x509_certificate(peer.grant["certificate"].encode())
+        (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        assert name.value == peer.credential_id
+        (row,) = credentials(site)
+        assert row.expires_at == row.certificate_expires_at == certificate.not_valid_after_utc
+        site.clock.advance(timedelta(days=364).total_seconds())
+        assert (await peer.online())["ok"]
+        assert (await shake(peer))["values"] == VALUES
+        assert step_of(site) is Step.AT_SITE
+
+
+async def test_a_unit_whose_certificate_ran_out_on_the_shelf_comes_in_by_the_ordinary_door(tmp_path):
+    async with with_certificates(tmp_path) as (site, peer):
+        site.clock.advance(timedelta(days=366).total_seconds())
+        assert (await peer.online())["code"] == codes.CONFLICT
+        peer.at_role, peer.n = Role.BOOTSTRAP, 0
+        assert (await Peer.activate(peer, csr=a_csr()))["ok"]
+        assert (await peer.online())["ok"]
+        assert (await shake(peer))["values"] == VALUES
+        assert step_of(site) is Step.AT_SITE
+        states = [one.state for one in credentials(site)]
+        assert states == [CredentialState.DROPPED, CredentialState.CONFIRMED]
