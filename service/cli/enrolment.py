@@ -16,6 +16,7 @@ from service.cli import context, enrolment_providers, jobs
 from service.credentials import keyholder
 from service.credentials.cms import CmsError, Keyholder
 from service.domain.enrolment import Enrolment
+from service.errors import ServiceError
 from service.operations.accounts import LOCAL
 from service.operations.enrolment import adopting, dispatch, looking, reconcile, responding, tokens, wishes
 from service.operations.enrolment.looking import BatchState
@@ -63,21 +64,27 @@ def dispatch_(
     file: Annotated[Path, typer.Argument(help="An order dispatch response in JSON: one order, or an array.")],
     as_json: context.JsonOption = False,
 ) -> None:
-    """Bind serial numbers to the lines of sales orders; each order by itself, and again without harm."""
+    """Bind serial numbers to the lines of sales orders; each order by itself, exit code 1 where one was refused."""
 
-    async def action(database: Database) -> list[dispatch.Taken]:
+    async def action(database: Database) -> tuple[list[dispatch.Taken], list[tuple[str, ServiceError]]]:
         try:
             if file.stat().st_size > MAX_FILE_BYTES:
                 raise context.CommandError(f"{file} is larger than {MAX_FILE_BYTES} bytes")
             data = file.read_bytes()
         except OSError as error:
             raise context.CommandError(f"cannot read {file}: {error.strerror}") from error
-        return [await dispatch.take(database, one, by=LOCAL, now=datetime.now(UTC)) for one in dispatch.read(data)]
+        return await dispatch.take_each(database, dispatch.read(data), by=LOCAL, now=datetime.now(UTC))
 
-    taken = context.run(action)
+    taken, refused = context.run(action)
     rows = [[one.order_id, str(one.bound), str(one.already), one.enrolment.value] for one in taken]
+    rows += [[order_id, "-", "-", f"REFUSED: {error.public}"] for order_id, error in refused]
     columns = ["order", "bound", "already", "enrolment"]
-    context.emit(taken, as_json=as_json, text=lambda: context.table("Dispatched", columns, rows))
+    document = [context.plain(one) for one in taken]
+    document += [{"order_id": order_id, "code": error.code, "reason": error.public} for order_id, error in refused]
+    context.emit(document, as_json=as_json, text=lambda: context.table("Dispatched", columns, rows))
+    if refused:
+        order_id, error = refused[0]
+        context.fail(f"{len(refused)} of {len(document)} orders refused; {order_id}: {error.public}")
 
 
 @app.command("list")

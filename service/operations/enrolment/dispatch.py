@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from device_sdk.wire import ids
 from service.domain import enrolment
 from service.domain.enrolment import Enrolment, IllegalMove, Standing, Unit
 from service.domain.warehouse import GONE
+from service.errors import ServiceError
 from service.operations.enrolment import rows
 from service.operations.enrolment.generic import MAX_DEVICES, Form, Id, Name, unreadable
 from service.operations.notes import note
@@ -113,6 +114,21 @@ async def take(database: Database, dispatched: Dispatch, *, by: str, now: dateti
     return Taken(of.order_id, len(bound), already, state)
 
 
+async def take_each(
+    database: Database, dispatched: Sequence[Dispatch], *, by: str, now: datetime
+) -> tuple[list[Taken], list[tuple[str, ServiceError]]]:
+    """Each by itself: those that were taken, and those that were refused and why. Raises ServiceError UNAVAILABLE."""
+    taken, refused = [], []
+    for one in dispatched:
+        try:
+            taken.append(await take(database, one, by=by, now=now))
+        except ServiceError as error:
+            if error.code == "UNAVAILABLE":
+                raise
+            refused.append((one.order_id, error))
+    return taken, refused
+
+
 async def _open_order(connection: AsyncConnection, order_id: str, sealer: Sealer, now: datetime) -> _Order:
     query = select(sales_order.c.state, sales_order.c.site).where(sales_order.c.order_id == order_id)
     row = (await connection.execute(query)).first()
@@ -182,11 +198,11 @@ async def _check_free(connection: AsyncConnection, of: _Order, wanted: Mapping[U
             if row is not None:
                 raise conflict(cause, f"{row.serial} still belongs to order {row.order_id}")
         known = select(real.group_id, real.serial, real.device_type, real.site, real.step)
-        for row in await connection.execute(known.where(tuple_(real.group_id, real.serial).in_(page))):
-            if row.device_type != of.types[wanted[Unit(row.group_id, row.serial)]]:
-                raise conflict("unit_type", f"{row.serial} is a {row.device_type}")
-            if row.step in GONE and row.site not in (None, of.site):
-                raise conflict("unit_elsewhere", f"{row.serial} is {row.step}, for {row.site}: receive it first")
+        for its in await connection.execute(known.where(tuple_(real.group_id, real.serial).in_(page))):
+            if its.device_type != of.types[wanted[Unit(its.group_id, its.serial)]]:
+                raise conflict("unit_type", f"{its.serial} is a {its.device_type}")
+            if its.step in GONE and its.site not in (None, of.site):
+                raise conflict("unit_elsewhere", f"{its.serial} is {its.step}, for {its.site}: receive it first")
 
 
 def _check_room(of: _Order, wanted: Mapping[Unit, int], there: Mapping[Unit, int]) -> None:

@@ -175,6 +175,27 @@ def test_a_partner_s_new_certificate_takes_the_place_of_the_one_before(installed
     assert "no certificate in PEM" in refused("enrolment", "provider", "set", "b", "--recipient", none)
 
 
+def test_of_several_dispatched_orders_each_is_taken_or_refused_by_itself(installed, tmp_path) -> None:
+    ok("product", "create", "tablet", "--name", "Tablet", "--hardware", "r")
+    ok("group", "create", "tablets", "--product", "tablet", "--ou", "acme", "--environment", "local")
+    ok("device-type", "create", "tablet", "--group", "tablets")
+    ok("site", "create", "hall", "--ou", "acme/hall")
+    for number in ("A", "C"):
+        ok("order", "create", number, "--site", "hall", "--line", "tablet")
+    line = {"line": 1, "serials": ["1"]}
+    file = tmp_path / "dispatch.json"
+    file.write_text(json.dumps([{"orderId": "A", "lines": [line]}, {"orderId": "B"}, {"orderId": "C"}]))
+    result = runner.invoke(app, ["enrolment", "dispatch", str(file), "--json"])
+    assert result.exit_code == 1
+    assert [(one["order_id"], one.get("bound"), one.get("code")) for one in json.loads(result.stdout)] == [
+        ("A", 1, None), ("C", 0, None), ("B", None, "NOT_FOUND"),
+    ]  # fmt: skip
+    assert result.stderr == "firstlight: 1 of 3 orders refused; B: no sales order 'B'\n"
+    assert "REFUSED: no sales order" in runner.invoke(app, ["enrolment", "dispatch", str(file)]).stdout
+    file.write_text(json.dumps([{"orderId": "A", "lines": [line]}]))
+    assert json.loads(ok("enrolment", "dispatch", str(file), "--json"))[0]["already"] == 1
+
+
 def test_orders_that_are_not_there_are_refused_in_one_line(installed, tmp_path) -> None:
     with_key(installed)
     for words in (
