@@ -22,6 +22,7 @@ app.add_typer(service_app, name="service")
 app.add_typer(user_app, name="user")
 app.add_typer(partner_sales.provider_app, name="provider")
 app.add_typer(partner_sales.offer_app, name="offer")
+app.add_typer(partner_sales.purchase_app, name="purchase")
 NameArgument = Annotated[str, typer.Argument(help="1 to 32 of a-z 0-9 -.")]
 AddressArgument = Annotated[str, typer.Argument(help="Such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32.")]
 

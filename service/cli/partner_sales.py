@@ -1,18 +1,20 @@
-"""`firstlight partner provider|offer`: what users of a partner service can buy, and who grants it."""
+"""`firstlight partner provider|offer|purchase`: what users of a partner service can buy, who grants it, what they bought."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from service.cli import context
 from service.errors import Secret
-from service.operations.partners import offers
+from service.operations.partners import offers, purchases
 from service.operations.partners.offers import ProviderKind
 
 provider_app = typer.Typer(help="Systems that grant access to what is bought.", no_args_is_help=True)
 offer_app = typer.Typer(help="What can be bought, and what the provider calls it.", no_args_is_help=True)
+purchase_app = typer.Typer(help="What users have bought.", no_args_is_help=True)
 ServiceArgument = Annotated[str, typer.Argument(help="The partner service.")]
 ProductArgument = Annotated[str, typer.Argument(help="The partner's product_id.")]
 OptionArgument = Annotated[str, typer.Argument(help="The partner's option_id.")]
@@ -83,3 +85,31 @@ def list_offers(service: ServiceArgument, as_json: context.JsonOption = False) -
 def remove_offer(service: ServiceArgument, product: ProductArgument, option: OptionArgument) -> None:
     """Nobody buys it any more; what was bought stays bought."""
     context.run(lambda database: offers.remove_offer(database, service, product, option))
+
+
+@purchase_app.command("list")
+def list_purchases(
+    service: ServiceArgument,
+    email: Annotated[str | None, typer.Option(help="Of this user only.")] = None,
+    after: Annotated[str, typer.Option(help="Go on after this id.")] = "",
+    as_json: context.JsonOption = False,
+) -> None:
+    """A thousand purchases, in the order in which they were begun."""
+    found = context.run(lambda database: purchases.list_page(database, service, email=email, after=after))
+    rows = [
+        [one.purchase_id, one.email, one.product_id, one.option_id, one.provider, one.package, one.state.value]
+        for one in found
+    ]
+    columns = ["id", "user", "product", "option", "provider", "package", "state"]
+    context.emit(found, as_json=as_json, text=lambda: context.table("Purchases", columns, rows))
+
+
+@purchase_app.command("end")
+def end_purchase(
+    service: ServiceArgument,
+    purchase: Annotated[str, typer.Argument(help="Its id.")],
+    as_json: context.JsonOption = False,
+) -> None:
+    """A subscription is over: the next buy asks the provider again. The provider is told nothing of the end."""
+    context.run(lambda database: purchases.end(database, service, purchase, now=datetime.now(UTC)))
+    context.done({"service": service, "purchase": purchase, "ended": True}, as_json=as_json)

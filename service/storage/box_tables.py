@@ -130,6 +130,7 @@ purchase = Table(
     Column("cause", String),
     Column("lease_owner", String),  # who is asking now; nobody else does until it lapses
     Column("lease_expires_at", BigInteger),
+    Column("ended_at", BigInteger),  # the same can be bought again from then on
     CheckConstraint("state IN ('asking', 'unknown', 'bought', 'refused')", name="state"),
     Index(
         "uq_purchase_live",
@@ -137,6 +138,6 @@ purchase = Table(
         "product_id",
         "option_id",
         unique=True,
-        sqlite_where=text("state <> 'refused'"),
+        sqlite_where=text("state <> 'refused' AND ended_at IS NULL"),
     ),
 )

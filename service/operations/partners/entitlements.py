@@ -165,9 +165,14 @@ async def _take(
 async def _live(
     connection: AsyncConnection, user_id: int, product_id: str, option_id: str
 ) -> Row[tuple[object, ...]] | None:
+    """The one that is neither refused nor ended."""
     of = purchase.c
     query = select(purchase).where(
-        of.user_id == user_id, of.product_id == product_id, of.option_id == option_id, of.state != "refused"
+        of.user_id == user_id,
+        of.product_id == product_id,
+        of.option_id == option_id,
+        of.state != "refused",
+        of.ended_at.is_(None),
     )
     return (await connection.execute(query)).one_or_none()
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
+from sqlalchemy import insert
 
 from service.cli import group, partner, product
+from service.credentials.keyfile import KeyFile
+from service.storage.box_tables import partner_user, purchase
+from service.storage.database import Database
 from tests.support.command_line import CliRunner
 from tests.unit.cli.test_nouns import installed  # noqa: F401 - a fixture
 
@@ -78,3 +83,29 @@ def test_offers_are_listed_and_removed(run):
     assert len(run("partner offer list tv --json")) == 1
     assert "no such product" in run("partner offer remove tv cinema yearly", code=1)
     run("partner offer list radio", code=1)
+
+
+async def a_purchase(data):
+    """One that is bought, as a running service would have left it."""
+    keys = KeyFile.load(data / "keys.json")
+    database = await Database.open(data / "firstlight.db", keys.sealer(), changed_by=None)
+    async with database.write() as transaction:
+        user = {"user_id": 1, "service": "tv", "email": "stb_user@example.com", "email_key": "stb_user@example.com"}
+        await transaction.connection.execute(insert(partner_user), [user | {"created_at": 1}])
+        sale = {"purchase_id": "p-1", "user_id": 1, "product_id": "cinema", "option_id": "monthly", "provider": "ca"}
+        bought = {"package": "CINEMA-1", "state": "bought", "created_at": 1, "reference": "ref-1"}
+        await transaction.connection.execute(insert(purchase), [sale | bought])
+    await database.close()
+
+
+def test_purchases_are_listed_and_ended(run, installed):  # noqa: F811
+    asyncio.run(a_purchase(installed))
+    (one,) = run("partner purchase list tv --json")
+    assert (one["purchase_id"], one["email"], one["state"]) == ("p-1", "stb_user@example.com", "bought")
+    assert run("partner purchase list tv --email other@example.com --json") == []
+    run("partner purchase end tv p-2", code=1)
+    run("partner purchase end tv p-1")
+    (one,) = run("partner purchase list tv --json")
+    assert one["state"] == "ended"
+    assert one["ended_at"] is not None
+    assert "ended" in run("partner purchase list tv")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select, update
 
-from service.errors import Secret
-from service.operations.partners import offers, services
+from service.errors import Secret, ServiceError
+from service.operations.partners import offers, purchases, services
 from service.operations.partners.offers import ProviderKind
 from service.storage.box_tables import purchase
 from tests.support.access_provider import access_provider
@@ -152,6 +152,49 @@ async def test_what_is_offered_no_more_is_bought_no_more_and_stays_with_who_has_
     answer = await buy(site, BUY.replace(EMAIL, "other@example.com"))
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, 9404)
     assert provider.grants == 1
+
+
+async def test_what_has_ended_is_bought_again_and_the_provider_asked_again(site, provider):
+    first = (await buy(site)).json()
+    await purchases.end(site.database, NAME, first["id"], now=datetime.now(UTC))
+    (before,) = await purchases.list_page(site.database, NAME)
+    await purchases.end(site.database, NAME, first["id"], now=datetime.now(UTC) + timedelta(days=1))  # changes nothing
+    assert await purchases.list_page(site.database, NAME) == [before]
+    again = (await buy(site)).json()
+    assert again["id"] != first["id"]
+    assert (await buy(site)).json() == again
+    assert provider.grants == 2
+    assert provider.asked == ["GrantEntitlement"] * 2
+    shown = await purchases.list_page(site.database, NAME, email=EMAIL.upper())
+    assert [(one.purchase_id, one.state, one.reference) for one in shown] == [
+        (first["id"], "ended", first["reference"]),
+        (again["id"], "bought", again["reference"]),
+    ]
+    assert await purchases.list_page(site.database, NAME, after=first["id"]) == shown[1:]
+    assert await purchases.list_page(site.database, NAME, email="other@example.com") == []
+
+
+async def test_only_what_may_be_live_can_end(site, provider):
+    async def refused(purchase_id, service=NAME):
+        with pytest.raises(ServiceError) as error:
+            await purchases.end(site.database, service, purchase_id, now=datetime.now(UTC))
+        return error.value.cause
+
+    provider.mode = "refuses"
+    await buy(site)
+    provider.mode = "fails"
+    await buy(site)
+    async with site.database.write() as transaction:  # as if somebody were still being asked
+        lease = int(datetime.now(UTC).timestamp() + 60) * 1000
+        await transaction.connection.execute(update(purchase).values(lease_expires_at=lease))
+    no, running = await purchases.list_page(site.database, NAME)
+    assert [await refused(one.purchase_id) for one in (no, running)] == ["purchase_refused", "purchase_running"]
+    await lapse(site)
+    await services.create(site.database, "radio", "boxes", now=datetime.now(UTC), random_bytes=lambda n: b"r" * n)
+    assert await refused(running.purchase_id, "radio") == await refused("nothing") == "purchase_unknown"
+    await purchases.end(site.database, NAME, running.purchase_id, now=datetime.now(UTC))
+    provider.mode = "works"
+    assert (await buy(site)).json()["id"] not in (no.purchase_id, running.purchase_id)
 
 
 async def test_a_purchase_needs_the_token(site, provider):

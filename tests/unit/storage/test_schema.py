@@ -164,6 +164,25 @@ def test_certificates_of_dropped_credentials_are_remembered_as_revoked_after_the
 CHANGED = ("credential_id", "state", "dropped_at", "certificate_serial", "spki_sha256", "certificate_expires_at")
 
 
+def test_purchases_of_before_are_live_after_the_upgrade(tmp_path):
+    path = tmp_path / "db"
+    migrate(path, "0011")
+    sale = (
+        "INSERT INTO purchase (purchase_id, user_id, product_id, option_id, provider, package, state, created_at{}) "
+        "VALUES ('{}', 1, 'cinema', 'monthly', 'ca', 'C', 'bought', 1{})"
+    )
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(sale.format("", "p-1", ""))
+        connection.commit()
+    assert migrate(path) == tables.HEAD
+    with closing(sqlite3.connect(path)) as connection:
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute(sale.format("", "p-2", ""))
+        connection.execute(sale.format(", ended_at", "p-3", ", 5"))
+        connection.execute("UPDATE purchase SET ended_at = 5")
+        connection.execute(sale.format("", "p-2", ""))
+
+
 @pytest.mark.parametrize("start", [None, "0001"])
 def test_an_upgrade_killed_before_any_statement_leaves_the_old_schema_or_the_new(tmp_path, start):
     statements = (1, 4, 6, 7, 8, 9, 10, 11, 10_000)
