@@ -47,21 +47,24 @@ def rotate(name: NameArgument, as_json: context.JsonOption = False) -> None:
 
 
 @app.command()
-def disable(name: NameArgument) -> None:
+def disable(name: NameArgument, as_json: context.JsonOption = False) -> None:
     """Lock an account out; its running commands stop."""
     context.run(lambda database: accounts.disable(database, name, now=datetime.now(UTC)))
+    context.done({"account": name, "enabled": False}, as_json=as_json)
 
 
 @app.command()
-def enable(name: NameArgument) -> None:
+def enable(name: NameArgument, as_json: context.JsonOption = False) -> None:
     """Let a disabled account in again, with its key."""
     context.run(lambda database: accounts.enable(database, name))
+    context.done({"account": name, "enabled": True}, as_json=as_json)
 
 
 @app.command()
-def remove(name: NameArgument) -> None:
+def remove(name: NameArgument, as_json: context.JsonOption = False) -> None:
     """Take an account away; what it did stays in the audit."""
     context.run(lambda database: accounts.remove(database, name))
+    context.done({"account": name, "removed": True}, as_json=as_json)
 
 
 @app.command("list")

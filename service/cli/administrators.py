@@ -24,18 +24,20 @@ def create(
     name: NameArgument,
     role: Annotated[Role, typer.Option(help="viewer looks, operator runs, admin changes.")] = Role.ADMIN,
     password_stdin: StdinOption = False,
+    as_json: context.JsonOption = False,
 ) -> None:
     """Make an administrator; the password has 12 to 256 characters."""
     password = _password(from_stdin=password_stdin)
     context.run(lambda database: administrators.create(database, name, role, password, by=LOCAL, now=datetime.now(UTC)))
-    print(f"administrator {name} made")
+    context.done({"administrator": name, "role": role}, as_json=as_json, said=f"administrator {name} made")
 
 
 @app.command()
-def password(name: NameArgument, password_stdin: StdinOption = False) -> None:
+def password(name: NameArgument, password_stdin: StdinOption = False, as_json: context.JsonOption = False) -> None:
     """A new password; sessions and a lock end."""
     new = _password(from_stdin=password_stdin)
     context.run(lambda database: administrators.set_password(database, name, new, by=LOCAL))
+    context.done({"administrator": name, "password": "set"}, as_json=as_json)
 
 
 @app.command("list")
@@ -57,21 +59,22 @@ def list_(as_json: context.JsonOption = False) -> None:
 
 
 @app.command()
-def disable(name: NameArgument) -> None:
+def disable(name: NameArgument, as_json: context.JsonOption = False) -> None:
     """Lock out for good; sessions end at once."""
-    _set_enabled(name, enabled=False)
+    _set_enabled(name, enabled=False, as_json=as_json)
 
 
 @app.command()
-def enable(name: NameArgument) -> None:
+def enable(name: NameArgument, as_json: context.JsonOption = False) -> None:
     """Let in again, with the password as it was."""
-    _set_enabled(name, enabled=True)
+    _set_enabled(name, enabled=True, as_json=as_json)
 
 
-def _set_enabled(name: str, *, enabled: bool) -> None:
+def _set_enabled(name: str, *, enabled: bool, as_json: bool) -> None:
     context.run(
         lambda database: administrators.set_enabled(database, name, enabled=enabled, by=LOCAL, now=datetime.now(UTC))
     )
+    context.done({"administrator": name, "enabled": enabled}, as_json=as_json)
 
 
 def _password(*, from_stdin: bool) -> Secret:

@@ -129,6 +129,14 @@ def emit(value: Any, *, as_json: bool, text: Callable[[], None] | None = None) -
         text()
 
 
+def done(value: Any, *, as_json: bool, said: str | None = None) -> None:
+    """What a command has changed: as one JSON document, else the one line that it says, if any."""
+    if as_json:
+        emit(value, as_json=True)
+    elif said is not None:
+        print(said)
+
+
 def plain(value: object) -> Any:  # noqa: PLR0911 - a table
     """JSON's words for our values: dataclasses as objects, times in ISO 8601, bytes as hex, enums by value."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -29,7 +29,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 
 
 @app.command()
-def certificate() -> None:
+def certificate(as_json: context.JsonOption = False) -> None:
     """Our certificate for exchanged files, in PEM; the first time, key and certificate are made."""
     folder = context.settings().data_dir / "enrolment"
 
@@ -40,7 +40,8 @@ def certificate() -> None:
             raise context.CommandError(str(error)) from error
         return made.certificate.public_bytes(Encoding.PEM).decode("ascii")
 
-    print(context.guarded(action), end="")
+    pem = context.guarded(action)
+    context.emit({"certificate": pem}, as_json=as_json, text=lambda: print(pem, end=""))
 
 
 def _made(folder: Path) -> Keyholder:
@@ -141,16 +142,19 @@ def events(after: int = 0, limit: int = 100, as_json: context.JsonOption = False
 
 
 @app.command("return")
-def return_(order: OrderArgument, serials: Annotated[list[str], typer.Argument(help="Serial numbers.")]) -> None:
+def return_(
+    order: OrderArgument,
+    serials: Annotated[list[str], typer.Argument(help="Serial numbers.")],
+    as_json: context.JsonOption = False,
+) -> None:
     """These units leave the order, here and at the provider (request type RE)."""
-    _wish(order, lambda database, now: wishes.give_back(database, order, serials, by=LOCAL, now=now))
+    _wish(order, lambda database, now: wishes.give_back(database, order, serials, by=LOCAL, now=now), as_json=as_json)
 
 
 @app.command()
-def void(order: OrderArgument) -> None:
+def void(order: OrderArgument, as_json: context.JsonOption = False) -> None:
     """The whole order goes at the provider (VD); one that was refused there is looked up first."""
-    state = _compared(lambda working: adopting.void(working, order, by=LOCAL))
-    print(f"order {order}: {state.value}")
+    _now_is(order, _compared(lambda working: adopting.void(working, order, by=LOCAL)), as_json=as_json)
 
 
 @app.command()
@@ -180,16 +184,16 @@ def adopt(
 
 
 @app.command()
-def retry(order: OrderArgument) -> None:
+def retry(order: OrderArgument, as_json: context.JsonOption = False) -> None:
     """Ask once more for what failed."""
-    _wish(order, lambda database, now: wishes.retry(database, order, by=LOCAL, now=now))
+    _wish(order, lambda database, now: wishes.retry(database, order, by=LOCAL, now=now), as_json=as_json)
 
 
 @app.command("give-up")
-def give_up(order: OrderArgument) -> None:
+def give_up(order: OrderArgument, as_json: context.JsonOption = False) -> None:
     """Wait no longer for the answer to what was asked: it ends as ERROR, and counts for nothing if it still comes."""
     state = _compared(lambda working: responding.give_up(working, order, by=LOCAL))
-    print(f"order {order}: {state.value}; the provider may have it: `firstlight enrolment reconcile {order}`")
+    _now_is(order, state, f"; the provider may have it: `firstlight enrolment reconcile {order}`", as_json=as_json)
 
 
 @app.command()
@@ -200,7 +204,7 @@ def override(
 ) -> None:
     """Write the provider's order anew with the units that it has here (OV)."""
     if not dry_run:
-        _wish(order, lambda database, now: wishes.override(database, order, by=LOCAL, now=now))
+        _wish(order, lambda database, now: wishes.override(database, order, by=LOCAL, now=now), as_json=as_json)
         return
     found = _compared(lambda working: reconcile.preview_override(working, order))
 
@@ -237,9 +241,13 @@ def _compared(action: Callable[[Any], Awaitable[Any]]) -> Any:
     return context.run(inside)
 
 
-def _wish(order: str, action: Callable[[Database, datetime], Awaitable[Enrolment]]) -> None:
-    state = context.run(lambda database: action(database, datetime.now(UTC)))
-    print(f"order {order}: {state.value}")
+def _wish(order: str, action: Callable[[Database, datetime], Awaitable[Enrolment]], *, as_json: bool) -> None:
+    _now_is(order, context.run(lambda database: action(database, datetime.now(UTC))), as_json=as_json)
+
+
+def _now_is(order: str, state: Enrolment, more: str = "", *, as_json: bool) -> None:
+    found = {"order": order, "enrolment": state}
+    context.done(found, as_json=as_json, said=f"order {order}: {state.value}{more}")
 
 
 def _show(of: looking.OrderView) -> None:

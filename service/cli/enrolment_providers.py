@@ -32,6 +32,7 @@ def create(
     ] = False,
     recipient: PemOption = None,
     signer: PemOption = None,
+    as_json: context.JsonOption = False,
 ) -> None:
     """Make a provider. Of adaptor file: --recipient is whom files are for, --signer whose files are believed."""
     secret = _secret() if secret_stdin else None
@@ -42,7 +43,7 @@ def create(
             signer_pem=signer_pem, by=LOCAL, now=datetime.now(UTC),
         )
     )  # fmt: skip
-    print(f"provider {provider} made")
+    context.done({"provider": provider, "made": True}, as_json=as_json, said=f"provider {provider} made")
 
 
 @app.command("set")
@@ -55,6 +56,7 @@ def set_(
     ] = False,
     recipient: PemOption = None,
     signer: PemOption = None,
+    as_json: context.JsonOption = False,
 ) -> None:
     """Change what is given, and nothing else; the next run takes it over."""
     secret = _secret() if secret_stdin else None
@@ -65,7 +67,7 @@ def set_(
             signer_pem=signer_pem, by=LOCAL, now=datetime.now(UTC),
         )
     )  # fmt: skip
-    print(f"provider {provider} changed")
+    context.done({"provider": provider, "changed": True}, as_json=as_json, said=f"provider {provider} changed")
 
 
 @app.command("list")
@@ -96,21 +98,22 @@ def token(provider: NameArgument, as_json: context.JsonOption = False) -> None:
 
 
 @app.command()
-def enable(provider: NameArgument) -> None:
+def enable(provider: NameArgument, as_json: context.JsonOption = False) -> None:
     """Ask it again."""
-    _set(provider, enabled=True)
+    _set(provider, enabled=True, as_json=as_json)
 
 
 @app.command()
-def disable(provider: NameArgument) -> None:
+def disable(provider: NameArgument, as_json: context.JsonOption = False) -> None:
     """Ask it nothing, and take nothing from it."""
-    _set(provider, enabled=False)
+    _set(provider, enabled=False, as_json=as_json)
 
 
-def _set(provider: str, *, enabled: bool) -> None:
+def _set(provider: str, *, enabled: bool, as_json: bool) -> None:
     context.run(
         lambda database: providers.set_enabled(database, provider, enabled=enabled, by=LOCAL, now=datetime.now(UTC))
     )
+    context.done({"provider": provider, "enabled": enabled}, as_json=as_json)
 
 
 def _secret() -> Secret:

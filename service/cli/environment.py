@@ -48,6 +48,7 @@ def add(
     port_offset: Annotated[
         int | None, typer.Option(min=0, max=40000, help="Added to the usual ports; else the next that are free here.")
     ] = None,
+    as_json: context.JsonOption = False,
 ) -> None:
     """Add an environment to the configuration, with its certificate authority and its brokers' files.
 
@@ -77,10 +78,16 @@ def add(
     _replace(config, text)  # last: what is in the configuration is whole
     made = {"broker": broker, "host": host}
     context.run(lambda database: audits.note(database, {"environment": name}, after=made))
-    for line in [*lines, f"{config}: section environments.{name}"]:
-        print(line)
+    lines.append(f"{config}: section environments.{name}")
+    found = {"environment": name, **made, "port_offset": offset, "made": lines}
+    context.emit(found, as_json=as_json, text=lambda: _show_added(settings, name, lines))
+
+
+def _show_added(settings: Settings, name: str, lines: list[str]) -> None:
+    config = context.config_path()
+    print("\n".join(lines))
     print("\nNext:")
-    if broker == "mosquitto":
+    if settings.environments[name].broker == "mosquitto":
         plan = broker_plan(settings, name)
         print("  " + " ".join(f"mosquitto -c {plan.config(role)} &" for role in plan.roles))
     print(f"  firstlight -c {config} serve      (or, beside the service that runs: serve --environment {name})")

@@ -21,7 +21,7 @@ import typer
 from service.brokers.mosquitto.certificates import load_issuer
 from service.brokers.mosquitto.render import render
 from service.cli import config_text
-from service.cli.context import CommandError, fail, guarded, open_database
+from service.cli.context import CommandError, JsonOption, emit, fail, guarded, open_database
 from service.credentials.authority import Authority, AuthorityError
 from service.credentials.keyfile import KeyFile
 from service.installation import broker_plan
@@ -30,6 +30,7 @@ from service.settings import CONFIG_NAME, Settings, make_settings
 from service.storage.schema import migrate
 
 Broker = Literal["embedded", "mosquitto"]
+KEEPS_RELEASE_KEY = "The release key lies on this machine: good for trials, but whoever has it can sign firmware."
 
 
 def init(
@@ -42,6 +43,7 @@ def init(
     with_release_key: Annotated[
         bool, typer.Option("--with-release-key", help="Also keep a release key here (for trials: it belongs offline).")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Make keys, CA, database, the broker's files and a commented firstlight.toml."""
     check_words(host, environment)
@@ -58,13 +60,15 @@ def init(
         lambda: _make(settings, environment, release_key=directory / "release.key" if with_release_key else None)
     )
     _write_new(config, text)
-    for line in [*made, f"{config}: the configuration, with comments"]:
-        print(line)
+    made.append(f"{config}: the configuration, with comments")
     if with_release_key:
-        print("The release key lies on this machine: good for trials, but whoever has it can sign firmware.")
-    print("\nNext:")
-    for command in _next_commands(broker, directory, settings, environment):
-        print(f"  {command}")
+        made.append(KEEPS_RELEASE_KEY)
+    commands = _next_commands(broker, directory, settings, environment)
+    emit(
+        {"config": config, "environment": environment, "broker": broker, "made": made, "next": commands},
+        as_json=as_json,
+        text=lambda: print("\n".join([*made, "", "Next:", *(f"  {one}" for one in commands)])),
+    )
 
 
 async def _make(settings: Settings, environment: str, *, release_key: Path | None) -> list[str]:

@@ -73,19 +73,20 @@ def app_of(kind: Kind) -> typer.Typer:  # noqa: C901 - a list of commands
             raise typer.Exit(1)
 
     @app.command()
-    def enable(name: NameArgument) -> None:
+    def enable(name: NameArgument, as_json: context.JsonOption = False) -> None:
         """Have the service run it by its schedule."""
-        _set_enabled(kind, name, enabled=True)
+        context.done(_set_enabled(kind, name, enabled=True), as_json=as_json)
 
     @app.command()
-    def disable(name: NameArgument) -> None:
+    def disable(name: NameArgument, as_json: context.JsonOption = False) -> None:
         """Have it run only when somebody asks for it."""
-        _set_enabled(kind, name, enabled=False)
+        context.done(_set_enabled(kind, name, enabled=False), as_json=as_json)
 
     @app.command()
     def schedule(
         name: NameArgument,
         cron: Annotated[str, typer.Argument(help="Five fields in UTC, such as '*/15 * * * *'.")],
+        as_json: context.JsonOption = False,
     ) -> None:
         """When it runs, once it is enabled."""
 
@@ -95,17 +96,18 @@ def app_of(kind: Kind) -> typer.Typer:  # noqa: C901 - a list of commands
 
         view = context.run(action)
         assert view.next_due_at is not None
-        print(f"{name} is due next at {context.moment(view.next_due_at)}{'' if view.enabled else ', once enabled'}")
+        said = f"{name} is due next at {context.moment(view.next_due_at)}{'' if view.enabled else ', once enabled'}"
+        context.done(view, as_json=as_json, said=said)
 
     return app
 
 
-def _set_enabled(kind: Kind, name: str, *, enabled: bool) -> None:
+def _set_enabled(kind: Kind, name: str, *, enabled: bool) -> View:
     async def action(database: Database) -> View:
         await _known(database, kind, name)
         return await jobs.set_enabled(database, name, enabled=enabled, by=LOCAL, now=now())
 
-    context.run(action)
+    return context.run(action)
 
 
 async def _known(database: Database, kind: Kind, name: str) -> None:

@@ -53,27 +53,31 @@ def rotate(name: NameArgument, as_json: context.JsonOption = False) -> None:
 
 
 @service_app.command("allow-ip")
-def allow_ip(name: NameArgument, address: AddressArgument) -> None:
+def allow_ip(name: NameArgument, address: AddressArgument, as_json: context.JsonOption = False) -> None:
     """Let it ask from there."""
-    print(context.run(lambda database: services.allow_address(database, name, address, now=datetime.now(UTC))))
+    allowed = context.run(lambda database: services.allow_address(database, name, address, now=datetime.now(UTC)))
+    context.done({"service": name, "address": allowed, "allowed": True}, as_json=as_json, said=allowed)
 
 
 @service_app.command("forbid-ip")
-def forbid_ip(name: NameArgument, address: AddressArgument) -> None:
+def forbid_ip(name: NameArgument, address: AddressArgument, as_json: context.JsonOption = False) -> None:
     """Let it ask from there no more."""
     context.run(lambda database: services.forbid_address(database, name, address))
+    context.done({"service": name, "address": address, "allowed": False}, as_json=as_json)
 
 
 @service_app.command("disable")
-def disable(name: NameArgument) -> None:
+def disable(name: NameArgument, as_json: context.JsonOption = False) -> None:
     """Lock a service out."""
     context.run(lambda database: services.disable(database, name, now=datetime.now(UTC)))
+    context.done({"service": name, "enabled": False}, as_json=as_json)
 
 
 @service_app.command("enable")
-def enable(name: NameArgument) -> None:
+def enable(name: NameArgument, as_json: context.JsonOption = False) -> None:
     """Let a disabled service in again, with its token."""
     context.run(lambda database: services.enable(database, name))
+    context.done({"service": name, "enabled": True}, as_json=as_json)
 
 
 @service_app.command("list")

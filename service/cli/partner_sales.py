@@ -36,6 +36,7 @@ def set_provider(
     timeout_s: Annotated[
         int | None, typer.Option(help="How long a purchase waits for it, in seconds; 10 for a new one.")
     ] = None,
+    as_json: context.JsonOption = False,
 ) -> None:
     """Make an access provider known, or change it: what is not given stays as it is."""
     password = None if secret is None else Secret(secret.encode())
@@ -44,6 +45,7 @@ def set_provider(
             database, name, url=url, kind=kind, account=account, secret=password, timeout_s=timeout_s
         )
     )
+    context.done({"provider": name, "set": True}, as_json=as_json)
 
 
 @provider_app.command("list")
@@ -65,11 +67,14 @@ def set_offer(
     option: OptionArgument,
     provider: Annotated[str, typer.Option(help="Who grants it.")],
     package: Annotated[str, typer.Option(help="What the provider calls it.")],
+    as_json: context.JsonOption = False,
 ) -> None:
     """Say who grants a product's option."""
     context.run(
         lambda database: offers.set_offer(database, service, product, option, provider=provider, package=package)
     )
+    offer = {"service": service, "product_id": product, "option_id": option}
+    context.done({**offer, "provider": provider, "package": package}, as_json=as_json)
 
 
 @offer_app.command("list")
@@ -82,9 +87,13 @@ def list_offers(service: ServiceArgument, as_json: context.JsonOption = False) -
 
 
 @offer_app.command("remove")
-def remove_offer(service: ServiceArgument, product: ProductArgument, option: OptionArgument) -> None:
+def remove_offer(
+    service: ServiceArgument, product: ProductArgument, option: OptionArgument, as_json: context.JsonOption = False
+) -> None:
     """Nobody buys it any more; what was bought stays bought."""
     context.run(lambda database: offers.remove_offer(database, service, product, option))
+    offer = {"service": service, "product_id": product, "option_id": option}
+    context.done({**offer, "removed": True}, as_json=as_json)
 
 
 @purchase_app.command("list")

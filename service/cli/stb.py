@@ -73,9 +73,12 @@ def list_(
 
 
 @app.command("unlink")
-def unlink(serial_no: Annotated[str, typer.Argument()], service: ServiceOption) -> None:
+def unlink(
+    serial_no: Annotated[str, typer.Argument()], service: ServiceOption, as_json: context.JsonOption = False
+) -> None:
     """A box came back: it is nobody's, and can be sold again."""
     context.run(lambda database: boxes.unlink(database, service, serial_no))
+    context.done({"service": service, "serial_no": serial_no, "linked": False}, as_json=as_json)
 
 
 def _line(one: RowResult, *, as_json: bool) -> str:
