@@ -25,6 +25,7 @@ from service.demo.process import DemoError, ServiceProcess
 from service.demo.world import PRODUCT, TARGET, World, make_world
 
 T = TypeVar("T")
+KEEPS_RELEASE_KEY = "A release key lies on this machine while the demo runs: whoever has it can sign firmware."
 POWER_UP_S = 0.5  # devices power up within this time
 BYTES_PER_MEGABYTE = 1_000_000
 
@@ -57,6 +58,7 @@ async def run_demo(options: DemoOptions) -> Summary:
         size = f"{options.image_bytes / 1024**2:.3g} MiB"
         where = "an embedded broker" if options.broker is None else f"{options.broker.host}:{options.broker.port}"
         print(f"{options.devices} devices, {PRODUCT} {TARGET} of {size}, signed; SQLite, {where}", flush=True)
+        print(f"{KEEPS_RELEASE_KEY} This one is gone with the demo's folder.", flush=True)
         if options.broker is not None:
             print("Access control is not exercised: this broker lets everybody in, in both roles.", flush=True)
         world = await make_world(folder, options)

@@ -43,6 +43,7 @@ def test_the_demo_ends_with_every_device_confirmed_and_a_summary_in_its_last_lin
     assert done.stdout.count("group, key and thing are as before") == 3
     assert "T-003-NEW is" in done.stdout
     assert summary["seconds"] > 0
+    assert "A release key lies on this machine while the demo runs: whoever has it can sign firmware." in done.stdout
     assert "T-003  confirmed" in done.stdout
     assert "\x1b" not in done.stdout
     assert list(tmp_path.iterdir()) == []
