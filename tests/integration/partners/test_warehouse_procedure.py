@@ -61,13 +61,19 @@ class Reader:
         for name, data in FILES.items():
             (folder / name).write_bytes(data)
 
-    async def step(self, number: int, *, code: int = 0) -> list[str]:
-        """Run every command of that heading, in order; what each has written. Nothing before it may be left."""
+    async def step(self, number: int, *, code: int = 0, until: str | None = None) -> list[str]:
+        """Run every command of that heading, in order; what each has written. Nothing before it may be left.
+
+        `until`: a command's word after which the device acts.
+        """
         said = []
         while self.left and self.left[0][0] <= number:
             at, line = self.left.pop(0)
             assert at == number, f"{line} was not run"
-            said.append(await self.run(*shlex.split(line)[1:], code=code))
+            words = shlex.split(line)[1:]
+            said.append(await self.run(*words, code=code))
+            if until in words:
+                break
         assert said, f"no command in step {number}"
         return said
 
@@ -198,8 +204,22 @@ async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path
         unit = await page.unit("T-0002")
         assert (unit["settings_rev"], unit["settings_state"], unit["settings_cause"]) == (2, "failed", "cut_off")
         assert "cut_off" in await page.run("warehouse", "failures", "SO-1001")
+        # 11. One comes back, and has a second life at another site.
+        await page.step(11, until="restage")
+        await call(wired_too.link.close)
+        erased = Tablet("tablets", "T-0002", burned(secret, "T-0002"), release_key, tls=tls)
+        await call(erased.stage, *door)
+        assert len(await call(erased.install_all)) == 5
+        assert "1 changed" in (await page.step(11))[0]
+        await call(erased.first_boot)
+        assert erased.settings == {"payment": {"terminal": "T-90"}}
+        been = [(one["step"], one["site"]) for one in (await page.unit("T-0002"))["been"]]
+        assert been[-7:] == [
+            ("received", "hall-1"), ("handed_over", "hall-2"), ("restaged", "hall-2"), ("staged", "hall-2"),
+            ("out_of_box", "hall-2"), ("shipped", "hall-2"), ("at_site", "hall-2"),
+        ]  # fmt: skip
         assert page.left == []
-        for tablet in (wired, wired_too, wireless):
+        for tablet in (wired, erased, wireless):
             await call(tablet.link.close)
         nothing_tells_a_secret(site, secret)
 

@@ -189,6 +189,19 @@ async def test_the_groups_hook_is_not_asked_and_a_lower_boot_count_is_no_clone(t
         assert site.counted("clone_suspected") == 0
 
 
+async def test_a_unit_whose_flash_was_erased_for_a_second_life_is_no_clone_of_itself_later_either(tmp_path):
+    async with running(tmp_path, devices=[replace(handed_over(), boot_count=50)]) as site:
+        peer = StagedPeer(site)
+        assert (await peer.stage())["ok"]
+        await peer.all_work()
+        assert (await peer.staged())["ok"]
+        peer.boot_count += 1
+        assert (await peer.online())["ok"]
+        peer.at_role, peer.boot_count = Role.BOOTSTRAP, 3
+        assert (await Peer.activate(peer))["ok"]
+        assert site.store.device("line-1", "sn-1").clone_signs == 0
+
+
 async def test_a_manifest_that_fills_its_bound_fits_the_reply(tmp_path):
     many = [item(f"item-{n:02}-" + "x" * 8, b"c") for n in range(limits.MAX_ITEMS)]
     full = build(*many)
