@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -20,8 +21,9 @@ from service.domain.device import DeviceState
 from service.fleet import replies
 from service.installation import domain_environments, mass_guard
 from service.operations.accounts import THIS_MACHINE
+from service.operations.asked import field_refused
 from service.operations.command_rows import Command, CommandState, Status
-from service.operations.commands import Commands, Request, field_refused
+from service.operations.commands import Commands, Request
 from service.operations.outcomes import Result
 from service.storage.database import Database
 
@@ -143,7 +145,7 @@ def ask(verb: str, request: Request, *, as_json: bool) -> None:
         if status.command.total > len(status.outcomes) or status.command.state is CommandState.RUNNING:
             result = status.result
             status = await commands.status(THIS_MACHINE, status.command.command_id)
-            return Status(status.command, status.outcomes, status.later, status.after, result)
+            return replace(status, result=result)
         return status
 
     show(with_commands(action), as_json=as_json)
@@ -172,7 +174,13 @@ def show(status: Status, *, as_json: bool) -> None:
 
 def _plain(status: Status) -> dict[str, Any]:
     outcomes = [replies.outcome_fields(one) for one in status.outcomes]
-    more = {"later": dict(status.later), "after": status.after, "result": dict(status.result)}
+    more = {
+        "later": dict(status.later),
+        "failed": [replies.failure_fields(one) for one in status.failed],
+        "after": status.after,
+        "failed_after": status.failed_after,
+        "result": dict(status.result),
+    }
     return {"outcomes": outcomes, **{name: value for name, value in more.items() if value}}
 
 
@@ -191,5 +199,11 @@ def _print(status: Status) -> None:
         print(f"  more: firstlight command status {of.command_id} --after {status.after}")
     for kind, count in status.later.items():
         print(f"  {kind}: {count}")
+    for failed in status.failed:
+        event = failed.event
+        at = f" at {context.moment(event.at)}" if event.at is not None else ""
+        print(f"  {event.group_id}/{event.serial} {event.kind}{at}: {event.data.get('cause') or 'no cause was told'}")
+    if status.failed_after is not None:
+        print(f"  more: firstlight command status {of.command_id} --failed-after {status.failed_after}")
     for serial, key in dict(status.result.get("keys") or {}).items() if isinstance(status.result, dict) else ():
         print(f"device key of {serial} (shown this once): {key}")

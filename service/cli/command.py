@@ -44,12 +44,15 @@ def status(
     command: CommandArgument,
     after: Annotated[str, typer.Option(help="The last device id of the page before.")] = "",
     result: Annotated[Result | None, typer.Option(help="Only these.")] = None,
+    failed_after: Annotated[
+        int, typer.Option(metavar="SEQ", help="The last number of the page before, of devices that failed later.")
+    ] = 0,
     as_json: context.JsonOption = False,
 ) -> None:
-    """How far a command has come, device by device."""
+    """How far a command has come, device by device, and which devices failed afterwards and why."""
 
     async def action(commands: Commands, _: Database) -> Any:
-        return await commands.status(THIS_MACHINE, command, after=after, result=result)
+        return await commands.status(THIS_MACHINE, command, after=after, result=result, failed_after=failed_after)
 
     asking.show(asking.with_commands(action), as_json=as_json)
 

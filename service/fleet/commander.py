@@ -25,8 +25,9 @@ from service.mqtt import account_topics
 from service.mqtt.port import Inbound, Link, LinkDown
 from service.operations import accounts, looking, warehouse_pages, warehouse_show
 from service.operations.accounts import Operator
+from service.operations.asked import field_refused
 from service.operations.command_rows import Command, CommandState, Status
-from service.operations.commands import Commands, Request, field_refused
+from service.operations.commands import Commands, Request
 from service.operations.outcomes import Result
 from service.operations.selectors import Selector
 from service.pipeline.throttle import BucketTable
@@ -78,6 +79,7 @@ class WarehouseShow(_Asked):
 class StatusOf(_Asked):
     command: str
     after: str = ""
+    failed_after: Annotated[int, Field(ge=0)] = 0
     result: Annotated[Result | None, Field(strict=False)] = None
 
 
@@ -210,7 +212,9 @@ class Commander:
             return {"devices": page.devices, **({"after": page.after} if page.after is not None else {})}
         if verb == "command-status":
             of = _read(StatusOf, body)
-            status: Status = await self._commands.status(operator, of.command, after=of.after, result=of.result)
+            status: Status = await self._commands.status(
+                operator, of.command, after=of.after, result=of.result, failed_after=of.failed_after
+            )
             return replies.status_fields(status)
         moves = {"pause": self._commands.pause, "resume": self._commands.resume, "cancel": self._commands.cancel}
         if verb in moves:

@@ -19,7 +19,7 @@ from service.errors import ServiceError
 from service.fleet import replies
 from service.mqtt import account_topics
 from service.mqtt.port import Link, LinkDown
-from service.operations import accounts, event_positions, events
+from service.operations import accounts, aftermath, event_positions, events
 from service.operations.accounts import Account, AccountKind
 from service.operations.events import Recorded
 from service.operations.selectors import is_within
@@ -109,9 +109,10 @@ class Publisher:
             self._told = page[-1].seq if len(page) == PAGE else newest
 
     async def _tell(self, one: Recorded) -> None:
-        command_id = one.event.command_id
+        async with self._database.read() as connection:
+            command_id = await aftermath.command_of(connection, one)
         if command_id is None:
             return
         account = await accounts.account_of_command(self._database, command_id)
         if account is not None and account.kind is AccountKind.OPERATOR:
-            await self._push(account.name, one.document())
+            await self._push(account.name, {**one.document(), "command": command_id})

@@ -12,6 +12,7 @@ from typing import Any
 from device_sdk.wire import limits
 from service.errors import ServiceError
 from service.operations.command_rows import Command, Status
+from service.operations.events import Recorded
 from service.operations.outcomes import ENOS_CODES, Outcome, Result
 from service.protocol import encode
 from service.protocol.decode import JSON
@@ -38,24 +39,42 @@ def command_fields(command: Command) -> dict[str, Any]:
 
 
 def status_fields(status: Status) -> dict[str, Any]:
-    """A command with as many outcomes as fit; `after` says where the next page begins."""
-    shown: list[dict[str, Any]] = []
-    left, after = ROOM, status.after
-    for number, one in enumerate(status.outcomes):
-        fields = outcome_fields(one)
-        left -= len(json.dumps(fields, ensure_ascii=False).encode()) + 1
-        if left < 0:
-            after = status.outcomes[number - 1].device_id
-            break
-        shown.append(fields)
+    """A command with as many outcomes and later failures as fit; `after`, `failed_after` say where the next page begins."""
+    failed, left = _fitting([failure_fields(one) for one in status.failed], ROOM // 2)
+    outcomes, _ = _fitting([outcome_fields(one) for one in status.outcomes], left + ROOM - ROOM // 2)
+    after, failed_after = status.after, status.failed_after
+    if len(outcomes) < len(status.outcomes):
+        after = status.outcomes[len(outcomes) - 1].device_id
+    if len(failed) < len(status.failed):
+        failed_after = status.failed[len(failed) - 1].seq
     found = {
         **command_fields(status.command),
-        "outcomes": shown,
+        "outcomes": outcomes,
         "later": dict(status.later) or None,
+        "failed": failed or None,
         "after": after,
+        "failed_after": failed_after,
         "result": dict(status.result) or None,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _fitting(every: list[dict[str, Any]], room: int) -> tuple[list[dict[str, Any]], int]:
+    """As many from the front as fit into so many bytes, and what is left of those."""
+    for number, fields in enumerate(every):
+        size = len(json.dumps(fields, ensure_ascii=False).encode()) + 1
+        if size > room:
+            return every[:number], room
+        room -= size
+    return every, room
+
+
+def failure_fields(one: Recorded) -> dict[str, Any]:
+    """A device that failed after its page was done."""
+    of = one.event
+    cause = of.data.get("cause")
+    found = {"device": f"{of.group_id}/{of.serial}", "event": of.kind, "cause": cause, "at": to_ms(of.at)}
+    return {"seq": one.seq, **{name: value for name, value in found.items() if value is not None}}
 
 
 def outcome_fields(one: Outcome) -> dict[str, Any]:

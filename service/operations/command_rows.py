@@ -9,14 +9,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.device import Device
+from service.operations.events import Recorded
 from service.operations.outcomes import Outcome, Result
 from service.operations.picture import difference
 from service.storage.rows import from_ms, to_ms
-from service.storage.tables import audit, command, command_outcome, event
+from service.storage.tables import audit, command, command_outcome
 
 
 class CommandState(StrEnum):
@@ -66,6 +67,8 @@ class Status:
     outcomes: tuple[Outcome, ...] = ()
     later: Mapping[str, int] = field(default_factory=dict)  # events that followed, by kind: moved, move_failed, ...
     after: str | None = None  # give it to see the next page of outcomes
+    failed: tuple[Recorded, ...] = ()  # devices that failed after their page was done, by the number of the event
+    failed_after: int | None = None  # give it to see the next page of them
     result: Mapping[str, object] = field(default_factory=dict)  # shown once, to whoever asked
 
 
@@ -151,12 +154,6 @@ async def outcomes_page(
         Outcome(row[0], row[1], row[2], Result(row[3]), row[4], row[5], row[6])
         for row in await connection.execute(query)
     ]
-
-
-async def later(connection: AsyncConnection, command_id: str) -> dict[str, int]:
-    """How many events of each kind a command has led to, also long after its last page."""
-    query = select(event.c.kind, func.count()).where(event.c.command_id == command_id).group_by(event.c.kind)
-    return {row[0]: int(row[1]) for row in await connection.execute(query)}
 
 
 async def add_audit(

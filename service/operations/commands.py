@@ -22,7 +22,7 @@ from device_sdk.wire import codes, ids
 from device_sdk.wire.canon import canon
 from service.domain.changes import Changes
 from service.errors import ServiceError
-from service.operations import accounts, command_page, command_rows, selectors
+from service.operations import accounts, aftermath, asked, command_page, command_rows, selectors
 from service.operations.accounts import Operator
 from service.operations.command_page import PageDone, Setting
 from service.operations.command_rows import OPEN, Command, CommandState, Status, ended
@@ -31,7 +31,7 @@ from service.operations.placing import placed
 from service.operations.requests import bad_request, conflict, not_found
 from service.operations.selectors import Selector
 from service.operations.verbs.making import Made, Making
-from service.operations.verbs.table import FLEET, MAKING
+from service.operations.verbs.table import FLEET
 from service.operations.verbs.verb import Arguments, Role, Verb, World
 from service.storage.database import Database, Transaction
 from service.storage.store import Environments, SqlStore
@@ -114,13 +114,13 @@ class Commands:
                 outcomes = await command_rows.outcomes_page(connection, before.command_id, after="", limit=SHOWN)
                 return Status(before, tuple(outcomes))
             # 2. May this account do that at all, and is there still time?
-            verb = _verb(name)
-            _check_role(operator, verb)
+            verb = asked.verb_of(name)
+            asked.check_role(operator, verb)
             expires_at = None if request.expires_at is None else datetime.fromtimestamp(request.expires_at, UTC)
             if expires_at is not None and expires_at <= now:
                 raise ServiceError(codes.CONFLICT, "the command came after its time", cause="command_expired")
             # 3. Form of the arguments.
-            arguments = _arguments(verb.arguments, request)
+            arguments = asked.arguments_of(verb.arguments, request.arguments)
             command = Command(
                 command_id=_command_id(operator.name, request.id),
                 account=operator.name,
@@ -213,7 +213,7 @@ class Commands:
             try:
                 operator = await accounts.operator(connection, command.account)
                 verb = FLEET[command.verb]
-                _check_role(operator, verb)
+                asked.check_role(operator, verb)
                 arguments = command_page.arguments_of(verb, command.arguments)
             except (ServiceError, KeyError, ValidationError):
                 failed = ended(command, CommandState.FAILED, now)
@@ -253,19 +253,23 @@ class Commands:
         after: str = "",
         limit: int = SHOWN,
         result: Result | None = None,
+        failed_after: int = 0,
     ) -> Status:
-        """A command and a page of its outcomes. Raises ServiceError NOT_FOUND: none, or somebody else's.
+        """A command with a page of its outcomes and one of what failed later.
 
-        `command_id`: its own id, or the id of the operator's request.
+        `command_id`: its own id, or the id of the operator's request. Raises ServiceError NOT_FOUND: none, or somebody
+        else's.
         """
         async with self._database.read() as connection:
             command = await self._theirs(connection, operator, command_id)
             outcomes = await command_rows.outcomes_page(
                 connection, command.command_id, after=after, limit=limit, result=result
             )
-            later = await command_rows.later(connection, command.command_id)
+            later = await aftermath.counts(connection, command.command_id)
+            failed = await aftermath.failures(connection, command.command_id, after=failed_after)
         more = outcomes[-1].device_id if len(outcomes) == limit else None
-        return Status(command, tuple(outcomes), later, more)
+        more_failed = failed[-1].seq if len(failed) == aftermath.MAX_PAGE else None
+        return Status(command, tuple(outcomes), later, more, tuple(failed), more_failed)
 
     async def newest(self, operator: Operator, *, limit: int = 20) -> list[Command]:
         """The newest commands of this operator; an admin without a scope sees everybody's."""
@@ -359,31 +363,8 @@ class Commands:
             await command_rows.add_audit(transaction.connection, command, command.created_at, "refused", error.cause)
 
 
-def _verb(name: str) -> Verb | Making:
-    found = FLEET.get(name) or MAKING.get(name)
-    if found is None:
-        raise ServiceError(codes.UNKNOWN_VERB, "unknown verb", cause="unknown_verb")
-    return found
-
-
-def _check_role(operator: Operator, verb: Verb | Making) -> None:
-    if not operator.role.may(verb.role):
-        raise ServiceError(codes.FORBIDDEN, f"{verb.name} needs the role {verb.role.value}", cause="role_too_low")
-
-
-def _arguments(model: type[Arguments], request: Request) -> Arguments:
-    try:
-        return model.model_validate(request.arguments)
-    except ValidationError as error:
-        raise field_refused(error) from None
-
-
-def field_refused(error: ValidationError, what: str = "argument") -> ServiceError:
-    """Where and by which rule; never the value."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part)[:32] for part in first["loc"]) or "message"
-    word = {"extra_forbidden": "is unknown", "missing": "is missing"}.get(first["type"], "is wrong")
-    return bad_request("bad_argument", f"{what} {where} {word}", first["type"])
+def _shown(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+    return outcomes[:SHOWN]
 
 
 def _canonical(verb: str, request: Request) -> bytes:
@@ -392,7 +373,3 @@ def _canonical(verb: str, request: Request) -> bytes:
 
 def _command_id(account: str, request_id: str) -> str:
     return ids.digest_id(canon("pv1 command", account, request_id))
-
-
-def _shown(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
-    return outcomes[:SHOWN]

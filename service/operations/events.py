@@ -90,10 +90,11 @@ async def read(
         query = query.where(event.c.group_id == device[0], event.c.serial == device[1])
     if command_id is not None:
         query = query.where(event.c.command_id == command_id)
-    return [_recorded(row) for row in await connection.execute(query)]
+    return [recorded(row) for row in await connection.execute(query)]
 
 
-def _recorded(row: Any) -> Recorded:
+def recorded(row: Any) -> Recorded:
+    """From a whole row of the table."""
     return Recorded(
         row.seq,
         Event(

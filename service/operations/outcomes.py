@@ -1,4 +1,4 @@
-"""What came of a command for one device. Values only."""
+"""What came of a command for one device when its page was done; what failed later: aftermath.py. Values only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ class Result(StrEnum):
     CHANGED = "changed"  # with a dry run: would be changed
     UNCHANGED = "unchanged"
     REFUSED = "refused"
-    MOVED = "moved"  # later: it has arrived
-    FAILED = "failed"  # later: it stayed where it was, and why
 
 
 @dataclass(frozen=True, slots=True)

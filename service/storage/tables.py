@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0012"  # the newest migration; a test holds it equal to Alembic's head
+HEAD = "0013"  # the newest migration; a test holds it equal to Alembic's head
 
 metadata = MetaData(
     naming_convention={
@@ -316,6 +316,8 @@ credential = Table(
     Column("rekey", Boolean, nullable=False, server_default=text("0")),
     Column("renewed_from", String),
     Column("heard_rev", BigInteger, nullable=False, server_default=text("0")),
+    Column("first_n", BigInteger, nullable=False, server_default=text("0")),
+    Column("first_id", String),
     CheckConstraint("state IN ('pending', 'confirmed', 'dropped')", name="state"),
     CheckConstraint("(state = 'dropped') = (dropped_at IS NOT NULL)", name="dropped"),
     Index("ix_credential_device", "device_id", "created_at"),
@@ -449,7 +451,7 @@ command_outcome = Table(
     Column("device_id", String, primary_key=True),
     Column("group_id", String, nullable=False),
     Column("serial", String, nullable=False),
-    Column("result", String, nullable=False),  # changed, unchanged, refused; later moved, failed
+    Column("result", String, nullable=False),  # changed, unchanged, refused
     Column("code", String),
     Column("cause", String),
     Column("reason", String),

@@ -32,7 +32,12 @@ async def seed(database, *serials, ou="acme/eu", **fields):
     made = []
     for number, serial in enumerate(serials):
         device = a_device(serial, state=DeviceState.CONFIRMED, **fields)
-        thing = a_thing(device, ou=ou, thing_id=f"{serial}{number}".encode().hex().rjust(32, "0")[-32:])
+        thing = a_thing(
+            device,
+            ou=ou,
+            name=f"Thermometer {number + 1}",
+            thing_id=f"{serial}{number}".encode().hex().rjust(32, "0")[-32:],
+        )
         row = a_credential(
             device, serial.encode().hex().rjust(32, "0"), state=CredentialState.CONFIRMED, confirmed_at=NOW
         )

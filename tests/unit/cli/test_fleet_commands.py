@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 import pytest
 
 from service.cli.main import app
+from service.domain import event
 from service.domain.changes import Changes
 from service.domain.device import DeviceState
+from service.operations import devices
 from service.storage.store import SqlStore
 from tests.support.command_line import CliRunner
 from tests.support.storage import a_device, a_thing
@@ -91,6 +93,24 @@ def test_a_command_is_looked_at_and_ended(run):
     assert "no command" in run("command", "status", "nothing", code=1)
     assert run("command", "run", "x")
     run("command", "submit", "unblock", "-", stdin='{"selector": {"group": "g"}}')
+
+
+async def _fail(database):
+    """The device g/s cannot use the settings of revision 1."""
+    device = await devices.show(database, "g/s")
+    failed = event.of(device, "settings_failed", datetime(2030, 1, 1, tzinfo=UTC), rev=1, cause="no such volume")
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(events=(failed,)))
+
+
+def test_a_command_says_which_device_failed_afterwards_and_why(run, installed):  # noqa: F811
+    in_database(installed, _put_in_service)
+    run("set-settings", "g/s", "--set", "volume=3", "--id", "x")
+    in_database(installed, _fail)
+    assert "g/s settings_failed at 2030-01-01 00:00:00: no such volume" in run("command", "status", "x")
+    (failed,) = json.loads(run("command", "status", "x", "--json"))["failed"]
+    assert (failed["device"], failed["cause"]) == ("g/s", "no such volume")
+    assert "no such volume" not in run("command", "status", "x", "--failed-after", failed["seq"])
 
 
 @pytest.mark.parametrize(

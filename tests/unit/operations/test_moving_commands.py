@@ -9,11 +9,14 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import update
 
+from service.domain import event as happened
+from service.domain import placement
 from service.domain.catalogue import Endpoint, Environment
+from service.domain.changes import Changes
 from service.domain.credential import CredentialKind
 from service.domain.device import DeviceState, Firmware, FirmwareState
 from service.errors import ServiceError
-from service.operations import devices, groups
+from service.operations import aftermath, devices, groups
 from service.operations.accounts import THIS_MACHINE, Operator
 from service.operations.commands import Commands
 from service.operations.outcomes import Result
@@ -45,8 +48,6 @@ def commands(database):
 
 async def add(database, *made):
     async with SqlStore(database, {}).batch() as batch:
-        from service.domain.changes import Changes
-
         await batch.save(Changes(devices=tuple((None, one) for one in made)))
 
 
@@ -263,3 +264,49 @@ async def test_initialise_resets_a_thing_to_the_group_s_template(database, comma
     after = (await devices.show(database, "sn-1")).thing
     assert (after.ou, after.settings, after.settings_rev) == ("acme/us", {"interval_s": 60}, before.settings_rev + 1)
     assert (await devices.show(database, "sn-2")).thing.settings == given["settings"]
+
+
+async def fails(database, serial, *events_of):
+    """What the service writes when a move was given up, or a device says that it cannot use its settings."""
+    async with SqlStore(database, {}).batch() as batch:
+        before = await devices.show(database, serial)
+        after, events = before, ()
+        if before.thing.move is not None:
+            after, events = placement.abandon(before, NOW, "unreachable")
+        events += tuple(happened.of(before, kind, NOW, **data) for kind, data in events_of)
+        await batch.save(Changes(devices=((before, after),) if after is not before else (), events=events))
+
+
+async def test_a_command_says_which_devices_failed_later_and_why(database, commands, monkeypatch):
+    monkeypatch.setattr(aftermath, "MAX_PAGE", 2)
+    await seed(database, "sn-1", "sn-2", "sn-3", "sn-4")
+    sent = ask("1", selector={"group": GROUP.group_id}, arguments={"environment": "test"})
+    await commands.submit(THIS_MACHINE, "reprovision", sent)
+    other = ask("2", selector=named("sn-4"), arguments={"environment": "prod"})
+    await commands.submit(THIS_MACHINE, "reprovision", other)
+    for serial in ("sn-3", "sn-1"):
+        await fails(database, serial)
+    first = await commands.status(THIS_MACHINE, "1")
+    second = await commands.status(THIS_MACHINE, "1", failed_after=first.failed_after)
+    told = [(one.event.serial, one.event.kind, one.event.data["cause"], one.event.at) for one in first.failed]
+    assert told[1] == ("sn-3", "move_failed", "unreachable", NOW)
+    assert [one.event.serial for one in (*first.failed, *second.failed)] == ["sn-4", "sn-3", "sn-1"]
+    assert second.failed_after is None
+    assert first.later["move_failed"] == 3
+    assert (await commands.status(THIS_MACHINE, "2")).failed == ()
+
+
+async def test_settings_that_a_device_cannot_use_are_those_of_the_command_that_made_them(database, commands):
+    await seed(database, "sn-1", "sn-2")
+    for number in ("1", "2"):
+        given = {"settings": {"volume": int(number)}}
+        everything = {"group": GROUP.group_id}
+        await commands.submit(THIS_MACHINE, "set-settings", ask(number, selector=everything, arguments=given))
+    of_a_site = ("settings_failed", {"rev": 2, "cause": "x", "site": "hall"})  # a unit's, with revisions of its own
+    await fails(database, "sn-2", ("settings_failed", {"rev": 2, "cause": "no such volume"}), of_a_site)
+    first, second = [await commands.status(THIS_MACHINE, number) for number in ("1", "2")]
+    assert (first.failed, first.later) == ((), {"settings_changed": 2})
+    assert [(one.event.serial, one.event.data["cause"]) for one in second.failed] == [("sn-2", "no such volume")]
+    assert second.later == {"settings_changed": 2, "settings_failed": 1}
+    async with database.read() as connection:
+        assert await aftermath.command_of(connection, second.failed[0]) == second.command.command_id
