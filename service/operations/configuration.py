@@ -38,6 +38,10 @@ ENTRIES: Mapping[str, Entry] = {
     "enrolment.check_every_s": Entry(300, "how often a provider is asked what became of a transaction", 1, 86400),
     "enrolment.max_attempts": Entry(10, "how often a provider that gives no answer is sent a batch", 1, 1000),
     "enrolment.answer_within_s": Entry(259_200, "a transaction that waits longer is overdue", 60, 31_536_000),
+    "enrolment.history_kept_d": Entry(400, "days that finished transactions, batches and events are kept", 1, 3650),
+    "enrolment.files_kept_d": Entry(90, "days that files in done and failed are kept", 1, 3650),
+    "enrolment.hashes_kept_d": Entry(400, "days that a taken file is known; older documents are refused", 7, 3650),
+    "jobs.runs_kept_d": Entry(90, "days that runs are kept", 1, 3650),
     "jobs.missed_after_s": Entry(60, "a run that is later than this was missed", 1, 86400),
 }
 

@@ -30,6 +30,7 @@ ENROLMENT_HINTS: dict[str, str] = {
     "answer_impossible": _ANSWER,
     "batch_exists": "The file was loaded before under this identifier; a new answer needs a new one.",
     "device_foreign": _ANSWER,
+    "document_age": "Ask who made it for a document of today; `firstlight config show` says how old one may be.",
     "document_illegal": "The file is not in the form of its interface: ask who made it to correct the field that is named.",
     "order_foreign": _ANSWER,
     "provider_answer": "The provider does not answer as agreed: ask them, with the transaction and the time.",

@@ -215,6 +215,19 @@ async def finish(
             await connection.execute(delete(job_run).where(of.job == name, of.run_id <= oldest))
 
 
+async def prune_runs(database: Database, before: datetime, *, limit: int = 1000) -> int:
+    """Delete what ended, or was missed, before then and before the last run that was done: that one is always shown."""
+    of, other = job_run.c, job_run.alias()
+    ended = func.coalesce(of.finished_at, of.due_at)  # a run that is running has no end
+    last = select(func.max(other.c.run_id)).where(other.c.job == of.job, other.c.state == RunState.DONE.value)
+    old = select(of.run_id).where(
+        of.state != RunState.RUNNING.value, ended < to_ms(before), of.run_id < last.scalar_subquery()
+    )
+    async with database.write() as transaction:
+        gone = await transaction.connection.execute(delete(job_run).where(of.run_id.in_(old.limit(limit))))
+        return gone.rowcount
+
+
 def next_after(cron: str, now: datetime) -> datetime:
     """When a schedule is due next. Raises ServiceError BAD_REQUEST."""
     if len(cron) > MAX_CRON_CHARS or len(cron.split()) != 5:

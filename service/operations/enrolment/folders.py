@@ -30,6 +30,7 @@ from service.credentials.cms import MAX_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE_SU
 SUFFIX = ".p7m"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.p7m\Z")
 _OVERHEAD = 64 * 1024
+_REPORT = ".report.json"
 MAX_FILES = 200  # of one folder in one run; the next run takes more
 
 
@@ -116,10 +117,28 @@ def lay_aside(root: Path, taken: Taken, *, done: bool, interface: str, report: M
     folder = root / ("done" if done else "failed") / interface / taken.provider_id
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     target = _free(folder, taken.name)
-    (folder / f"{target}.report.json").write_text(json.dumps(dict(report), indent=2) + "\n", encoding="utf-8")
+    (folder / f"{target}{_REPORT}").write_text(json.dumps(dict(report), indent=2) + "\n", encoding="utf-8")
     if taken.signature_path.exists():
         taken.signature_path.rename(folder / (target + taken.signature_path.suffix))
     taken.path.rename(folder / target)
+
+
+def prune(root: Path, before: datetime) -> int:
+    """Delete files in `done` and `failed` that were laid aside before then, as their reports say; returns how many.
+
+    What has no report of ours stays.
+    """
+    gone = 0
+    for where in ("done", "failed"):
+        for report in (root / where).glob(f"*/*/*{SUFFIX}{_REPORT}"):
+            name = report.name.removesuffix(_REPORT)
+            if not _NAME.match(name) or report.lstat().st_mtime >= before.timestamp():
+                continue
+            # The report last: cut off in between, it is found again.
+            for suffix in ("", *SIGNATURE_SUFFIXES, _REPORT):
+                report.with_name(name + suffix).unlink(missing_ok=True)
+            gone += 1
+    return gone
 
 
 def _in_work(work: Path, provider_id: str) -> list[Taken]:
@@ -159,7 +178,7 @@ def _bounded(path: Path, most: int) -> bytes:
 
 def _free(folder: Path, name: str) -> str:
     number, target = 1, name
-    while (folder / target).exists() or (folder / f"{target}.report.json").exists():
+    while (folder / target).exists() or (folder / f"{target}{_REPORT}").exists():
         number += 1
         target = f"{name.removesuffix(SUFFIX)}.{number}{SUFFIX}"
     return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from service.operations.enrolment.working import Working
 from service.operations.requests import bad_request, conflict
 
 INTERFACE = "load"
+CLOCKS = timedelta(days=1)  # that the other side's clock may be ahead
 
 
 async def run(working: Working) -> Counter[str]:
@@ -35,7 +37,20 @@ async def _prepare(working: Working, provider: Provider, data: bytes) -> Effect:
     response = await asyncio.to_thread(generic.read_response, data)
     if response.provider_id != provider.provider_id:
         raise bad_request("provider_foreign", "the document is of another provider")
+    _check_age(response.batch_time, working)
     return partial(_store, working, provider, response, data)
+
+
+def _check_age(batch_time: datetime, working: Working) -> None:
+    """Refuse a document whose file may have been forgotten.
+
+    A file is taken at most `CLOCKS` before the time that it bears, and known for `hashes_kept_d` from then on.
+    """
+    age = working.clock() - batch_time
+    if age > timedelta(days=working.config["enrolment.hashes_kept_d"]) - CLOCKS:
+        raise bad_request("document_age", "the document is older than files are remembered for")
+    if age < -CLOCKS:
+        raise bad_request("document_age", "the document is of a time to come")
 
 
 async def _store(

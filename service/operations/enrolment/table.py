@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from service.operations import configuration
-from service.operations.enrolment import extract, load, requesting, responding, transformation
+from service.operations.enrolment import extract, load, requesting, responding, transformation, upkeep
 from service.operations.enrolment.working import Ask, Working
 from service.operations.job_runs import Job
 from service.operations.jobs import Declared, Kind
@@ -18,6 +18,7 @@ from service.storage.database import Database
 _WORK: Mapping[str, tuple[Kind, str, Callable[[Working], Awaitable[Counter[str]]]]] = {
     "enrolment-request": (Kind.JOB, "*/15 * * * *", requesting.run),
     "enrolment-response": (Kind.JOB, "*/5 * * * *", responding.run),
+    "enrolment-upkeep": (Kind.JOB, "17 3 * * *", upkeep.run),
     "extract": (Kind.DAEMON, "*/5 * * * *", extract.run),
     "load": (Kind.DAEMON, "*/5 * * * *", load.run),
     "transformation": (Kind.DAEMON, "*/5 * * * *", transformation.run),

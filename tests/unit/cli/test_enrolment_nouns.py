@@ -57,7 +57,7 @@ def refused(*words: str) -> str:
 def test_daemons_and_jobs_are_listed_scheduled_enabled_and_disabled(installed) -> None:
     assert [one["name"] for one in json.loads(ok("daemon", "list", "--json"))] == ["extract", "load", "transformation"]
     assert [one["name"] for one in json.loads(ok("job", "list", "--json"))] == [
-        "enrolment-request", "enrolment-response",
+        "enrolment-request", "enrolment-response", "enrolment-upkeep",
     ]  # fmt: skip
     assert "once enabled" in ok("daemon", "schedule", "load", "30 3 * * *")
     ok("daemon", "enable", "load")
