@@ -16,6 +16,8 @@ from service.operations.warehouse_pages import Asked
 
 app = typer.Typer(help="Sales orders: they assign serial numbers to a site.", no_args_is_help=True)
 Number = Annotated[str, typer.Argument(metavar="ORDER", help="The number that the business system gave it.")]
+Orders = Annotated[list[str], typer.Argument(metavar="ORDER...")]
+NoteOption = Annotated[str, typer.Option(help="Why, for the audit.")]
 Units = Annotated[list[str], typer.Argument(metavar="GROUP/SERIAL...")]
 
 
@@ -50,6 +52,29 @@ def assign(
 def release(order: Number, units: Units, as_json: context.JsonOption = False) -> None:
     """Take units off an order."""
     warehouse_asking.ask("release-units", {"order": order, "units": units}, as_json=as_json)
+
+
+@app.command()
+def close(
+    orders: Orders, note: NoteOption = "", dry_run: DryRunOption = False, as_json: context.JsonOption = False
+) -> None:
+    """Close orders of which every unit has been shipped. Nothing is assigned to a closed order any more."""
+    warehouse_asking.ask("close-order", {"orders": orders, "note": note}, as_json=as_json, dry_run=dry_run)
+
+
+@app.command()
+def cancel(
+    orders: Orders,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where units are staged or out of box; they stay what they are.")
+    ] = False,
+    note: NoteOption = "",
+    dry_run: DryRunOption = False,
+    as_json: context.JsonOption = False,
+) -> None:
+    """Cancel orders: their units are on no order, and for no site, any more. Refused where units were shipped."""
+    arguments = {"orders": orders, "force": force, "note": note}
+    warehouse_asking.ask("cancel-order", arguments, as_json=as_json, dry_run=dry_run)
 
 
 @app.command("hand-over")

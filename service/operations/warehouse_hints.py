@@ -29,8 +29,10 @@ WAREHOUSE_HINTS: dict[str, str] = {
     "name_illegal": "Use 1 to 64 of A-Z a-z 0-9 . _ - for a name.",
     "not_handed_over": "`firstlight order hand-over` lets the units of an order call `stage`.",
     "not_in_warehouse": "`stage` came over another broker than the warehouse's: a device on the wrong network, or an attempt.",
+    "order_enrolment": "`firstlight enrolment show` says how it stands; an order that is to be cancelled is voided there first.",
     "order_exists": _ORDER,
     "order_state": "The order is closed to changes: enter another one.",
+    "order_unfinished": "Ship the units, release those that do not go, or give the line a smaller quantity.",
     "order_unknown": "`firstlight order list` shows the orders; a new one needs its site.",
     "secrets_unsealable": "Devices of key kind public_key have no key to seal a secret for; give their type a manifest without.",
     "setting_name_illegal": "Name a section (features, payment, network) or one value of it, as network.ssid.",
@@ -56,4 +58,6 @@ WAREHOUSE_HINTS: dict[str, str] = {
     "unit_type": _SHOW,
     "unit_unknown": "Enter it first: `firstlight equipment receive`.",
     "units_missing": "Name units as GROUP/SERIAL, or an order; not both.",
+    "units_shipped": "Receive and release the units that came back; an order that was delivered is closed.",
+    "units_staged": "Restage or release those units, or cancel with --force: then they leave the order as they are.",
 }

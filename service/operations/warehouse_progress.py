@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.manifest import ItemReport, ItemState
-from service.domain.warehouse import Binding, Equipment, Step
+from service.domain.warehouse import Binding, Equipment, Order, OrderState, Step
 from service.errors import ServiceError
 from service.operations.accounts import Operator
 from service.operations.requests import not_found
@@ -60,17 +60,20 @@ class Progress:
     steps: Mapping[str, int] = field(hash=False)
     units: tuple[UnitProgress, ...] = ()
     failures: tuple[Failure, ...] = ()
+    state: OrderState = OrderState.OPEN
 
     @property
     def is_done(self) -> bool:
-        """Whether every unit has left the warehouse's hands or could."""
+        """Whether every unit has left the warehouse's hands or could, or nobody waits for them."""
+        if self.state in (OrderState.CLOSED, OrderState.CANCELLED):
+            return True
         return self.total > 0 and sum(self.steps.get(one.value, 0) for one in _UNPACKED) == self.total
 
 
 async def progress(database: Database, operator: Operator, order_id: str) -> Progress:
     """Raises ServiceError NOT_FOUND, FORBIDDEN."""
     async with database.read() as connection:
-        site = await _site_of(connection, operator, order_id)
+        of = await _order(connection, operator, order_id)
         units = await queries.units_of_order(connection, order_id)
         reports = await queries.item_reports_of_order(connection, order_id)
         sizes = await _sizes(connection, {one.manifest_id for _, one in units if one is not None and one.manifest_id})
@@ -83,7 +86,7 @@ async def progress(database: Database, operator: Operator, order_id: str) -> Pro
             failures += _failures(unit, said)
     steps = Counter(one.step for one in found)
     ordered = {step: steps[step] for step in STEPS if steps[step]}
-    return Progress(order_id, site, len(found), ordered, tuple(found), tuple(failures))
+    return Progress(order_id, of.site, len(found), ordered, tuple(found), tuple(failures), of.state)
 
 
 def _progress(
@@ -126,14 +129,14 @@ def _failures(unit: Equipment, said: Mapping[str, ItemReport]) -> list[Failure]:
     return failed
 
 
-async def _site_of(connection: AsyncConnection, operator: Operator, order_id: str) -> str | None:
+async def _order(connection: AsyncConnection, operator: Operator, order_id: str) -> Order:
     of = (await queries.orders(connection, [order_id])).get(order_id)
     if of is None:
         raise not_found("order_unknown", f"no order {order_id[:64]!r}")
     where = (await queries.sites(connection, [of.site or ""])).get(of.site or "")
     if not operator.may_see(where.ou if where is not None else None):
         raise ServiceError("FORBIDDEN", "outside of your OU", cause="out_of_scope")
-    return of.site
+    return of
 
 
 async def _sizes(connection: AsyncConnection, ids: set[str]) -> dict[str, dict[str, int]]:

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, insert, tuple_, update
+from sqlalchemy import and_, delete, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.domain.warehouse import Binding, DeviceType, Equipment, Line, Order, Site, Visit
+from service.domain.warehouse import GONE, Binding, DeviceType, Equipment, Line, Order, Site, Visit
 from service.storage.rows import to_ms
 from service.storage.sealing import Sealer, site_settings_aad
 from service.storage.warehouse_queries import Name, Settings
@@ -116,6 +116,16 @@ async def release(connection: AsyncConnection, names: Sequence[Name], now: datet
     if names:
         statement = update(order_unit).where(tuple_(of.group_id, of.serial).in_(names), of.released_at.is_(None))
         await connection.execute(statement.values(released_at=to_ms(now)))
+
+
+async def release_order(connection: AsyncConnection, order_id: str, now: datetime) -> None:
+    """Every unit leaves this order; those that have not left the warehouse are for no site any more."""
+    of, unit = order_unit.c, equipment.c
+    live = and_(of.order_id == order_id, of.released_at.is_(None))
+    of_order = select(of.group_id, of.serial).where(live)
+    here = and_(tuple_(unit.group_id, unit.serial).in_(of_order), unit.step.not_in([one.value for one in GONE]))
+    await connection.execute(update(equipment).where(here).values(site=None))
+    await connection.execute(update(order_unit).where(live).values(released_at=to_ms(now)))
 
 
 async def put_units(connection: AsyncConnection, units: Iterable[Equipment]) -> None:

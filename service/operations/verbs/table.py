@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from service.operations.verbs import (
     allocate,
     block,
+    cancel_order,
+    close_order,
     create_site,
     create_type,
     enter_order,
@@ -55,6 +57,8 @@ FLEET: Mapping[str, Verb] = {
     )
 }
 _WAREHOUSE = (
+    cancel_order,
+    close_order,
     create_site,
     create_type,
     enter_order,

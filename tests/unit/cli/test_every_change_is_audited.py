@@ -49,7 +49,14 @@ LOOKS = {
     *("admin list", "config show", "daemon list", "daemon show", "job list", "job show"),
     *("device-type list", "device-type show", "equipment list", "equipment show", "manifest list", "manifest show"),
     *("order list", "order show", "site list", "site show", "warehouse failures", "warehouse watch"),
-    *("enrolment batches", "enrolment events", "enrolment list", "enrolment provider list", "enrolment reconcile", "enrolment show"),
+    *(
+        "enrolment batches",
+        "enrolment events",
+        "enrolment list",
+        "enrolment provider list",
+        "enrolment reconcile",
+        "enrolment show",
+    ),
     *("partner service list", "partner user list", "partner provider list", "partner offer list"),
     "partner purchase list",
     *("stb list", "openapi"),
@@ -160,6 +167,7 @@ PARTNERS = [
     "order create 4711 --site hall --line tablet",
     "order assign 4711 u-1",
     "order release 4711 g/u-1",
+    "order cancel 4711",
     "config set enrolment.settle_s 10",
     "daemon schedule load */5_*_*_*_*",
     "daemon enable load",
@@ -180,7 +188,9 @@ _COMMANDS = "a command like `order assign`: the engine that all commands go thro
 _OPERATION = "an operation like those above, which needs more than a line to be set up"
 NOT_RUN = {
     "command run": "works off what `command submit` has asked, under the same audit",
-    **dict.fromkeys(("order import", "order hand-over", "site import", "device-type import", "restage"), _COMMANDS),
+    **dict.fromkeys(
+        ("order close", "order import", "order hand-over", "site import", "device-type import", "restage"), _COMMANDS
+    ),
     **{f"equipment {one}": _COMMANDS for one in ("import", "receive", "restage", "ship")},
     **dict.fromkeys(("manifest build", "stb unlink", "partner purchase end", "enrolment dispatch"), _OPERATION),
     **{f"enrolment {one}": _OPERATION for one in ("adopt", "give-up", "override", "retry", "return", "void")},

@@ -88,6 +88,20 @@ def test_an_order_is_handed_over_and_its_units_show_where_they_are(house):
     assert "tab/t-3" in house("equipment", "list", "--after", "tab/t-2")
 
 
+def test_an_order_is_cancelled_or_closed(house):
+    assert "order_unfinished" in house("order", "close", "SO-1", code=1)
+    assert "0 changed" in house("order", "cancel", "SO-9", code=1)
+    assert "1 changed" in house("order", "cancel", "SO-1", "--dry-run").replace("would be ", "")
+    found = shown(house("order", "cancel", "SO-1", "--note", "taken back", "--json"))
+    assert (found["changed"], found["refused"]) == (1, 0)
+    assert "1 unchanged" in house("order", "cancel", "SO-1", "--force")
+    order = shown(house("order", "show", "SO-1", "--json"))
+    assert (order["state"], order["units"]) == ("cancelled", 0)
+    assert "taken back" in house("audit", "--json")
+    assert "order_state" in house("order", "assign", "SO-1", "t-1", code=1)
+    assert "0 of 0 out of box" in house("warehouse", "watch", "SO-1")  # ends, because nothing is to come
+
+
 def test_units_are_received_shipped_and_restaged_by_serial(house):
     assert "1 changed" in house("equipment", "receive", "t-1", "--type", "tablet-10", "--note", "pallet 7")
     assert "pallet 7" in house("equipment", "show", "t-1")
