@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import ssl
 from pathlib import Path
 
 import httpx
@@ -11,14 +13,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from device_sdk.drivers.crypto import FullCrypto
-from device_sdk.simulator.fleet import Fleet
 from service.mqtt.port import Role
 from tests.support.access_provider import access_provider
 from tests.support.installation import free_ports
+from tests.support.plain_box import PlainBox
+from tests.support.plain_client import RefusedError
 from tests.support.site import ENVIRONMENT, OU, PRODUCT_ID, Site, made_site
 
 EMAIL, SERIAL, GROUP = "stb_user@example.com", "DNA-STB0001", "boxes"
+PASSWORD = "its-password-at-the-provider"
 
 
 @pytest.mark.mosquitto
@@ -30,16 +33,19 @@ async def test_a_box_is_made_sold_signs_in_and_is_entitled(tmp_path: Path) -> No
             file.write(f"[web]\nport = {port}\n")
         for role in (Role.BOOTSTRAP, Role.OPERATIONAL):
             await site.start_broker(role)
-        await site.start_service()
+        await site.start_service(level="debug")
         with access_provider() as provider:
-            await procedure(site, f"http://127.0.0.1:{port}", provider.url, keys)
+            token = await procedure(site, f"http://127.0.0.1:{port}", provider.url, keys)
             assert [package for _, package in provider.granted.values()] == ["CINEMA-1"]
         assert await site.stop_service() == 0
         said = site.log()
-    assert base64.b64encode(public(keys[0])).decode() not in said
+    assert "link_user" in said
+    for secret in (token, PASSWORD, base64.b64encode(f"us:{PASSWORD}".encode()).decode(), EMAIL):
+        assert secret not in said
 
 
-async def procedure(site: Site, url: str, provider_url: str, keys: list[Ed25519PrivateKey]) -> None:
+async def procedure(site: Site, url: str, provider_url: str, keys: list[Ed25519PrivateKey]) -> str:
+    """The service's token."""
     texts = [base64.b64encode(public(one)).decode() for one in keys]
     # 1. Once: a group for the boxes, the service, and from where it asks.
     place = ("--ou", OU, "--environment", ENVIRONMENT)
@@ -65,23 +71,36 @@ async def procedure(site: Site, url: str, provider_url: str, keys: list[Ed25519P
         # 5. Sign-in: the box proves its sixth key in an ordinary activation.
         await signs_in(site, keys[5], 5)
         # 6. The purchase.
-        await site.command("partner", "provider", "set", "ca", "--url", provider_url, "--timeout-s", "5")
+        await site.command(
+            "partner", "provider", "set", "ca", "--url", provider_url, "--account", "us", "--secret", PASSWORD
+        )
         offer = ("tv", "cinema", "monthly", "--provider", "ca", "--package", "CINEMA-1")
         await site.command("partner", "offer", "set", *offer)
         path = f"/api/user/{EMAIL}/product/cinema/buy/option/monthly"
         bought = [(await client.get(path)).json() for _ in range(2)]
         assert bought[0] == bought[1]
         assert bought[0]["reference"].startswith("ref-")
+    return token
 
 
 async def signs_in(site: Site, key: Ed25519PrivateKey, index: int) -> None:
     served = json.loads(await site.command("keys", "public", "--json"))["service_public_key"]
-    site.keys[GROUP, SERIAL] = b""
-    identity = site.identity(SERIAL, GROUP)
-    identity.key, identity.key_index, identity.service_keys = None, index, (base64.b64decode(served),)
-    crypto = FullCrypto(x509_credentials=True, signing_key=key)
-    await site.add_version("2.0", 2, b"firmware" * 1000)
-    assert await Fleet([identity], seed=5, jitter_s=0, crypto=crypto).run_until_confirmed(30)
+    end = site.settings.environments[ENVIRONMENT].endpoints.bootstrap
+    trusting = ssl.create_default_context(cafile=str(site.settings.ca_dir(ENVIRONMENT) / "ca.pem"))
+
+    def a_box(signer: Ed25519PrivateKey) -> PlainBox:
+        return PlainBox(GROUP, SERIAL, signer, index, base64.b64decode(served), tls=trusting)
+
+    with pytest.raises(RefusedError, match="REFUSED"):  # a key of nobody's
+        await asyncio.to_thread(a_box(Ed25519PrivateKey.generate()).activate, end.host, end.port)
+    box = a_box(key)
+    await asyncio.to_thread(box.activate, end.host, end.port)
+    await asyncio.to_thread(box.connect)
+    online = await asyncio.to_thread(box.online)
+    await asyncio.to_thread(box.link.close)
+    assert (online["ou"], online["environment"]) == (OU, ENVIRONMENT)
+    shown = json.loads(await site.command("device", "show", f"{GROUP}/{SERIAL}", "--json"))
+    assert shown["state"] == "confirmed"
 
 
 def public(key: Ed25519PrivateKey) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import logging
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -201,6 +203,25 @@ async def test_a_purchase_needs_the_token(site, provider):
     assert (await site.client.get(BUY, headers={"Service-Token": "wrong"})).status_code == 401
     assert (await site.client.get(BUY)).json()["error"]["code"] == 1426
     assert provider.asked == []
+
+
+@pytest.mark.parametrize("mode", ["refuses", "fails", "garbled", "redirects", "grants_and_breaks", "hangs"])
+async def test_the_provider_s_password_and_the_token_are_in_no_log_and_no_answer(site, provider, mode, caplog):
+    caplog.set_level(logging.DEBUG)
+    provider.mode = mode
+    answer = await buy(site)
+    assert answer.status_code in (502, 504)
+    assert provider.authorization[0] == f"Basic {base64.b64encode(b'us:its-password').decode()}"
+    whole = logging.Formatter()
+    said = answer.text + "".join(str(vars(one)) + whole.format(one) for one in caplog.records if not _of_test(one))
+    assert "firstlight.web" in said
+    for secret in ("its-password", provider.authorization[0][6:], site.token):
+        assert secret not in said
+
+
+def _of_test(record):
+    """The test's own client, which logs what it sends."""
+    return record.name.startswith(("httpx", "httpcore"))
 
 
 async def test_the_provider_s_password_is_sealed(site):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 from datetime import UTC, datetime
 
+import httpx
 import pytest
 from sqlalchemy import select
 
@@ -16,6 +18,7 @@ from service.storage.tables import device_public_key
 from tests.support.partner_site import EMAIL, LINK, NAME, eight_keys, partner_site, public_key
 
 OTHER = "other@example.com"
+IMPORT = "/api/management/stb/import"
 
 
 def now():
@@ -141,6 +144,45 @@ async def test_what_is_missing_or_wrong_has_its_code_and_changes_nothing(site, f
     assert await everything(site) == [[], [], []]
 
 
+async def test_a_service_may_allow_fewer_keys_than_eight(site):
+    made = {"min_keys": 2, "now": now(), "random_bytes": lambda count: b"f" * count}
+    token = (await services.create(site.database, "few", "boxes", **made)).reveal().decode()
+    await services.allow_address(site.database, "few", "127.0.0.1", now=now())
+    await services.add_user(site.database, "few", EMAIL, now=now())
+    for count, status in ((1, 400), (2, 200), (3, 200), (8, 200), (9, 400)):
+        keys = ";".join(public_key() for _ in range(count))
+        answer = await site.link(service_token=token, serial_no=f"F-{count}", public_keys=keys)
+        assert answer.status_code == status, count
+        if status == 400:
+            assert error(answer) == 1426
+            assert "2 to 8 keys" in answer.json()["error"]["text"]
+
+
+async def test_a_sale_may_have_up_to_a_mebibyte_and_no_more(site):
+    fields = site.sale()
+    length = len(str(httpx.QueryParams({**fields, "note": ""})))
+    over = await site.client.post(LINK, data={**fields, "note": "n" * (1024 * 1024 - length + 1)})
+    assert (over.status_code, over.json()["error"]["code"]) == (413, 9413)
+    assert await everything(site) == [[], [], []]
+    assert (await site.client.post(LINK, data={**fields, "note": "n" * (1024 * 1024 - length)})).status_code == 200
+    long = await site.link(serial_no="DNA-2", public_keys="A" * 1_000_000)
+    assert error(long) == 1426  # however long the parameter is, it is read
+    assert error(await site.link(serial_no="DNA-2", public_keys=";".join("A" * 100_000 for _ in range(8)))) == 1426
+
+
+async def test_a_serial_of_a_device_that_is_no_box_is_taken(site):
+    spki = boxes.registration.parse_public_key(0, public_key())
+    asked = [boxes.registration.Registration("boxes", "DNA-STB0001", public_keys=(spki,))]
+    await boxes.registration.register_page(site.database, asked, now=now(), random_bytes=os.urandom)
+    before = await everything(site)
+    for _ in range(2):
+        assert error(await site.link()) == 1434
+    listed = {"boxes": [{"serial_no": "DNA-STB0001", "public_keys": [public_key()]}]}
+    answer = await site.client.post(IMPORT, json=listed, headers={"Service-Token": site.token})
+    assert answer.json()["boxes"][0]["error"] == {"code": 1434, "text": "record already exists for value: serial_no"}
+    assert await everything(site) == before
+
+
 async def test_a_box_is_linked_once_and_a_retry_is_told_so(site):
     await services.add_user(site.database, NAME, OTHER, now=now())
     keys = eight_keys()
@@ -165,16 +207,16 @@ async def test_a_key_or_a_mac_of_another_box_is_taken(site):
 async def test_a_factory_s_box_takes_the_keys_of_its_sale(site):
     listed = {"boxes": [{"serial_no": "DNA-STB0001", "public_keys": [public_key()], "mac": "aa:bb"}]}
     headers = {"Service-Token": site.token}
-    answer = await site.client.post("/api/management/stb/import", json=listed, headers=headers)
+    answer = await site.client.post(IMPORT, json=listed, headers=headers)
     assert answer.json() == {"boxes": [{"serial_no": "DNA-STB0001", "result": "imported", "error": None}]}
-    again = await site.client.post("/api/management/stb/import", json=listed, headers=headers)
+    again = await site.client.post(IMPORT, json=listed, headers=headers)
     assert again.json()["boxes"][0]["result"] == "already_imported"
     sold = await site.link()
     assert sold.json()["id"] == "1"
     (boxes_, keys, of_device) = await everything(site)
     assert len(boxes_) == 1
     assert len(keys) == len(of_device) == 8
-    other = await site.client.post("/api/management/stb/import", json=listed, headers=headers)
+    other = await site.client.post(IMPORT, json=listed, headers=headers)
     assert other.json()["boxes"][0]["error"]["code"] == 1434  # it is another box by now
 
 
@@ -182,10 +224,24 @@ async def test_a_wrong_box_in_the_factory_s_list_refuses_no_other(site):
     good = {"serial_no": "A-1", "public_keys": f"{public_key()};{public_key()}"}
     listed = {"boxes": [good, {"serial_no": "A-2", "public_keys": []}, {"serial_no": "A-3", "public_keys": ["x"]}, {}]}
     headers = {"Service-Token": site.token}
-    answer = (await site.client.post("/api/management/stb/import", json=listed, headers=headers)).json()["boxes"]
+    answer = (await site.client.post(IMPORT, json=listed, headers=headers)).json()["boxes"]
     assert [one["result"] for one in answer] == ["imported", "error", "error", "error"]
     assert {one["error"]["code"] for one in answer[1:]} == {1426}
     assert len((await everything(site))[1]) == 2
+
+
+@pytest.mark.parametrize("joined", [True, False])
+async def test_a_factory_s_keys_keep_their_order_and_are_eight_at_most(site, joined):
+    keys = [public_key() for _ in range(8)]
+    nine = [public_key() for _ in range(9)]
+    given = [";".join(one) if joined else one for one in (keys, nine, keys[:1] * 2)]
+    listed = {"boxes": [{"serial_no": f"A-{at}", "public_keys": one} for at, one in enumerate(given)]}
+    answer = await site.client.post(IMPORT, json=listed, headers={"Service-Token": site.token})
+    assert [one["error"] and one["error"]["code"] for one in answer.json()["boxes"]] == [None, 1426, 1434]
+    async with site.database.read() as connection:
+        for table in (box_key, device_public_key):
+            rows = await connection.execute(select(table.c.key_index, table.c.spki).order_by(table.c.key_index))
+            assert list(rows) == [(index, base64.b64decode(key)) for index, key in enumerate(keys)]
 
 
 async def test_an_unlinked_box_can_be_sold_again(site):
