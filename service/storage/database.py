@@ -177,6 +177,7 @@ async def _script(driver: Any, script: str) -> None:
 
 
 async def _check(connection: AsyncConnection) -> None:
+    """Raises ServiceError UNAVAILABLE. Not integrity_check: docs/architecture.md, "Failing storage", says why."""
     first = (await connection.execute(text("PRAGMA quick_check(1)"))).scalar_one()
     if first != "ok":
         raise unavailable("storage_corrupt", str(first))
