@@ -46,6 +46,7 @@ from service.pipeline.bounds import Bounds
 from service.pipeline.service import Pipeline, utc_now
 from service.settings import Settings, SettingsError, WebSettings
 from service.storage.database import Database
+from service.storage.revocations import Revocations
 from service.storage.schema import migrate
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
@@ -127,7 +128,10 @@ class Application:
             settings.http.port,
             {"/health": self.health_report, "/stats": self.stats_report, "/unproven": self.unproven_report},
         )
-        self.deployments = [build_deployment(settings, name, self._deliver) for name in settings.served]
+        self.deployments = [
+            build_deployment(settings, name, self._deliver, Revocations(database, name, utc_now))
+            for name in settings.served
+        ]
         self.pipeline = Pipeline(
             store=self.store,
             upkeep=self.upkeep,

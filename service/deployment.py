@@ -18,14 +18,10 @@ from service.brokers.embedded import EmbeddedBroker, EmbeddedGate
 from service.brokers.gate import BrokerGate, GateError
 from service.brokers.mosquitto.certificates import load_issuer
 from service.brokers.mosquitto.control import DynsecControl
-from service.brokers.mosquitto.gate import (
-    MosquittoGate,
-    NoGate,
-    RevocationList,
-    reload_by_command,
-    reload_by_signal,
-)
+from service.brokers.mosquitto.gate import MosquittoGate, NoGate, reload_by_command, reload_by_signal
+from service.brokers.mosquitto.plan import BrokerPlan
 from service.brokers.mosquitto.render import read_password
+from service.brokers.mosquitto.revocation import Reload, RevocationList, Revoked
 from service.errors import Secret, ServiceError
 from service.installation import broker_plan, service_login
 from service.mqtt.link import LinkSettings, MqttLink
@@ -81,6 +77,9 @@ class Deployment:
         for broker in self.brokers:
             await broker.stop()
 
+    async def _compare_certificates(self) -> str:
+        return await self.gate.compare_certificates() if isinstance(self.gate, MosquittoGate) else ""
+
     async def _reconcile(self, control: DynsecControl, compare: Compare) -> None:
         """At each new connection and every minute: the broker may have lost its file, or kept what is gone."""
         while True:
@@ -88,6 +87,7 @@ class Deployment:
             connects = control.connects
             try:
                 granted, revoked = await compare()
+                damage = await self._compare_certificates()
             except (GateError, ServiceError) as error:
                 log.warning("logins of %s not compared: %s", self.name, error)
                 await asyncio.sleep(RECONCILE_RETRY_S)
@@ -95,11 +95,17 @@ class Deployment:
             if granted or revoked:
                 self.reconciled += granted + revoked
                 log.warning("logins of %s had drifted: %d granted, %d revoked", self.name, granted, revoked)
+            if damage:
+                self.reconciled += 1
+                log.warning("revocation list of %s: %s; it was made again from the database", self.name, damage)
             await _connected_anew(control, connects, RECONCILE_S)
 
 
-def build_deployment(settings: Settings, name: str, deliver: Deliver) -> Deployment:
-    """The parts of one environment; nothing runs yet. Raises SettingsError for files that cannot be read."""
+def build_deployment(settings: Settings, name: str, deliver: Deliver, revoked: Revoked) -> Deployment:
+    """The parts of one environment; nothing runs yet. `revoked`: which certificates its database refuses.
+
+    Raises SettingsError for files that cannot be read.
+    """
     of = settings.environments[name]
     if of.broker == "embedded":
         return _embedded(settings, name, deliver)
@@ -108,12 +114,21 @@ def build_deployment(settings: Settings, name: str, deliver: Deliver) -> Deploym
         return Deployment(name, links, NoGate())
     plan = broker_plan(settings, name)
     control = DynsecControl(plan.service_host, plan.operational_service_port, _password(plan.admin_password_file))
-    crl = None
-    if plan.x509 is not None:
-        command = of.mosquitto.reload_command
-        reload = reload_by_command(*command) if command else reload_by_signal(plan.pid_file(Role.OPERATIONAL))
-        crl = RevocationList(plan.crl, load_issuer(settings.ca_dir(name)), reload, owner=plan.run_as)
+    crl = revocation_list(settings, plan, revoked)
     return Deployment(name, links, MosquittoGate(control, crl, root=settings.topic_root), control=control)
+
+
+def revocation_list(settings: Settings, plan: BrokerPlan, revoked: Revoked) -> RevocationList | None:
+    """The list of certificates that a running Mosquitto refuses; None where it takes none. Raises SettingsError."""
+    if plan.x509 is None:
+        return None
+    command = settings.environments[plan.environment].mosquitto.reload_command
+    reload: Reload = reload_by_command(*command) if command else reload_by_signal(plan.pid_file(Role.OPERATIONAL))
+    try:
+        issuer = load_issuer(settings.ca_dir(plan.environment))
+    except (OSError, ValueError, TypeError) as error:
+        raise SettingsError(f"the CA of {plan.environment} cannot be read: {error}") from error
+    return RevocationList(plan.crl, issuer, revoked, reload, owner=plan.run_as)
 
 
 def _embedded(settings: Settings, name: str, deliver: Deliver) -> Deployment:

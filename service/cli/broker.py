@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 
 from service.brokers.doctor import Check, accounts_in_file, files
-from service.brokers.gate import AccountLogin, Login
-from service.brokers.mosquitto.certificates import load_issuer
-from service.brokers.mosquitto.render import render
+from service.brokers.gate import AccountLogin, GateError, Login
+from service.brokers.mosquitto.certificates import Issuer, load_issuer
+from service.brokers.mosquitto.plan import BrokerPlan
+from service.brokers.mosquitto.render import prepare, render
+from service.brokers.mosquitto.revocation import RevocationList
 from service.cli import context
 from service.cli.context import CommandError
 from service.credentials.keyfile import KeyFile
@@ -23,6 +25,7 @@ from service.installation import broker_plan, domain_environments
 from service.logins import account_logins, expected_logins
 from service.settings import Settings
 from service.storage.database import Database
+from service.storage.revocations import Revocations
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 
@@ -88,32 +91,29 @@ async def _render_all(of: Settings, database: Database, names: Sequence[str]) ->
     written = []
     for name in names:
         logins = [login async for login in expected_logins(upkeep, store, name, service_key)]
-        revoked = await _revoked(database, name)
         accounts = await account_logins(database, name)
-        written += await asyncio.to_thread(_render, of, name, logins, revoked, accounts)
+        plan = broker_plan(of, name)
+        try:
+            issuer = load_issuer(of.ca_dir(name))
+            written += await _settle(plan, issuer, database)
+            written += await asyncio.to_thread(_render, plan, issuer, logins, accounts)
+        except (OSError, ValueError, TypeError, GateError) as error:
+            raise CommandError(f"the files of {name} cannot be written: {error}") from error
     return written
 
 
-def _render(
-    of: Settings, name: str, logins: Sequence[Login], revoked: set[int], accounts: Sequence[AccountLogin]
-) -> list[str]:
-    try:
-        issuer, now = load_issuer(of.ca_dir(name)), datetime.now(UTC)
-        return [str(path) for path in render(broker_plan(of, name), issuer, logins, revoked, now, accounts=accounts)]
-    except (OSError, ValueError, TypeError) as error:
-        raise CommandError(f"the files of {name} cannot be written: {error}") from error
+async def _settle(plan: BrokerPlan, issuer: Issuer, database: Database) -> list[str]:
+    """The list of refused certificates: first, so that the rendering finds one."""
+    if plan.x509 is None:
+        return []
+    now = datetime.now(UTC)
+    await asyncio.to_thread(prepare, plan)
+    crl = RevocationList(plan.crl, issuer, Revocations(database, plan.environment, lambda: now), owner=plan.run_as)
+    problem = await crl.settle(now)
+    if problem:
+        context.warn(f"{problem}; it was made again from the database")
+    return [str(plan.crl)]
 
 
-async def _revoked(database: Database, environment: str) -> set[int]:
-    """Serial numbers of the dropped certificates that the database still knows."""
-    from sqlalchemy import select  # noqa: PLC0415 - half of the command's start
-
-    from service.storage.tables import credential  # noqa: PLC0415
-
-    query = select(credential.c.certificate_serial).where(
-        credential.c.environment == environment,
-        credential.c.state == "dropped",
-        credential.c.certificate_serial.is_not(None),
-    )
-    async with database.read() as connection:
-        return {int(serial, 16) for serial in (await connection.execute(query)).scalars()}
+def _render(plan: BrokerPlan, issuer: Issuer, logins: Sequence[Login], accounts: Sequence[AccountLogin]) -> list[str]:
+    return [str(path) for path in render(plan, issuer, logins, None, datetime.now(UTC), accounts=accounts)]

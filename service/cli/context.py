@@ -121,6 +121,11 @@ def fail(message: str, *, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def warn(message: str) -> None:
+    """Say one line on standard error and go on."""
+    print(f"firstlight: {' '.join(message.split())}", file=sys.stderr)
+
+
 def emit(value: Any, *, as_json: bool, text: Callable[[], None] | None = None) -> None:
     """Show a result: as one JSON document, or by calling `text`. Secrets show as `***`."""
     if as_json or text is None:

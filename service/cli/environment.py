@@ -171,7 +171,7 @@ async def _make(settings: Settings, name: str) -> list[str]:
     lines = [make_authority(settings.ca_dir(name), name)]
     if settings.environments[name].broker == "mosquitto":
         plan = broker_plan(settings, name)
-        await asyncio.to_thread(render, plan, load_issuer(settings.ca_dir(name)), (), (), datetime.now(UTC))
+        await asyncio.to_thread(render, plan, load_issuer(settings.ca_dir(name)), (), None, datetime.now(UTC))
         lines.append(f"{plan.directory}: the configuration of both Mosquittos, their certificate and passwords")
     return lines
 

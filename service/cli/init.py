@@ -93,7 +93,7 @@ async def _make(settings: Settings, environment: str, *, release_key: Path | Non
     # 4. The brokers' files.
     if settings.environments[environment].broker == "mosquitto":
         plan = broker_plan(settings, environment)
-        render(plan, load_issuer(settings.ca_dir(environment)), (), (), datetime.now(UTC))
+        render(plan, load_issuer(settings.ca_dir(environment)), (), None, datetime.now(UTC))
         lines.append(f"{plan.directory}: the configuration of both Mosquittos, their certificate and passwords")
     # 5. A release key, if asked for.
     if release_key is not None:

@@ -46,6 +46,7 @@ class Revocations:
         self._database = database
         self._environment = environment
         self._clock = clock
+        self._taken_over = False
 
     async def serials(self) -> frozenset[int]:
         """Serial numbers of all revoked certificates that have not run out."""
@@ -66,9 +67,15 @@ class Revocations:
         A certificate that is in use is left out: a list of a database that was restored says nothing about it.
         """
         name = f"{_TAKEN_OVER} {self._environment}"
+        done = select(meta.c.value).where(meta.c.name == name)
+        if not self._taken_over:
+            async with self._database.read() as connection:
+                self._taken_over = (await connection.execute(done)).first() is not None
+        if self._taken_over:
+            return False
         async with self._database.write(audit=False) as transaction:
             connection = transaction.connection
-            if (await connection.execute(select(meta.c.value).where(meta.c.name == name))).first() is not None:
+            if (await connection.execute(done)).first() is not None:
                 transaction.abandon()
                 return False
             expires_at = self._clock() + LONGEST_LIFE

@@ -38,10 +38,13 @@ async def true_site(tmp_path: Path) -> tuple[Path, str, str]:
 def test_a_true_database_has_no_finding(true_site: tuple[Path, str, str]) -> None:
     path, credential, thing = true_site
     told = [Told(GROUP, "sn-1", "activate", credential, thing), Told(GROUP, "sn-1", "online", credential)]
-    assert audit(path, told, logins={credential}) == []
+    assert audit(path, told, logins={credential}, refused=()) == []
     assert confirmed_devices(path) == {(GROUP, "sn-1")}
 
 
+CERTIFIED = (
+    "UPDATE credential SET certificate_serial = 'a1', certificate_expires_at = 9e12, spki_sha256 = randomblob(32) "
+)
 NO_INDEX = "DROP INDEX uq_credential_confirmed;"
 UNTRUE = {
     "has 2 confirmed": NO_INDEX
@@ -61,6 +64,15 @@ UNTRUE = {
         "UPDATE thing SET successor_device_id = holder_device_id, holder_device_id ="
         " (SELECT device_id FROM device WHERE serial = 'sn-2')"),
     "in another environment than its thing": "UPDATE thing SET environment = 'elsewhere'",
+    "is not remembered as revoked": CERTIFIED + "WHERE state = 'dropped'",
+    "has a certificate that is revoked": CERTIFIED + (
+        "WHERE state = 'confirmed'; INSERT INTO revoked_certificate SELECT environment, 'a1', NULL, 9e12 FROM credential"
+        " WHERE state = 'confirmed'"),
+    "or the key of one": CERTIFIED + (
+        "WHERE state = 'confirmed'; INSERT INTO revoked_certificate SELECT 'gone', 'b2', spki_sha256, 1 FROM credential"
+        " WHERE state = 'confirmed'"),
+    "lets in certificate b2": "INSERT INTO revoked_certificate VALUES ('local', 'b2', NULL, 9e12)",
+    "refuses certificate c3": "INSERT INTO revoked_certificate VALUES ('local', 'b2', NULL, 1)",
     "foreign key": "UPDATE credential SET device_id = 'nobody'",
     "the broker lets in": "UPDATE credential SET state = 'dropped', dropped_at = 1, revoked_at = 1 WHERE state = 'confirmed'",
     "whose row is live": (
@@ -77,7 +89,7 @@ def test_every_untruth_is_found(true_site: tuple[Path, str, str], finding: str) 
     connection.executescript("PRAGMA foreign_keys=OFF; PRAGMA ignore_check_constraints=ON;" + UNTRUE[finding])
     connection.close()
     told = [Told(GROUP, "sn-1", "activate", credential, thing), Told(GROUP, "sn-1", "online", credential)]
-    found = audit(path, told, logins={credential})
+    found = audit(path, told, logins={credential}, refused={0xC3} if "c3" in finding else ())
     assert any(finding in one for one in found), found
 
 

@@ -7,6 +7,7 @@ broken promise in one sentence. An empty list is a clean audit.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,12 @@ def audit(
     told: Iterable[Told] = (),
     *,
     logins: Collection[str] | None = None,
+    refused: Collection[int] | None = None,
     settled: bool = True,
 ) -> list[str]:
     """Every broken promise found. `logins`: the API-key credential ids that the broker would let in, where it can say.
+
+    `refused`: the serial numbers of certificates that the broker's list refuses.
 
     `settled`: the service has been left alone long enough to have told its broker of every drop.
     """
@@ -44,11 +48,14 @@ def audit(
             *_things(connection),
             *_replacements(connection),
             *_replies(connection, told),
+            *_certificates(connection),
         ]
         if settled:
             found += _revocations(connection)
         if logins is not None:
             found += _logins(connection, set(logins))
+        if refused is not None:
+            found += _refused(connection, set(refused))
         return found
     finally:
         connection.close()
@@ -172,4 +179,32 @@ def _logins(connection: sqlite3.Connection, logins: set[str]) -> list[str]:
     wanted = {row["credential_id"] for row in connection.execute(query)}
     return [f"the broker lets in {one}, which no row allows" for one in sorted(logins - wanted)] + [
         f"the broker refuses {one}, whose row is live" for one in sorted(wanted - logins)
+    ]
+
+
+def _certificates(connection: sqlite3.Connection) -> list[str]:
+    """What was dropped is remembered as revoked, and nothing else is: neither a certificate nor a key that is in use."""
+    sentences = {
+        "the certificate of dropped credential {} is not remembered as revoked": (
+            "SELECT c.credential_id FROM credential c LEFT JOIN revoked_certificate r"
+            " ON r.environment = c.environment AND r.serial = c.certificate_serial AND r.spki_sha256 IS c.spki_sha256"
+            " WHERE c.state = 'dropped' AND c.certificate_serial IS NOT NULL AND c.certificate_expires_at > :now"
+            " AND r.serial IS NULL"
+        ),
+        "live credential {} has a certificate that is revoked, or the key of one": (
+            "SELECT c.credential_id FROM credential c JOIN revoked_certificate r"
+            " ON (r.environment = c.environment AND r.serial = c.certificate_serial) OR r.spki_sha256 = c.spki_sha256"
+            " WHERE c.state <> 'dropped'"
+        ),
+    }
+    now = {"now": time.time() * 1000}
+    return [text.format(row[0]) for text, query in sentences.items() for row in connection.execute(query, now)]
+
+
+def _refused(connection: sqlite3.Connection, refused: set[int]) -> list[str]:
+    rows = connection.execute("SELECT serial, expires_at FROM revoked_certificate").fetchall()
+    wanted = {int(row["serial"], 16) for row in rows if row["expires_at"] > time.time() * 1000}
+    return [f"the broker's list lets in certificate {one:x}, which is revoked" for one in sorted(wanted - refused)] + [
+        f"the broker's list refuses certificate {one:x}, which no row revokes"
+        for one in sorted(refused - {int(row["serial"], 16) for row in rows})
     ]

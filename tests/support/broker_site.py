@@ -14,14 +14,15 @@ from pathlib import Path
 from service.brokers.embedded import EmbeddedBroker, EmbeddedGate
 from service.brokers.gate import AccountLogin, Login
 from service.brokers.mosquitto.control import DynsecControl
-from service.brokers.mosquitto.gate import MosquittoGate, RevocationList, reload_by_signal
+from service.brokers.mosquitto.gate import MosquittoGate, reload_by_signal
 from service.brokers.mosquitto.plan import SERVICE_USER
 from service.brokers.mosquitto.render import read_password
+from service.brokers.mosquitto.revocation import RevocationList
 from service.domain.credential import CredentialKind
 from service.errors import Secret
 from service.mqtt.port import Role
 from tests.support.actor import Actor
-from tests.support.mosquitto import Mosquittos, device_certificate, mosquittos
+from tests.support.mosquitto import Mosquittos, Remembered, device_certificate, mosquittos
 
 
 def api_key_login(number: int) -> Login:
@@ -96,7 +97,7 @@ async def mosquitto_site(folder: Path) -> AsyncIterator[Site]:
         plan = real.plan
         control = DynsecControl("127.0.0.1", plan.operational_service_port, read_password(plan.admin_password_file))
         task = asyncio.create_task(control.run())
-        crl = RevocationList(plan.crl, real.issuer, reload_by_signal(plan.pid_file(Role.OPERATIONAL)))
+        crl = RevocationList(plan.crl, real.issuer, Remembered(), reload_by_signal(plan.pid_file(Role.OPERATIONAL)))
         assert plan.api_key is not None
         assert plan.warehouse is not None
         try:

@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -69,6 +69,21 @@ def device_certificate(issuer: Issuer, name: str, folder: Path) -> tuple[Path, P
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     key_file.write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
     return pem, key_file, f"{certificate.serial_number:x}"
+
+
+class Remembered:
+    """Revoked certificates without a database; what is added to a list stays in the list."""
+
+    def __init__(self, *serials: int) -> None:
+        self.now = set(serials)
+        self.taken: list[set[int]] = []
+
+    async def serials(self) -> set[int]:
+        return set(self.now)
+
+    async def take_over(self, serials: Collection[int]) -> bool:
+        self.taken.append(set(serials))
+        return len(self.taken) == 1
 
 
 class Mosquittos:

@@ -26,7 +26,8 @@ from service.app import Application, serve_until
 from service.brokers.mosquitto.certificates import load_issuer
 from service.brokers.mosquitto.control import DynsecControl
 from service.brokers.mosquitto.gate import MosquittoGate
-from service.brokers.mosquitto.render import read_password, render
+from service.brokers.mosquitto.render import prepare, read_password, render
+from service.brokers.mosquitto.revocation import RevocationList
 from service.cli.main import app
 from service.credentials.authority import Authority
 from service.credentials.keyfile import KeyFile
@@ -39,6 +40,7 @@ from service.mqtt.port import Role
 from service.operations import groups, products, registration, releases, versions
 from service.settings import load_settings
 from service.storage.database import Database
+from service.storage.revocations import Revocations
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
 from tests.support.auditor import audit
@@ -314,8 +316,12 @@ class Site:
             store = SqlStore(database, domain_environments(self.settings))
             logins = [one async for one in expected_logins(Upkeep(database), store, ENVIRONMENT, key)]
             accounts = await account_logins(database, ENVIRONMENT)
-        of = self.mosquittos
-        await asyncio.to_thread(render, of.plan, of.issuer, logins, set(), datetime.now(UTC), accounts=accounts)
+            of, now = self.mosquittos, datetime.now(UTC)
+            prepare(of.plan)
+            if of.plan.x509 is not None:
+                revoked = Revocations(database, ENVIRONMENT, lambda: now)
+                await RevocationList(of.plan.crl, of.issuer, revoked, owner=of.plan.run_as).settle(now)
+        await asyncio.to_thread(render, of.plan, of.issuer, logins, None, now, accounts=accounts)
 
     @property
     def dynsec_file(self) -> Path:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -94,6 +95,20 @@ def pem(issuer: Issuer) -> bytes:
 
 def revoked_serials(crl_pem: bytes) -> set[int]:
     return {entry.serial_number for entry in x509.load_pem_x509_crl(crl_pem)}
+
+
+def read_list(crl_pem: bytes, issuer: Issuer) -> tuple[set[int], datetime]:
+    """(serial numbers, when it runs out) of a CRL of this CA. Raises ValueError that says what is wrong with it."""
+    try:
+        crl = x509.load_pem_x509_crl(crl_pem)
+        signed = crl.is_signature_valid(issuer.certificate.public_key())  # type: ignore[arg-type]  # ours are EC keys
+        ends_at = crl.next_update_utc
+        serials = {entry.serial_number for entry in crl}
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise ValueError("was damaged") from error
+    if not signed or ends_at is None:
+        raise ValueError("was not signed by this CA")
+    return serials, ends_at
 
 
 def _general_name(name: str) -> x509.GeneralName:

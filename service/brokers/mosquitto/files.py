@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+
+LOCKED_S = 10.0  # how long one writer waits for another
+_LOOK_S = 0.02
+
+
+@contextlib.contextmanager
+def alone(directory: Path, owner: str | None = None) -> Iterator[None]:
+    """One writer of an environment's files at a time, of whatever process: all Mosquittos render before their start."""
+    lock = _lock(directory, owner)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextlib.asynccontextmanager
+async def alone_soon(directory: Path, owner: str | None = None) -> AsyncIterator[None]:
+    """As `alone`, for the event loop. Raises TimeoutError after 10 s, OSError."""
+    lock = _lock(directory, owner)
+    try:
+        async with asyncio.timeout(LOCKED_S):
+            while not _taken(lock):  # noqa: ASYNC110 - another process has it
+                await asyncio.sleep(_LOOK_S)
+        yield
+    finally:
+        os.close(lock)
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o600, owner: str | None = None) -> None:
@@ -32,3 +63,19 @@ def write_whole(path: Path, data: bytes, *, mode: int = 0o600, owner: str | None
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _lock(directory: Path, owner: str | None) -> int:
+    path = directory / ".lock"
+    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+    if owner is not None and os.geteuid() == 0:
+        shutil.chown(path, owner)
+    return descriptor
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

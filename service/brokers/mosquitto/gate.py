@@ -1,7 +1,8 @@
 """The gate to an operational Mosquitto: API keys by the dynamic-security plugin, certificates by CRL and kick.
 
 Owns how a credential becomes valid and dead there. The database is the truth: the plugin's list is compared with it each
-minute and after every reconnect (pipeline/granter.py), and `render` writes the file before each start.
+minute and after every reconnect (pipeline/granter.py), the list of certificates beside it (revocation.py), and `render` writes
+both before each start.
 """
 
 from __future__ import annotations
@@ -10,44 +11,21 @@ import asyncio
 import os
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from device_sdk.wire import ids, topics
 from service.brokers.gate import AccountLogin, GateError, Login
-from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.accounts import AccountBook, check
 from service.brokers.mosquitto.control import Command, DynsecControl
-from service.brokers.mosquitto.files import write_whole
 from service.brokers.mosquitto.plan import OWN_USERS
+from service.brokers.mosquitto.revocation import Reload, RevocationList
 from service.domain.credential import CredentialKind
 
 PAGE = 1000  # clients asked for in one listClients
 RELOAD_TIMEOUT_S = 10.0
 PROGRAM = "mosquitto"  # what Linux calls its process
-Reload = Callable[[], Awaitable[None]]
-
-
-class RevocationList:
-    """The CRL file of one environment. Not for two writers at once; the gate is the only one while the service runs."""
-
-    def __init__(self, path: Path, issuer: certificates.Issuer, reload: Reload, *, owner: str | None = None) -> None:
-        self._path = path
-        self._issuer = issuer
-        self._reload = reload
-        self._owner = owner
-
-    async def add(self, serials: set[int], now: datetime) -> None:
-        """Refuse these certificates from the next reload on, and reload. Raises GateError."""
-        try:
-            known = certificates.revoked_serials(self._path.read_bytes()) if self._path.exists() else set()
-            if not serials <= known:
-                crl = certificates.revocation_list(self._issuer, known | serials, now)
-                await asyncio.to_thread(write_whole, self._path, crl, owner=self._owner)
-        except (OSError, ValueError) as error:
-            raise GateError(f"the revocation list cannot be written: {error}") from error
-        await self._reload()
 
 
 class MosquittoGate:
@@ -86,6 +64,13 @@ class MosquittoGate:
     async def set_accounts(self, wanted: Sequence[AccountLogin]) -> tuple[int, int]:
         """Raises GateError. At each new connection and every minute the broker is asked what it has of them."""
         return await self._accounts.put(wanted)
+
+    async def compare_certificates(self) -> str:
+        """Make the list of refused certificates what the database says; what was wrong with it, "" for nothing.
+
+        Raises GateError, ServiceError.
+        """
+        return "" if self._crl is None else await self._crl.compare(self._now())
 
     async def _others(self) -> list[str]:
         return [name for name in await self._clients() if not ids.is_hex_id(name)]

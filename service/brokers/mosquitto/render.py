@@ -6,12 +6,10 @@ that a crash emptied is whole again. Passwords, the server's key and its certifi
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.acl import parse_acl, render_acl
 from service.brokers.mosquitto.certificates import Issuer
 from service.brokers.mosquitto.dynsec import render_dynsec
-from service.brokers.mosquitto.files import write_whole
+from service.brokers.mosquitto.files import alone, write_whole
 from service.brokers.mosquitto.plan import BrokerPlan, Listener
 from service.errors import Secret
 from service.mqtt.port import MOUNT, Role
@@ -33,7 +31,7 @@ def render(
     plan: BrokerPlan,
     issuer: Issuer,
     logins: Iterable[Login],
-    revoked: Collection[int],
+    revoked: Collection[int] | None,
     now: datetime,
     token: Callable[[], str] = lambda: secrets.token_hex(32),
     *,
@@ -41,19 +39,26 @@ def render(
 ) -> list[Path]:
     """Write all files of one environment; returns their paths. Raises OSError, AclError.
 
-    `logins` are the API keys that are valid now, `revoked` the serial numbers of dropped certificates not yet expired,
-    `accounts` the operators and integrators that this environment lets in.
+    `logins` are the API keys that are valid now, `revoked` the serial numbers of certificates that are refused,
+    `accounts` the operators and integrators that this environment lets in. `revoked` None: the list of certificates is
+    somebody else's (revocation.py) and left as it is; where there is none yet, it begins empty.
     """
-    _folder(plan.directory, plan.run_as)
-    with _alone(plan.directory):
+    prepare(plan)
+    with alone(plan.directory, plan.run_as):
         return _write_all(plan, issuer, logins, revoked, now, token, accounts)
+
+
+def prepare(plan: BrokerPlan) -> None:
+    """Make the folders. Raises OSError."""
+    for folder in (plan.directory, *(plan.folder(role) for role in plan.roles), plan.ca.parent):
+        _folder(folder, plan.run_as)
 
 
 def _write_all(
     plan: BrokerPlan,
     issuer: Issuer,
     logins: Iterable[Login],
-    revoked: Collection[int],
+    revoked: Collection[int] | None,
     now: datetime,
     token: Callable[[], str],
     accounts: Sequence[AccountLogin],
@@ -64,8 +69,6 @@ def _write_all(
         write_whole(path, data, owner=plan.run_as if for_broker else None)
         written.append(path)
 
-    for folder in (*(plan.folder(role) for role in plan.roles), plan.ca.parent):
-        _folder(folder, plan.run_as)
     # 1. Passwords: random, made once, readable by the service only.
     for path in (*(plan.password_file(role) for role in plan.roles), plan.admin_password_file):
         if not path.exists():
@@ -77,8 +80,8 @@ def _write_all(
         certificate, key = certificates.server_certificate(issuer, plan.hostnames, now)
         write(plan.private_key, key)
         write(plan.certificate, certificate)
-    if plan.x509 is not None:
-        write(plan.crl, certificates.revocation_list(issuer, {*revoked, *_revoked_before(plan.crl)}, now))
+    if plan.x509 is not None and (revoked is not None or not plan.crl.exists()):
+        write(plan.crl, certificates.revocation_list(issuer, revoked or (), now))
     # 3. Who may log in, and what each may do; then the configuration that names both.
     for role in plan.roles:
         acl = render_acl(role, plan.root)
@@ -92,14 +95,6 @@ def _write_all(
             write(plan.dynsec(role), render_dynsec(own, None, ()))
         write(plan.config(role), configuration(plan, role).encode())
     return written
-
-
-def _revoked_before(crl: Path) -> set[int]:
-    """What an earlier list refuses stays refused: the database forgets dropped rows before certificates run out."""
-    try:
-        return certificates.revoked_serials(crl.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return set()
 
 
 def read_password(path: Path) -> Secret:
@@ -190,14 +185,6 @@ def _loopback(plan: BrokerPlan, role: Role) -> str:
         "\n# The service itself, at a fresh random client id each time, and the plugin's admin.\n"
         f"listener {plan.service_port(role)} {plan.service_host}\n"
     )
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """All Mosquittos render before their start, at the same moment: one after the other."""
-    with (directory / ".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _folder(path: Path, owner: str | None) -> None:

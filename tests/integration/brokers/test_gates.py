@@ -11,13 +11,15 @@ import pytest
 
 from service.brokers import doctor
 from service.brokers.gate import CANARY_PREFIX, GateError, Login
-from service.brokers.mosquitto.gate import MosquittoGate, RevocationList, reload_by_command, reload_by_signal
+from service.brokers.mosquitto.gate import MosquittoGate, reload_by_command, reload_by_signal
+from service.brokers.mosquitto.revocation import RevocationList
 from service.domain.credential import CredentialKind
 from service.mqtt.port import Role
 from service.pipeline.bounds import Bounds
 from service.pipeline.granter import Granter
 from service.pipeline.record import Record
 from tests.support.broker_site import Site, account_login, api_key_login
+from tests.support.mosquitto import Remembered
 
 A, B, C = (api_key_login(n) for n in (0xA, 0xB, 0xC))
 DEAD_WITHIN_S = 2.0
@@ -218,12 +220,12 @@ async def test_a_reload_that_is_not_possible_is_a_gate_error_and_the_next_try_su
     device, login = real_site.certified("c" * 32, tmp_path)
     async with device:
         for reload in (reload_by_signal(tmp_path / "no.pid"), reload_by_command("false"), reload_by_command("/no")):
-            gate = MosquittoGate(control, RevocationList(real.plan.crl, real.issuer, reload))
+            gate = MosquittoGate(control, RevocationList(real.plan.crl, real.issuer, Remembered(), reload))
             with pytest.raises(GateError):
                 await gate.revoke([login])
         pid = str(real.processes[Role.OPERATIONAL].pid)
         gate = MosquittoGate(
-            control, RevocationList(real.plan.crl, real.issuer, reload_by_command("kill", "-HUP", pid))
+            control, RevocationList(real.plan.crl, real.issuer, Remembered(), reload_by_command("kill", "-HUP", pid))
         )
         await gate.revoke([login])
         async with asyncio.timeout(DEAD_WITHIN_S):
