@@ -22,7 +22,6 @@ from service.mqtt.port import Link, LinkDown
 from service.operations import accounts, aftermath, event_positions, events
 from service.operations.accounts import Account, AccountKind
 from service.operations.events import Recorded
-from service.operations.selectors import is_within
 from service.storage.database import Database
 
 log = logging.getLogger("firstlight.publisher")
@@ -78,7 +77,7 @@ class Publisher:
             page = await events.page(self._database, after=position, limit=PAGE)
             sent = position
             for one in page:
-                if is_within(one.event.ou, account.ou) and not await self._sent(environment, account.name, one):
+                if events.concerns(one.event, account.ou) and not await self._sent(environment, account.name, one):
                     break
                 sent = one.seq
             if sent != position:

@@ -11,16 +11,17 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.event import Event
-from service.operations.selectors import at_or_below
+from service.operations.selectors import at_or_below, is_within
 from service.storage.database import Database
 from service.storage.rows import from_ms, to_ms
 from service.storage.tables import event
 
 MAX_PAGE = 1000
+LEFT = "from_ou"  # in the data of an event: the OU that the thing was in before
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,12 @@ class Recorded:
         return {name: value for name, value in found.items() if value is not None}
 
 
+def concerns(one: Event, scope: str | None) -> bool:
+    """Whether it happened in this OU or below, or to a thing that left it with this event."""
+    left = one.data.get(LEFT)
+    return is_within(one.ou, scope) or (isinstance(left, str) and is_within(left, scope))
+
+
 async def newest(database: Database) -> int:
     """The number of the last event; 0 where there is none."""
     async with database.read() as connection:
@@ -64,7 +71,7 @@ async def page(
     device: tuple[str, str] | None = None,
     command_id: str | None = None,
 ) -> list[Recorded]:
-    """The next events by number. `scope`: only those of this OU and below."""
+    """The next events by number. `scope`: only those of this OU and below, and of what has just left it."""
     async with database.read() as connection:
         return await read(
             connection, after=after, limit=limit, scope=scope, kinds=kinds, device=device, command_id=command_id
@@ -83,7 +90,8 @@ async def read(
 ) -> list[Recorded]:
     query = select(event).where(event.c.seq > after).order_by(event.c.seq).limit(min(limit, MAX_PAGE))
     if scope is not None:
-        query = query.where(at_or_below(event.c.ou, scope))
+        left = func.json_extract(event.c.data, f"$.{LEFT}")
+        query = query.where(or_(at_or_below(event.c.ou, scope), at_or_below(left, scope)))
     if kinds:
         query = query.where(event.c.kind.in_(kinds))
     if device is not None:

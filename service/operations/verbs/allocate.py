@@ -7,7 +7,7 @@ from dataclasses import replace
 from service.domain.device import Device
 from service.errors import ServiceError
 from service.operations.requests import bad_request, check_placement, conflict, not_found
-from service.operations.selectors import is_within
+from service.operations.selectors import is_within, ou_of
 from service.operations.verbs.verb import Applied, Role, Told, World
 from service.operations.verbs.verb import Arguments as Arguments_
 
@@ -39,6 +39,9 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     if changed == device:
         return Applied(device)
     data = {"ou": changed.ou, "environment": changed.environment, "batch": changed.batch}
+    left = ou_of(device, world.catalogue.groups.get(device.group_id))
+    if arguments.ou not in (None, left):
+        data["from_ou"] = left
     return Applied(changed, (Told("allocated", data),))
 
 

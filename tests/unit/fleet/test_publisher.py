@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, insert, select
 
+from service.domain import placement
+from service.domain.catalogue import Catalogue
+from service.domain.changes import Changes
+from service.domain.group import MoveMethod
+from service.domain.thing import Move
 from service.fleet import publisher as publishing
 from service.fleet.publisher import Publisher
 from service.mqtt.port import LinkDown
-from service.operations import accounts, event_positions
+from service.operations import accounts, event_positions, events
 from service.operations.accounts import AccountKind
+from service.storage.store import SqlStore
 from service.storage.tables import event, meta
+from tests.support.commands import seed
 from tests.support.site import until
 from tests.support.storage import NOW, new_database
 
@@ -85,6 +93,23 @@ async def test_each_is_told_what_is_in_its_ou_once_and_a_new_one_from_its_first_
     assert prod.told("acme") == [1, 3, 5]
     assert prod.told("zeta") == []
     assert prod.told("late") == [5]
+
+
+async def test_a_thing_that_leaves_an_ou_is_told_there_too(database) -> None:
+    prod = Wire()
+    for name, ou in (("old", "acme/emea"), ("new", "acme/us"), ("sister", "acme/emea/plant-7"), ("other", "zeta")):
+        await integrator(database, name, ou)
+    (before,) = await seed(database, "sn-1", ou="acme/emea/hall")
+    move = Move("acme/us", "prod", MoveMethod.MIGRATE, NOW, NOW)
+    moving = replace(before, thing=replace(before.thing, move=move))
+    after, told = placement.complete(moving, Catalogue(1), NOW)
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((before, after),), events=told))
+    await Publisher(database, {"prod": prod}, nobody).look_at("prod")
+    assert [name for name, kind, _ in prod.taken if kind == "moved"] == ["new", "old"]
+    for scope, count in (("acme/emea", 1), ("acme/us", 1), ("acme", 1), ("acme/emea/plant-7", 0)):
+        found = await events.page(database, scope=scope)
+        assert len(found) == count, scope
 
 
 async def test_a_broker_that_is_away_makes_nobody_miss_or_hear_twice(database) -> None:

@@ -150,3 +150,15 @@ async def test_a_registration_makes_devices_and_shows_new_keys_once(database, co
     assert [row["kind"] for row in await rows_of(database, event)] == ["registered"]
     text = json.dumps([dict(row) for row in await rows_of(database, audit)])
     assert "key" not in text
+
+
+async def test_an_allocation_says_which_ou_a_device_leaves(database, commands):
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, a_device("sn-1")),)))
+    for number, ou in enumerate(("acme/x", "acme/x", "acme/y")):
+        arguments = {"ou": ou, "batch": f"B{number}"}
+        await commands.submit(
+            THIS_MACHINE, "allocate", ask(ou + str(number), selector=named("sn-1"), arguments=arguments)
+        )
+    told = [json.loads(Row(row).data).get("from_ou") for row in await rows_of(database, event)]
+    assert told == [GROUP.default_ou, None, "acme/x"]
