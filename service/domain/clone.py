@@ -1,7 +1,8 @@
 """Two devices under one serial: what counts as a sign, and what follows from enough of them. Pure.
 
 A boot counter that goes down is one sign: a device whose storage was wiped gives it once, two devices in turn give it
-again and again. The old credential heard while a new one waits is enough by itself. By the group's policy the serial is
+again and again. So is the number of a boot's first request in another request: two devices that share their storage take
+each other's counter over from the refusals, and then start with the same. The old credential heard while a new one waits is enough by itself. By the group's policy the serial is
 then frozen: what is confirmed works on, nothing new is let in until an operator unfreezes it.
 Source: docs/protocol.md, section 4.6; SECURITY.md, cloned devices.
 """

@@ -60,6 +60,8 @@ class Credential:
     desired_rev: int = 0
     desired_doc: bytes | None = None  # the exact bytes under desired_rev
     heard_rev: int = 0  # the revision that the device said to have
+    first_n: int = 0  # of the first such request with last_boot_count
+    first_id: str | None = None  # and its id; None once it has told of two devices
     held_at: datetime | None = None  # reactivation under policy hold: when its first online was put off
     awaits_operator: bool = False
     approved: bool = False  # an operator approved this reactivation

@@ -68,7 +68,7 @@ class Contact:
 
 
 def open_contact(
-    device: Device, context: Context, *, n: int | None, boot_count: int | None, staged: bool = False
+    device: Device, context: Context, request_id: str, *, n: int | None, boot_count: int | None, staged: bool = False
 ) -> Contact | Decision:
     """The contact to go on with, or the Decision that ends here: a repeat, a lower number, a held first use.
 
@@ -81,7 +81,7 @@ def open_contact(
     counted = credential.last_boot_count if boot_count is None else boot_count
     contact = Contact(device, credential, counted, [], [], [], firmware_before=device.firmware)
     if n is not None:
-        repeat = _judge_number(contact, (counted, n), context)
+        repeat = _judge_number(contact, (counted, n), request_id, context)
         if repeat is not None:
             return repeat
     if credential.state is CredentialState.PENDING:
@@ -124,6 +124,7 @@ def close_contact(
             credential,
             last_boot_count=contact.boot_count,
             last_n=n,
+            **_first_of_boot(contact, request_id, n),
             last_reply=reply,
             last_heard_at=context.now,
             encoding=context.encoding,
@@ -153,7 +154,11 @@ def close_contact(
     )
 
 
-def _judge_number(contact: Contact, number: tuple[int, int], context: Context) -> Decision | None:
+def _first_of_boot(contact: Contact, request_id: str, n: int) -> dict[str, Any]:
+    return {"first_n": n, "first_id": request_id} if contact.boot_count > contact.credential.last_boot_count else {}
+
+
+def _judge_number(contact: Contact, number: tuple[int, int], request_id: str, context: Context) -> Decision | None:
     """None to go on; the stored reply for a repeat; CONFLICT for a lower number."""
     credential = contact.credential
     last = (credential.last_boot_count, credential.last_n)
@@ -161,13 +166,7 @@ def _judge_number(contact: Contact, number: tuple[int, int], context: Context) -
         return None
     if number == last:
         return Decision(reply=credential.last_reply, counters=("request_repeated",))
-    if number[0] < last[0] and credential.state is CredentialState.CONFIRMED:
-        group = context.world.catalogue.groups[contact.device.group_id]
-        device, events = clone.note_sign(contact.device, group, "boot_count_fell", context.now)
-        contact.set(device)
-        contact.events += events
-        if events:
-            contact.note("clone_suspected", f"boot {number[0]} after {last[0]}")
+    _look_for_clones(contact, number, request_id, context)
     refusal = ServiceError(
         codes.CONFLICT,
         "this number is lower than the last",
@@ -176,6 +175,27 @@ def _judge_number(contact: Contact, number: tuple[int, int], context: Context) -
         state={"boot_count": last[0], "n": last[1]},
     )
     return contact.refuse(refusal)
+
+
+def _look_for_clones(contact: Contact, number: tuple[int, int], request_id: str, context: Context) -> None:
+    """A boot counter that fell; or the number of this boot's first request in a request that is not that one."""
+    credential = contact.credential
+    last, first = credential.last_boot_count, credential.first_id
+    if credential.state is not CredentialState.CONFIRMED:
+        return
+    if number[0] < last:
+        sign = "boot_count_fell"
+    elif number == (last, credential.first_n) and first not in (None, request_id):
+        sign = "number_used_twice"
+        contact.set(moves.put(contact.device, replace(credential, first_id=None)))  # one sign for each boot
+    else:
+        return
+    group = context.world.catalogue.groups[contact.device.group_id]
+    device, events = clone.note_sign(contact.device, group, sign, context.now)
+    contact.set(device)
+    contact.events += events
+    if events:
+        contact.note("clone_suspected", f"{sign}: {number} after {(last, credential.last_n)}")
 
 
 def _first_use(contact: Contact, context: Context) -> Contact | Decision:

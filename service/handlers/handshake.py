@@ -26,7 +26,7 @@ def handle(device: Device, request: Handshake, context: Context) -> Decision:
     credential = moves.find(device, context.owner)
     if credential is None or credential.state is not CredentialState.CONFIRMED:
         raise ServiceError(codes.FORBIDDEN, "say online first", cause="handshake_pending")
-    contact = open_contact(device, context, n=None, boot_count=None)
+    contact = open_contact(device, context, request.id, n=None, boot_count=None)
     if isinstance(contact, Decision):
         return contact
     unit = contact.device.unit

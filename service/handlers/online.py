@@ -15,7 +15,7 @@ from service.protocol.schemas import Online, Running
 
 
 def handle(device: Device, request: Online, context: Context) -> Decision:
-    contact = open_contact(device, context, n=request.n, boot_count=request.boot_count)
+    contact = open_contact(device, context, request.id, n=request.n, boot_count=request.boot_count)
     if isinstance(contact, Decision):
         return contact
     if request.firmware is not None:

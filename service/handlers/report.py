@@ -20,7 +20,7 @@ def handle(device: Device, request: Report, context: Context) -> Decision:
     credential = moves.find(device, context.owner)
     if credential is not None and _is_from_warehouse(device, credential, request):
         return _from_warehouse(device, request, context)
-    contact = open_contact(device, context, n=request.n, boot_count=request.boot_count)
+    contact = open_contact(device, context, request.id, n=request.n, boot_count=request.boot_count)
     if isinstance(contact, Decision):
         return contact
     if request.firmware is not None:
@@ -47,7 +47,7 @@ def _is_from_warehouse(device: Device, credential: Credential, request: Report) 
 
 def _from_warehouse(device: Device, request: Report, context: Context) -> Decision:
     """Nothing is confirmed and nothing wanted yet: only what it says of its items counts."""
-    contact = open_contact(device, context, n=request.n, boot_count=request.boot_count, staged=True)
+    contact = open_contact(device, context, request.id, n=request.n, boot_count=request.boot_count, staged=True)
     if isinstance(contact, Decision):
         return contact
     if request.item is not None:

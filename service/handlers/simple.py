@@ -21,7 +21,7 @@ from service.protocol.schemas import Current, Installed, Rename, Target
 
 def target(device: Device, request: Target, context: Context) -> Decision:
     """The whole desired document, or NO_TARGET."""
-    contact = open_contact(device, context, n=None, boot_count=None)
+    contact = open_contact(device, context, request.id, n=None, boot_count=None)
     if isinstance(contact, Decision):
         return contact
     if desired.target_of(contact.device, context.world.catalogue) is None:
@@ -36,7 +36,7 @@ def target(device: Device, request: Target, context: Context) -> Decision:
 
 def current(device: Device, request: Current, context: Context) -> Decision:
     """The version that the service believes installed."""
-    contact = open_contact(device, context, n=None, boot_count=None)
+    contact = open_contact(device, context, request.id, n=None, boot_count=None)
     if isinstance(contact, Decision):
         return contact
     thing = contact.device.thing
@@ -47,7 +47,7 @@ def current(device: Device, request: Current, context: Context) -> Decision:
 
 def installed(device: Device, request: Installed, context: Context) -> Decision:
     """The device has switched to a version."""
-    contact = open_contact(device, context, n=request.n, boot_count=request.boot_count)
+    contact = open_contact(device, context, request.id, n=request.n, boot_count=request.boot_count)
     if isinstance(contact, Decision):
         return contact
     version = firmware.known(contact.device, context.world.catalogue, request.version_id)
@@ -71,7 +71,7 @@ def rename(device: Device, request: Rename, context: Context) -> Decision:
     credential = moves.find(device, context.owner)
     if credential is None or credential.state is not CredentialState.CONFIRMED:
         raise ServiceError(codes.FORBIDDEN, "say online first", cause="rename_pending")
-    contact = open_contact(device, context, n=request.n, boot_count=request.boot_count)
+    contact = open_contact(device, context, request.id, n=request.n, boot_count=request.boot_count)
     if isinstance(contact, Decision):
         return contact
     thing = contact.device.thing

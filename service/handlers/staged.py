@@ -19,7 +19,7 @@ def handle(device: Device, request: Staged, context: Context) -> Decision:
     unit = staging.unit_of(device, credential) if credential is not None else None
     if unit is None or unit.manifest is None:
         raise ServiceError(codes.FORBIDDEN, "only while it is staged", cause="staged_not_staged")
-    contact = open_contact(device, context, n=request.n, boot_count=request.boot_count, staged=True)
+    contact = open_contact(device, context, request.id, n=request.n, boot_count=request.boot_count, staged=True)
     if isinstance(contact, Decision):
         return contact
     # 1. What it worked on is what it was given.

@@ -207,6 +207,8 @@ def credential_row(one: Credential) -> Row:
         "rekey": one.rekey,
         "renewed_from": one.renewed_from,
         "heard_rev": one.heard_rev,
+        "first_n": one.first_n,
+        "first_id": one.first_id,
     }
 
 
@@ -328,7 +330,7 @@ def credential_of(row: Sequence[Any]) -> Credential:
     (boot_count, nonce, server_nonce, grant, encoding, api_key_sha256, pem, serial, spki_sha256, *rest) = rest
     (certificate_expires_at, confirmed_at, dropped_at, drop_cause, revoked_at, *rest) = rest
     (last_boot_count, last_n, last_reply, desired_rev, desired_doc, held_at, awaits, approved, *rest) = rest
-    (last_heard_at, rekey, renewed_from, heard_rev) = rest
+    (last_heard_at, rekey, renewed_from, heard_rev, first_n, first_id) = rest
     return Credential(
         credential_id=credential_id,
         device_id=device_id,
@@ -363,4 +365,6 @@ def credential_of(row: Sequence[Any]) -> Credential:
         rekey=bool(rekey),
         renewed_from=renewed_from,
         heard_rev=heard_rev,
+        first_n=first_n,
+        first_id=first_id,
     )

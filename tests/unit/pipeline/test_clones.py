@@ -81,6 +81,29 @@ async def test_two_devices_with_one_copied_credential_are_suspected(tmp_path):
         assert kinds(site) == ["clone_suspected", "frozen"]
 
 
+async def test_two_devices_that_take_each_other_s_counter_over_are_suspected(tmp_path):
+    async with running(tmp_path, world=FREEZE) as site:
+        peer, _, _ = await a_try(site, 9)
+        for boot_count in range(10, 10 + clone.ENOUGH):
+            assert kinds(site) == []
+            assert (await peer.online(boot_count=boot_count, n=1, id="first-1"))["ok"]
+            assert (await peer.online(boot_count=boot_count, n=2, id="first-2"))["ok"]
+            for _ in range(2):  # a sign once
+                refused = await peer.online(boot_count=boot_count, n=1, id="second-1")
+                assert refused["state"] == {"boot_count": boot_count, "n": 2}
+            assert (await peer.online(boot_count=boot_count, n=3, id="second-2"))["ok"]
+        assert kinds(site) == ["clone_suspected", "frozen"]
+
+
+async def test_a_late_duplicate_of_a_boot_s_first_request_is_no_sign(tmp_path):
+    async with running(tmp_path, world=FREEZE) as site:
+        peer, _, _ = await a_try(site, 9)
+        for boot_count in range(10, 10 + clone.ENOUGH):
+            for n in (1, 2, 1):
+                await peer.online(boot_count=boot_count, n=n, id=f"{boot_count}-{n}")
+        assert (kinds(site), device_of(site).clone_signs) == ([], 0)
+
+
 async def test_the_old_credential_heard_while_a_new_one_waits_is_enough(tmp_path):
     async with running(tmp_path, world=HOLD_FREEZE) as site:
         old, _, _ = await a_try(site, 1)
