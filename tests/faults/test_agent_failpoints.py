@@ -6,10 +6,12 @@ received no more than one window is fetched again. What was still on its way is 
 here that is at most the two windows outstanding.
 """
 
+import json
 import signal
 
 import pytest
 
+from device_sdk.drivers.failpoints import NAMES
 from tests.support.agents import AGENT_EXIT_RESTART, SERIAL, run_agent, scripted_site, write_config
 
 IMAGE_BYTES = 2_500_001  # several windows of the default size, and a last chunk of an odd length
@@ -35,6 +37,14 @@ MANY = [
     *[(SECOND, f"flash.{point}", n) for point in ("before_write", "written", "renamed") for n in (1, 2, 3)],
     *[(SECOND, f"record.{point}", n) for point in ("before_write", "written", "renamed") for n in (1, 2)],
 ]
+# An image that is not healthy is reverted in the second start, and tried once more before it is given up.
+REVERTING = [(SECOND, f"slots.{point}", 1) for point in ("before_revert", "reverted")]
+SETTINGS = [(FIRST, f"settings.{point}", 1) for point in ("written", "synced", "renamed", "dir_synced")]
+VALUES = {"interval_s": 60, "name": "roof"}
+
+
+def test_every_named_point_is_killed_at() -> None:
+    assert {name for _, name, _ in [*FEW, *MANY, *REVERTING, *SETTINGS]} == set(NAMES)
 
 
 def kill_and_recover(tmp_path, start, name, number):
@@ -73,3 +83,42 @@ def test_killed_at_one_of_a_few_points_the_device_ends_confirmed(tmp_path, start
 @pytest.mark.parametrize(("start", "name", "number"), MANY)
 def test_killed_at_any_point_the_device_ends_confirmed(tmp_path, start, name, number):
     kill_and_recover(tmp_path, start, name, number)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("_start", "name", "number"), REVERTING)
+def test_killed_while_it_goes_back_to_the_old_image_the_device_ends_on_it_and_says_why(tmp_path, _start, name, number):
+    options = (*OPTIONS, "--health-command", "false")
+    with scripted_site(IMAGE_BYTES) as (service, server):
+        config = write_config(tmp_path, server.port)
+        assert run_agent(config, *options).returncode == AGENT_EXIT_RESTART
+        killed = run_agent(config, *options, failpoint=f"{name}:{number}")
+        assert killed.returncode == -signal.SIGKILL, "the point was not reached\n" + killed.stdout
+        for _ in range(8):
+            done = run_agent(config, *options)
+            if done.returncode != AGENT_EXIT_RESTART:
+                break
+        assert "slot-a" in (tmp_path / "state" / "slots" / "current").readlink().name, done.stdout
+        assert service.firmware[SERIAL]["state"] in ("failed", "rolled_back")
+        assert service.activations[SERIAL] == 1
+        assert not server.errors
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("_start", "name", "number"), SETTINGS)
+def test_killed_while_it_stores_settings_the_device_ends_with_them_whole(tmp_path, _start, name, number):
+    with scripted_site(IMAGE_BYTES) as (service, server):
+        service.settings = {"rev": 1, "values": VALUES}
+        config = write_config(tmp_path, server.port)
+        killed = run_agent(config, *OPTIONS, failpoint=f"{name}:{number}")
+        assert killed.returncode == -signal.SIGKILL, "the point was not reached\n" + killed.stdout
+        for _ in range(4):
+            done = run_agent(config, *OPTIONS)
+            if done.returncode == 0:
+                break
+            assert done.returncode == AGENT_EXIT_RESTART, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout
+        assert json.loads((tmp_path / "state" / "settings.json").read_text()) == VALUES
+        assert service.settings_told[SERIAL]["rev"] == 1
+        assert service.confirmed == {SERIAL}
+        assert not server.errors

@@ -39,6 +39,8 @@ class ScriptedService:
         self.activations: Counter[str] = Counter()
         self.api_keys: dict[str, str] = {}
         self.refusal: dict[str, Any] | None = None
+        self.settings: dict[str, Any] | None = None  # {rev, values}; set it before the first contact
+        self.settings_told: dict[str, dict[str, Any]] = {}  # serial -> what was reported of them last
         self.ca: str | None = None  # set: the endpoint has TLS, signed by this
         self._nonces: dict[str, tuple[str, bytes]] = {}
         self._credentials: dict[str, tuple[str, str]] = {}  # credential_id -> (serial, thing_id)
@@ -127,13 +129,16 @@ class ScriptedService:
         serial, _ = self._credentials[owner]
         if "firmware" in request:
             self.firmware[serial] = request["firmware"]
+        if "settings" in request:
+            self.settings_told[serial] = request["settings"]
         return self._desired(owner, request)
 
     def _desired(self, owner: str, request: dict[str, Any]) -> dict[str, Any]:
         if request.get("desired_rev", 0) >= self.rev:
             return {}
         serial, thing_id = self._credentials[owner]
-        doc = packb({"rev": self.rev, "firmware": self.target})
+        more = {} if self.settings is None else {"settings": self.settings}
+        doc = packb({"rev": self.rev, "firmware": self.target, **more})
         return {"desired": {"doc": doc, "mac": keys.desired_mac(self.device_keys[serial], thing_id, owner, doc)}}
 
     def _chunks(self, owner: str, request: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
