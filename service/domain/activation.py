@@ -50,15 +50,15 @@ def frozen() -> ServiceError:
 def place_of(device: Device, group: Group, catalogue: Catalogue, *, operational: bool = False) -> Place:
     """The thing's place, else the device's own allocation, else the group's default. Raises ServiceError NOT_ALLOCATED.
 
-    A thing that is being moved belongs where it is going, except to those who ask from where it is (`operational`).
+    The environment that an OU is bound to comes before the group's default one, not before the device's own. A thing that is being moved belongs where it is going, except to those who ask from where it is (`operational`).
     """
     thing = device.thing
     ou = thing.ou if thing else device.ou or group.default_ou
-    name = thing.environment if thing else device.environment or group.default_environment
+    name = thing.environment if thing else device.environment
     if thing is not None and thing.move is not None and not operational:
         ou, name = thing.move.ou, thing.move.environment
-    elif thing is None and name is None and ou is not None:
-        name = bound_environment(catalogue, ou)
+    elif thing is None and name is None:
+        name = (bound_environment(catalogue, ou) if ou is not None else None) or group.default_environment
     environment = catalogue.environments.get(name) if name else None
     if not ou or environment is None or not environment.endpoints:
         raise ServiceError(

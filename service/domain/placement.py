@@ -103,14 +103,19 @@ def environment_of(catalogue: Catalogue, ou: str, named: str | None, present: st
 
     Raises ServiceError CONFLICT for one that the OU is not bound to, NOT_FOUND for one that this service does not know.
     """
-    bound = bound_environment(catalogue, ou)
-    if named is not None and bound is not None and named != bound:
-        raise conflict("ou_bound", f"{ou} belongs to environment {bound}")
-    name = named or bound or present
+    check_bound(catalogue, ou, named)
+    name = named or bound_environment(catalogue, ou) or present
     found = catalogue.environments.get(name)
     if found is None or not found.endpoints:
         raise not_found("environment_unknown", f"no environment {name[:64]}")
     return found
+
+
+def check_bound(catalogue: Catalogue, ou: str | None, environment: str | None) -> None:
+    """Raise ServiceError CONFLICT if the OU is bound to another environment than is named."""
+    bound = bound_environment(catalogue, ou) if ou is not None else None
+    if environment is not None and bound not in (None, environment):
+        raise conflict("ou_bound", f"{ou} belongs to environment {bound}")
 
 
 def bound_environment(catalogue: Catalogue, ou: str) -> str | None:

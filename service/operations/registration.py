@@ -26,6 +26,7 @@ from service.domain.changes import Changes
 from service.domain.device import Device, DeviceState, KeyAlgorithm, PublicKey
 from service.domain.group import Group, KeyKind
 from service.domain.identity import RANDOM_BYTES, uuid7
+from service.domain.placement import check_bound
 from service.errors import Secret, ServiceError
 from service.operations.placing import placed
 from service.operations.requests import bad_request, check_placement, conflict, not_found
@@ -46,6 +47,10 @@ _SMALL_ORDER = frozenset(
         "ee" + "ff" * 30 + "7f",
     }
 )
+
+
+# Of a refused registration, by its cause; of any other BAD_REQUEST.
+CODES = {"group_unknown": "NOT_FOUND", "serial_conflict": "CONFLICT", "ou_bound": "CONFLICT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,7 @@ async def register(database: Database, asked: Registration, *, now: datetime, ra
     """Register one device. Raises ServiceError BAD_REQUEST, NOT_FOUND, CONFLICT."""
     (outcome,) = await register_page(database, [asked], now=now, random_bytes=random_bytes)
     if outcome.result is Result.ERROR:
-        code = {"group_unknown": "NOT_FOUND", "serial_conflict": "CONFLICT"}.get(outcome.cause or "", "BAD_REQUEST")
+        code = CODES.get(outcome.cause or "", "BAD_REQUEST")
         raise ServiceError(code, outcome.reason or "", cause=outcome.cause or "")
     return outcome
 
@@ -171,6 +176,7 @@ def decide(
                 _check_same(known[name], asked)
                 outcomes.append(Outcome(*name, Result.ALREADY_REGISTERED))
                 continue
+            check_bound(catalogue, asked.ou or group.default_ou, asked.environment)
             full, made = _with_key(group, asked, random_bytes)
         except ServiceError as error:
             outcomes.append(Outcome(*name, Result.ERROR, error.cause, error.public))

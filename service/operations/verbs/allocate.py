@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from service.domain.device import Device
+from service.domain.placement import bound_environment, check_bound
 from service.errors import ServiceError
 from service.operations.requests import bad_request, check_placement, conflict, not_found
 from service.operations.selectors import is_within, ou_of
@@ -30,16 +31,17 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     placed = arguments.ou is not None or arguments.environment is not None
     if placed and device.thing is not None:
         raise conflict("already_activated", "the device has a thing: `reprovision` moves it")
-    changed = replace(
-        device,
-        ou=arguments.ou or device.ou,
-        environment=arguments.environment or device.environment,
-        batch=arguments.batch or device.batch,
-    )
+    group = world.catalogue.groups.get(device.group_id)
+    left = ou_of(device, group)
+    own = arguments.environment or device.environment
+    if arguments.environment is not None:
+        check_bound(world.catalogue, arguments.ou or left, arguments.environment)
+    elif arguments.ou is not None and bound_environment(world.catalogue, arguments.ou) is not None:
+        own = None  # the OU says it, as long as it is bound
+    changed = replace(device, ou=arguments.ou or device.ou, environment=own, batch=arguments.batch or device.batch)
     if changed == device:
         return Applied(device)
     data = {"ou": changed.ou, "environment": changed.environment, "batch": changed.batch}
-    left = ou_of(device, world.catalogue.groups.get(device.group_id))
     if arguments.ou not in (None, left):
         data["from_ou"] = left
     return Applied(changed, (Told("allocated", data),))

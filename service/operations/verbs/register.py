@@ -66,7 +66,7 @@ async def make(batch: SqlBatch, _connection: AsyncConnection, arguments: Argumen
             outcomes.append(refused("", *name, error))
             continue
         if outcome.result is registration.Result.ERROR:
-            code = "CONFLICT" if outcome.cause == "serial_conflict" else "BAD_REQUEST"
+            code = registration.CODES.get(outcome.cause or "", "BAD_REQUEST")
             outcomes.append(Outcome("", *name, Result.REFUSED, code, outcome.cause, outcome.reason))
             continue
         new += made

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from service.domain import activation, desired, firmware, reactivation
+from service.domain.catalogue import Ou
 from service.domain.credential import CredentialKind, CredentialState
 from service.domain.device import Firmware, FirmwareState
 from service.domain.group import KeyKind, Reactivation
@@ -119,3 +120,25 @@ def test_which_kind_of_credential(key_kind, kinds, has_csr, kind):
             activation.kind_of(one, place, has_csr=has_csr)
     else:
         assert activation.kind_of(one, place, has_csr=has_csr) is kind
+
+
+PLACES = {
+    "the group's OU and environment": ({}, (), "prod"),
+    "an OU that is bound comes before the group's environment": (
+        {"ou": "acme/b/hall"},
+        (Ou("acme/b", "east"),),
+        "east",
+    ),
+    "the group's OU is bound": ({}, (Ou("acme", "east"),), "east"),
+    "an OU beside the bound one": ({"ou": "acme/c"}, (Ou("acme/b", "east"),), "prod"),
+    "what the device was given itself": ({"environment": "prod"}, (Ou("acme", "east"),), "prod"),
+}
+
+
+@pytest.mark.parametrize(("own", "ous", "environment"), PLACES.values(), ids=PLACES)
+def test_where_a_device_is_first_activated(own, ous, environment):
+    one = group(default_ou="acme")
+    world = catalogue(one)
+    places = {**world.environments, "east": replace(world.environments["prod"], name="east")}
+    world = replace(world, environments=places, ous={of.path: of for of in ous})
+    assert activation.place_of(replace(registered(), **own), one, world).environment.name == environment

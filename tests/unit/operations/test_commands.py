@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.changes import Changes
 from service.domain.device import DeviceState
-from service.operations import devices
+from service.operations import devices, ous
 from service.operations.accounts import THIS_MACHINE
 from service.operations.command_rows import CommandState
 from service.operations.outcomes import Result
@@ -87,12 +87,13 @@ async def test_devices_registered_after_a_command_are_not_in_it(database, comman
 @pytest.mark.parametrize(
     ("selector", "serials"),
     [
-        ({"ou": "acme"}, {"a", "b", "c", "z"}),
+        ({"ou": "acme"}, {"a", "b", "c", "y", "z"}),
         ({"ou": "acme/e_"}, {"c"}),
         ({"ou": "acme/eu"}, {"a", "b"}),
         ({"environment": "prod", "state": "confirmed"}, {"a", "b", "c"}),
+        ({"environment": "test"}, {"y"}),
         ({"batch": "B42"}, {"b"}),
-        ({"product": PRODUCT.product_id, "state": "registered"}, {"z"}),
+        ({"product": PRODUCT.product_id, "state": "registered"}, {"y", "z"}),
         ({"things": ["f" * 32]}, {"c"}),
         ({"devices": ["line-1/a", "line-1/c", "line-1/a"], "ou": "acme/eu"}, {"a"}),
     ],
@@ -102,7 +103,8 @@ async def test_the_parts_of_a_selector_narrow_the_selection(database, commands, 
     await seed(database, "b", ou="acme/eu/x", batch="B42")
     (device,) = await seed(database, "c", ou="acme/e_")
     async with SqlStore(database, {}).batch() as batch:
-        await batch.save(Changes(devices=((None, a_device("z")),)))
+        made = (a_device("z"), a_device("y", environment="test"))
+        await batch.save(Changes(devices=tuple((None, one) for one in made)))
     async with database.write() as transaction:  # a thing id that is one
         await transaction.connection.exec_driver_sql(
             "UPDATE thing SET thing_id = ? WHERE thing_id = ?", ("f" * 32, device.thing.thing_id)
@@ -162,3 +164,27 @@ async def test_an_allocation_says_which_ou_a_device_leaves(database, commands):
         )
     told = [json.loads(Row(row).data).get("from_ou") for row in await rows_of(database, event)]
     assert told == [GROUP.default_ou, None, "acme/x"]
+
+
+async def test_an_ou_that_is_bound_says_the_environment_of_what_is_put_there(database, commands):
+    await ous.change(database, "acme/eu", {"environment": "test"}, environments=("prod", "test"))
+    elsewhere = {"ou": "acme/eu/hall", "environment": "prod"}
+    made = {"group": GROUP.group_id, "devices": [{"serial": "n-1", **elsewhere}]}
+    status = await commands.submit(THIS_MACHINE, "register", ask("1", arguments=made))
+    assert [(one.code, one.cause) for one in status.outcomes] == [("CONFLICT", "ou_bound")]
+    made = {"group": GROUP.group_id, "devices": [{"serial": "n-1", "environment": "prod"}]}
+    await commands.submit(THIS_MACHINE, "register", ask("2", arguments=made))
+    cases = (elsewhere, {"ou": "acme/eu"}, {"environment": "prod"}, {"environment": "test"}, {"ou": "acme/us"})
+    found = []
+    for number, arguments in enumerate(cases):
+        asked = ask(f"a{number}", selector=named("n-1"), arguments=arguments)
+        (one,) = (await commands.submit(THIS_MACHINE, "allocate", asked)).outcomes
+        device = await devices.show(database, "n-1")
+        found.append((one.cause, device.ou, device.environment))
+    assert found == [
+        ("ou_bound", None, "prod"),
+        (None, "acme/eu", None),  # the OU says it
+        ("ou_bound", "acme/eu", None),
+        (None, "acme/eu", "test"),
+        (None, "acme/us", "test"),
+    ]
