@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from service.cli import context, enrolment_providers, jobs
+from service.cli import context, enrolment_keys, enrolment_providers, jobs
 from service.credentials import keyholder
 from service.credentials.cms import CmsError, Keyholder
 from service.domain.enrolment import Enrolment
@@ -24,6 +24,7 @@ from service.storage.database import Database
 
 app = typer.Typer(help="Device enrolment with external providers.", no_args_is_help=True)
 app.add_typer(enrolment_providers.app, name="provider")
+app.add_typer(enrolment_keys.app, name="key")
 OrderArgument = Annotated[str, typer.Argument(help="The number of the sales order.")]
 MAX_FILE_BYTES = 64 * 1024 * 1024
 

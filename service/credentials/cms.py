@@ -12,6 +12,7 @@ to seconds on 64 MiB; callers run it in a thread. Source: RFC 5652, sections 5 a
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,11 +45,19 @@ class CmsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Keyholder:
-    """Whom files are for: ours. `key_path` is the private key's file (PEM, mode 0600), for the openssl program."""
+    """Whom files are for: ours. `key_path` is the private key's file (PEM, mode 0600), for the openssl program.
+
+    `others`: further keys of ours that files are read with (of before, and the next), not signed with.
+    """
 
     certificate: x509.Certificate
     key: rsa.RSAPrivateKey
     key_path: Path
+    others: tuple[Keyholder, ...] = ()
+
+    @property
+    def every(self) -> tuple[Keyholder, ...]:
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +91,35 @@ def sign(envelope: bytes, signer: Keyholder) -> bytes:
 
 
 def open_signed(
-    envelope: bytes, signature: Signature, signer: x509.Certificate, ours: Keyholder, now: datetime
+    envelope: bytes,
+    signature: Signature,
+    signer: x509.Certificate,
+    ours: Keyholder,
+    now: datetime,
+    *,
+    or_by: Sequence[x509.Certificate] = (),
 ) -> bytes:
-    """What the envelope holds, if that one signer has signed exactly these bytes. Raises CmsError."""
+    """What the envelope holds, if that one signer (or one of `or_by`) has signed exactly these bytes. Raises CmsError."""
     # 1. Before anything is looked into.
     if len(envelope) > MAX_BYTES + _OVERHEAD or len(signature.data) > MAX_SIGNATURE_BYTES:
         raise CmsError("cms_too_large", f"a file has at most {MAX_BYTES} bytes")
     # 2. Who made it. Nothing is decrypted, and no program sees a byte of the envelope's inside, unless this holds.
-    verify(envelope, signature, signer, now)
+    _verify_one_of(envelope, signature, (signer, *or_by), now)
     # 3. For us?
     data = _decrypt(envelope, ours)
     # 4. An envelope does not compress, but a program did this.
     if len(data) > MAX_BYTES:
         raise CmsError("cms_too_large", f"a file has at most {MAX_BYTES} bytes")
     return data
+
+
+def _verify_one_of(envelope: bytes, signature: Signature, signers: Sequence[x509.Certificate], now: datetime) -> None:
+    for signer in signers[:-1]:
+        try:
+            return verify(envelope, signature, signer, now)
+        except CmsError:
+            continue
+    return verify(envelope, signature, signers[-1], now)
 
 
 def verify(envelope: bytes, signature: Signature, signer: x509.Certificate, now: datetime) -> None:
@@ -179,10 +203,14 @@ def _wrong_signature() -> CmsError:
 
 
 def _decrypt(envelope: bytes, ours: Keyholder) -> bytes:
-    try:
-        return pkcs7.pkcs7_decrypt_der(envelope, ours.certificate, ours.key, [])
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        return _decrypt_by_program(envelope, ours)
+    """By whichever of our keys it is for. The library first: a wrong key costs it nothing."""
+    for one in ours.every:
+        with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
+            return pkcs7.pkcs7_decrypt_der(envelope, one.certificate, one.key, [])
+    for one in ours.others:
+        with contextlib.suppress(CmsError):
+            return _decrypt_by_program(envelope, one)
+    return _decrypt_by_program(envelope, ours)
 
 
 def _decrypt_by_program(envelope: bytes, ours: Keyholder) -> bytes:

@@ -44,13 +44,13 @@ def ours(working: Working) -> Keyholder:
         raise ServiceError("CONFLICT", str(error), cause=error.cause) from error
 
 
-def signer_of(provider: Provider, us: Keyholder) -> x509.Certificate:
-    """Whose signature files of this provider must have: its own, or (what the transformation put down) ours."""
+def signers_of(provider: Provider, us: Keyholder) -> list[x509.Certificate]:
+    """Whose signature files of this provider must have: its own, or (what the transformation put down) one of ours."""
     if provider.adaptor is Adaptor.DEP:
-        return us.certificate
+        return [one.certificate for one in us.every]
     if provider.signer_pem is None:
         raise CmsError("signer_missing", "there is no certificate that files of this provider could be checked with")
-    return cms.load_certificate(provider.signer_pem)
+    return [cms.load_certificate(provider.signer_pem)]
 
 
 async def work_off(
@@ -82,7 +82,8 @@ async def _one(
             await _aside(working, taken, interface, {**report, "outcome": "done", "note": "this file was taken before"})
             return "repeated"
         # 2. Ours to believe, and ours to read.
-        data = await asyncio.to_thread(cms.open_signed, envelope, signature, signer_of(provider, us), us, now)
+        signer, *or_by = signers_of(provider, us)
+        data = await asyncio.to_thread(cms.open_signed, envelope, signature, signer, us, now, or_by=or_by)
         effect = await prepare(data)
         # 3. Its effect and the memory of it, both or neither.
         async with working.database.write() as transaction:

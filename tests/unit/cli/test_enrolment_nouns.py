@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from service.cli import context
 from service.cli.main import app
+from service.credentials import keyholder
 from service.credentials.keyfile import KeyFile
 from service.operations.enrolment import providers
 from service.storage.database import Database
@@ -107,6 +108,25 @@ def test_our_certificate_is_made_once(installed) -> None:
     assert first.startswith("-----BEGIN CERTIFICATE-----")
     assert ok("enrolment", "certificate") == first
     assert (installed / "enrolment/own.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_our_key_is_followed_by_another_and_retired(installed, monkeypatch) -> None:
+    with_key(installed)
+    monkeypatch.setattr(keyholder, "RSA_BITS", 2048)
+    first = ok("enrolment", "certificate")
+    following = ok("enrolment", "key", "next")
+    assert ok("enrolment", "certificate") == first
+    done = json.loads(ok("enrolment", "key", "rotate", "--json"))
+    assert ok("enrolment", "certificate") == following
+    assert [(one["key"], one["place"]) for one in json.loads(ok("enrolment", "key", "list", "--json"))] == [
+        (done["key"], "in use"), (done["before"], "earlier"),
+    ]  # fmt: skip
+    assert "no key of before" in refused("enrolment", "key", "retire", done["key"])
+    ok("enrolment", "key", "retire", done["before"])
+    assert len(json.loads(ok("enrolment", "key", "list", "--json"))) == 1
+    audited = json.loads(ok("audit", "--json"))
+    assert [one["verb"] for one in audited] == [f"enrolment key {one}" for one in ("next", "rotate", "retire")]
+    assert audited[1]["after"] == {"what": "rotated", "in use": done["key"]}
 
 
 def test_providers_are_made_and_their_tokens_shown_once(installed) -> None:

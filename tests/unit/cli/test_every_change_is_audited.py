@@ -51,6 +51,7 @@ LOOKS = {
     *("order list", "order show", "site list", "site show", "warehouse failures", "warehouse watch"),
     *(
         "enrolment batches",
+        "enrolment key list",
         "enrolment events",
         "enrolment list",
         "enrolment provider list",
@@ -194,6 +195,10 @@ NOT_RUN = {
     **{f"equipment {one}": _COMMANDS for one in ("import", "receive", "restage", "ship")},
     **dict.fromkeys(("manifest build", "stb unlink", "partner purchase end", "enrolment dispatch"), _OPERATION),
     **{f"enrolment {one}": _OPERATION for one in ("adopt", "give-up", "override", "retry", "return", "void")},
+    **{
+        f"enrolment key {one}": "works on files of keys, and says so in the audit"
+        for one in ("next", "rotate", "retire")
+    },
     **{f"admin {one}": _OPERATION for one in ("create", "disable", "enable", "password")},
     "daemon run": "runs what the service runs by its schedule",
     "job run": "runs what the service runs by its schedule",

@@ -342,3 +342,21 @@ async def test_without_our_key_nothing_is_taken(site: EnrolmentSite, platform: P
     (site.folder / "away").rename(site.folder / "own.key")
     assert keyholder.load(site.folder).key_path.exists()
     assert await site.run("load") == {"done": 1}
+
+
+@pytest.mark.parametrize("after", ["extract", "transformation"])
+async def test_files_of_ours_that_are_on_their_way_outlive_a_new_key(site: EnrolmentSite, monkeypatch, after) -> None:
+    monkeypatch.setattr(keyholder, "RSA_BITS", 2048)
+    await site.dispatch("T-1")
+    await site.run("enrolment-request", "extract")
+    if after == "transformation":
+        await site.run("transformation")
+        site.clock.now += timedelta(minutes=5)
+        await site.run("transformation")
+        assert site.files("inbox/dep") != []
+    keyholder.rotate(site.folder, "firstlight", site.clock())
+    await site.run("transformation")
+    site.clock.now += timedelta(minutes=5)
+    await site.run("transformation", "load", "enrolment-response")
+    assert site.files("failed") == []
+    assert (await site.states())[""] == ENROLLED
