@@ -45,6 +45,7 @@ def create(
 def set_(
     name: Name,
     title: Annotated[str | None, typer.Option(help="Shown to people.")] = None,
+    ou: Annotated[str | None, typer.Option(help="Another OU, while no unit is for the site.")] = None,
     settings: SettingsOption = None,
     replace: Annotated[bool, typer.Option("--replace", help="Instead of all settings that are there.")] = False,
     settings_rev: Annotated[int | None, typer.Option(help="Only where this revision is in force.")] = None,
@@ -54,6 +55,7 @@ def set_(
     arguments = {
         "site": name,
         "title": title,
+        "ou": ou,
         "settings": None if settings is None else warehouse_asking.read_json(settings, "--settings"),
         "replace": replace or None,
         "settings_rev": settings_rev,

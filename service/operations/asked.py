@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,11 @@ def check_role(operator: Operator, verb: Verb | Making) -> None:
 
 
 def arguments_of(model: type[Arguments], asked: Mapping[str, Any]) -> Arguments:
-    """Raises ServiceError BAD_REQUEST."""
+    """Raises ServiceError BAD_REQUEST, also for text that nothing could store or send: half of a surrogate pair."""
+    try:
+        json.dumps(asked, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise bad_request("bad_argument", "the arguments hold text that is not valid Unicode") from None
     try:
         return model.model_validate(dict(asked))
     except ValidationError as error:

@@ -64,6 +64,12 @@ async def next_settings_rev(connection: AsyncConnection) -> int:
     return (found or 0) + 1
 
 
+async def units_at(connection: AsyncConnection, site_name: str) -> int:
+    """How many units are there, or are to go there."""
+    query = select(func.count()).select_from(equipment).where(equipment.c.site == site_name)
+    return int((await connection.execute(query)).scalar_one())
+
+
 async def sites_told(connection: AsyncConnection, types: Collection[str]) -> list[str]:
     """Names of the sites whose settings were given to a unit of these device types."""
     of = equipment.c

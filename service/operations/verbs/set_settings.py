@@ -23,6 +23,7 @@ ROLE = Role.OPERATOR
 MAX_BYTES = 4096  # of all settings as JSON: they travel in the desired document with everything else
 MAX_LEVELS = 4
 MAX_NAME_CHARS = 64
+MAX_NAME_CHARS = 64
 Key = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[ -~]+$")]
 
 
@@ -63,7 +64,10 @@ def _check_size(settings: Mapping[str, Any]) -> None:
 
 
 def check(value: Any, level: int = 1) -> None:
-    """What the wire can carry: no floats, integers from 0 to 2^53-1, a few levels. Raises ServiceError BAD_REQUEST."""
+    """What the wire can carry: no floats, integers from 0 to 2^53-1, names of 1 to 64 characters, a few levels.
+
+    Raises ServiceError BAD_REQUEST.
+    """
     if level > MAX_LEVELS:
         raise bad_request("settings_illegal", f"settings have at most {MAX_LEVELS} levels")
     if isinstance(value, float):
@@ -71,7 +75,9 @@ def check(value: Any, level: int = 1) -> None:
     if isinstance(value, int) and not 0 <= value <= limits.MAX_INT:
         raise bad_request("settings_illegal", "a number in the settings is 0 to 2^53-1")
     if isinstance(value, dict):
-        for item in value.values():
+        for name, item in value.items():
+            if not 1 <= len(name) <= MAX_NAME_CHARS:
+                raise bad_request("settings_illegal", f"a name in the settings has 1 to {MAX_NAME_CHARS} characters")
             check(item, level + 1)
     elif isinstance(value, list):
         for item in value:

@@ -1,4 +1,7 @@
-"""`set-site`: change a site's title or its settings; changed settings have a new revision and go to its devices."""
+"""`set-site`: change a site's title, its settings or its OU; changed settings have a new revision and go to its devices.
+
+Its OU stays while a unit is for the site: the unit's thing is in that OU, and would be left there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,14 @@ from pydantic import Field, JsonValue
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.warehouse import Site
-from service.operations.requests import bad_request, check_text, conflict, not_found, raise_catalogue_rev
+from service.operations.requests import (
+    bad_request,
+    check_placement,
+    check_text,
+    conflict,
+    not_found,
+    raise_catalogue_rev,
+)
 from service.operations.site_settings import merged
 from service.operations.verbs.making import Made
 from service.operations.verbs.verb import Arguments as Arguments_
@@ -29,6 +39,7 @@ class Arguments(Arguments_):
 
     site: Annotated[str, Field(max_length=64)]
     title: str | None = None
+    ou: str | None = None
     settings: dict[str, JsonValue] | None = None
     replace: bool = False
     settings_rev: Annotated[int, Field(ge=0)] | None = None  # only where the site has this revision
@@ -48,12 +59,15 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
     known = (await queries.sites(connection, [arguments.site])).get(arguments.site)
     in_force: Settings = {} if known is None else await queries.settings_of(connection, batch.sealer, known)
     next_rev = await queries.next_settings_rev(connection)
+    units = await queries.units_at(connection, arguments.site)
     changed: list[tuple[Site, Settings | None]] = []
 
     def take(asked: Arguments) -> bool:
         if known is None:
             raise not_found("site_unknown", f"no site {asked.site!r}")
         check_scope(known.ou, world)
+        if asked.ou is not None and asked.ou != known.ou:
+            _check_ou(asked.ou, units, world)
         after, settings = _changed(known, in_force, asked, next_rev)
         if after != known:
             changed.append((after, settings))
@@ -72,13 +86,20 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
     return Made(outcomes, result=result, write=write)
 
 
+def _check_ou(ou: str, units: int, world: World) -> None:
+    check_placement(ou, None)
+    check_scope(ou, world)
+    if units:
+        raise conflict("site_occupied", f"{units} units are for this site, and their things in its OU")
+
+
 def _changed(before: Site, in_force: Settings, asked: Arguments, next_rev: int) -> tuple[Site, Settings | None]:
     """The site afterwards, and its new settings where they are others. Raises ServiceError."""
     if asked.settings_rev not in (None, before.settings_rev):
         raise conflict("rev_stale", f"the settings have revision {before.settings_rev}")
-    if asked.title is None and asked.settings is None:
-        raise bad_request("site_change_illegal", "say what changes: the title or the settings")
-    after = before
+    if asked.title is None and asked.settings is None and asked.ou is None:
+        raise bad_request("site_change_illegal", "say what changes: the title, the OU or the settings")
+    after = before if asked.ou is None else replace(before, ou=asked.ou)
     if asked.title is not None:
         check_text("a title", asked.title, empty=True)
         after = replace(after, title=asked.title)

@@ -8,13 +8,16 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import update
 
+from device_sdk.wire.packer import packb, unpackb
 from service.domain.warehouse import Step
-from service.errors import ServiceError
+from service.operations.accounts import Operator
 from service.operations.enrolment import dispatch
+from service.operations.verbs.verb import Role
 from service.storage import queries as catalogue
 from service.storage import warehouse_queries as queries
 from service.storage.warehouse_tables import equipment
 from tests.support.commands import rows_of
+from tests.support.refusals import refused
 from tests.support.storage import DERIVED, NOW
 from tests.support.warehouse import SETTINGS, SITE, Warehouse, put_unit, unit_of
 
@@ -105,9 +108,7 @@ async def test_a_unit_that_has_left_the_warehouse_is_for_no_other_site_until_it_
     row = {"order": "SO-2", "serial": "t-1"}
     assert await house.results("enter-order", rows=[row]) == ["unit_elsewhere"]
     (one,) = dispatch.read(json.dumps({"orderId": "SO-2", "lines": [{"line": 1, "serials": ["t-1"]}]}).encode())
-    with pytest.raises(ServiceError) as refused:
-        await dispatch.take(database, one, by="local", now=NOW)
-    assert refused.value.cause == "unit_elsewhere"
+    assert (await refused(dispatch.take(database, one, by="local", now=NOW)))[1] == "unit_elsewhere"
     assert (await unit_of(database, "t-1")).site == "hall-1"
     same = {"order": "SO-3", "site": "hall-1", "type": "tablet", "serial": "t-1"}
     assert await house.results("enter-order", rows=[same], dry_run=True) == ["changed"]
@@ -134,3 +135,58 @@ async def test_a_site_for_a_unit_that_was_shipped_without_one_wakes_the_service(
     assert await house.results("enter-order", rows=[{"order": "SO-2", "serial": "t-1"}]) == ["changed"]
     assert await read(database, catalogue.catalogue_rev) == rev + 1
     assert (await unit_of(database, "t-1")).site == SITE["name"].replace("1", "2")
+
+
+WRONG = {
+    "fraction": 1.5,
+    "negative": -1,
+    "too great": 2**53,
+    "no name": {"": 1},
+    "a long name": {"k" * 65: 1},
+    "too deep": [[[[1]]]],
+    "too much": "x" * 4096,
+}
+
+
+@pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
+async def test_what_no_device_could_take_is_refused_when_it_is_entered(database, house, value):
+    await house.done("create-site", sites=[{**HALL_2, "name": "hall-1"}])
+    wrong = {"features": {"volume": value}}
+    assert await house.results("set-site", site="hall-1", settings=wrong) == ["settings_illegal"]
+    assert await house.results("set-site", site="hall-1", settings=wrong, replace=True) == ["settings_illegal"]
+    assert await house.results("create-site", sites=[{**HALL_2, "settings": wrong}]) == ["settings_illegal"]
+    assert await settings(database, "hall-1") == SETTINGS
+    assert await revisions(database) == {"hall-1": 1}
+
+
+@pytest.mark.parametrize("values", [{"volume": "\ud800"}, {"\udfff": 1}, {"volume": [{"x\ud800": 1}]}])
+async def test_half_a_character_is_refused_before_it_is_stored_anywhere(database, house, values):
+    await house.done("create-site", sites=[SITE])
+    wrong = {"features": values}
+    assert await refused(house.ask("set-site", site="hall-1", settings=wrong)) == ("BAD_REQUEST", "bad_argument")
+    assert await refused(house.ask("create-site", sites=[{**HALL_2, "settings": wrong}])) == (
+        "BAD_REQUEST", "bad_argument",
+    )  # fmt: skip
+    assert await refused(house.ask("close-order", orders=["\ud800"])) == ("BAD_REQUEST", "bad_argument")
+    assert await revisions(database) == {"hall-1": 0}
+
+
+async def test_what_is_entered_is_what_the_wire_carries(database, house):
+    good = {"features": {"b": True, "n": 2**53 - 1, "t": "\u00e9\U0001f600", "l": [1, "x", {}], "m": {"k" * 64: 0}}}
+    await house.done("create-site", sites=[{**HALL_2, "settings": good}])
+    values = await settings(database, "hall-2")
+    assert unpackb(packb({"rev": 1, "values": values}))["values"] == good
+
+
+async def test_a_site_changes_its_ou_only_while_no_unit_is_for_it(database, house, commands):
+    await house.furnish("t-1")
+    assert await house.results("set-site", site="hall-1", ou="acme/eu/hall-9") == ["changed"]
+    assert (await read(database, queries.sites))["hall-1"].ou == "acme/eu/hall-9"
+    assert await house.results("set-site", site="hall-1", ou="acme//x") == ["ou_illegal"]
+    await house.done("receive", units=[{"serial": "t-1", "type": "tablet"}])
+    assert await house.results("set-site", site="hall-1", ou="acme/eu/hall-1") == ["site_occupied"]
+    assert await house.results("set-site", site="hall-1", ou="acme/eu/hall-9") == ["unchanged"]
+    await house.done("cancel-order", orders=["SO-1"])
+    eve = Warehouse(commands, Operator("eve", Role.OPERATOR, "acme/eu"))
+    assert await eve.results("set-site", site="hall-1", ou="acme/us") == ["out_of_scope"]
+    assert await eve.results("set-site", site="hall-1", ou="acme/eu/x") == ["changed"]
