@@ -64,7 +64,7 @@ def replace(
         rev=thing.rev + 1,
     )
     old = changed(old, thing=thing)
-    new = changed(new, thing=thing, batch=new.batch or old.batch)
+    new = changed(new, thing=thing)
     begun = event.of(old, "replacement_started", now, command_id=command_id, successor=new.serial)
     return old, new, (begun,)
 
@@ -112,7 +112,8 @@ def lapse(old: Device, new: Device, now: datetime) -> Pair:
 def take_over(old: Device, new: Device, now: datetime) -> Pair:
     """(old, new, events) after the successor's credential was confirmed: it holds the thing, the old one is out.
 
-    The old device keeps the thing's place as its own, so that an operator of that OU still sees it. Save both.
+    The old device keeps the thing's place as its own, so that an operator of that OU still sees it; the batch tag goes
+    with the thing. Save both.
     """
     thing = new.thing
     assert thing is not None
@@ -129,9 +130,9 @@ def take_over(old: Device, new: Device, now: datetime) -> Pair:
         settings_reported_rev=0,
         settings_state=None,
     )
-    new = changed(new, thing=held)
+    new = changed(new, thing=held, batch=old.batch or new.batch)
     out = moves.enter(without_credentials(old, now, "replaced"), DeviceState.REPLACED)
-    out = changed(out, thing=None, replaced_by=new.device_id, ou=thing.ou, environment=thing.environment)
+    out = changed(out, thing=None, replaced_by=new.device_id, ou=thing.ou, environment=thing.environment, batch=None)
     told = event.of(new, "replaced", now, command_id=command_id, old_serial=old.serial, new_serial=new.serial)
     return out, new, (told,)
 

@@ -38,7 +38,7 @@ def test_naming_a_successor_leaves_the_old_device_in_service():
     assert old.credentials == an_old().credentials
     assert old.thing is new.thing
     assert (old.thing.holder_device_id, old.thing.successor_device_id) == (old.device_id, new.device_id)
-    assert new.batch == "B42"
+    assert (old.batch, new.batch) == ("B42", None)
     assert [(one.kind, one.serial, one.command_id) for one in events] == [("replacement_started", "old", "c1")]
 
 
@@ -63,8 +63,21 @@ def test_taking_over_keeps_the_thing_and_puts_the_old_device_out():
     assert (out.ou, out.environment) == ("acme", "prod")
     assert [one.drop_cause for one in out.credentials] == ["replaced"]
     (told,) = events
+    assert (out.batch, holder.batch) == (None, "B42")
     assert (told.kind, told.serial, told.command_id) == ("replaced", "new", "c1")
     assert told.data == {"old_serial": "old", "new_serial": "new"}
+
+
+@pytest.mark.parametrize(
+    ("of_old", "of_new", "after"), [("B42", "B99", "B42"), (None, "B99", "B99"), (None, None, None)]
+)
+def test_the_batch_tag_is_the_thing_s_once_it_is_taken_over_and_not_before(of_old, of_new, after):
+    old, new, _ = replacement.replace(replace(an_old(), batch=of_old), a_new(batch=of_new), NOW)
+    assert (old.batch, new.batch) == (of_old, of_new)
+    free, let_go, _ = replacement.undo(old, new, NOW)
+    assert (free.batch, let_go.batch) == (of_old, of_new)
+    out, holder, _ = replacement.take_over(old, new, NOW)
+    assert (out.batch, holder.batch) == (None, after)
 
 
 def test_undo_lets_the_successor_go_and_drops_what_it_holds():
