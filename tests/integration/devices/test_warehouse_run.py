@@ -68,7 +68,9 @@ class Unit(VirtualDevice):
 
 
 @asynccontextmanager
-async def a_warehouse(folder: Path, broker: str, serials: list[str]) -> AsyncIterator[Site]:
+async def a_warehouse(
+    folder: Path, broker: str, serials: list[str], items: tuple[Any, ...] = ITEMS
+) -> AsyncIterator[Site]:
     """A site with a build, an order and its units handed over; brokers and service run."""
     site = Site(folder, broker, warehouse=True)
     try:
@@ -77,7 +79,7 @@ async def a_warehouse(folder: Path, broker: str, serials: list[str]) -> AsyncIte
         async with site.database() as database:
             commands = Commands(database, domain_environments(site.settings), random_bytes=os.urandom)
             warehouse = Warehouse(commands)
-            parts = await asyncio.to_thread(lambda: builds.read(write_build(folder, ITEMS)))
+            parts = await asyncio.to_thread(lambda: builds.read(write_build(folder, items)))
             signatures = builds.sign(parts, site.folder / "release.key", product=PRODUCT)
             await manifests.build(
                 database, ImageFiles(site.settings.images_dir), product_id=PRODUCT_ID, name="build-7", parts=parts,
