@@ -26,19 +26,17 @@ async def run(working: Working) -> Counter[str]:
     await _sweep_released(working, counts)
     live = await providers.live(working.database)
     async with working.database.read() as connection:
-        waiting = await rows.candidates(connection, SWEPT)
+        waiting, counts["waiting"] = await rows.candidates(connection, SWEPT, live)
     by_provider: dict[str, list[str]] = {}
     for order_id in waiting:
         async with working.database.read() as connection:
             of = await rows.order(connection, order_id, working.database.sealer)
-        if not of.enrol or of.provider_id is None or of.provider_id not in live:
-            counts["waiting"] += 1
-        else:
+        if of.provider_id in live:  # it may have changed meanwhile
             by_provider.setdefault(of.provider_id, []).append(order_id)
     for provider_id, order_ids in by_provider.items():
         for start in range(0, len(order_ids), ORDERS):
             await _prepare(working, provider_id, order_ids[start : start + ORDERS], counts)
-    return counts
+    return +counts
 
 
 async def _sweep_released(working: Working, counts: Counter[str]) -> None:

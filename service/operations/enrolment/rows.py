@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import and_, false, func, insert, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -142,24 +142,23 @@ async def put_standing(
         await connection.execute(statement, rows[start : start + PAGE])
 
 
-async def candidates(connection: AsyncConnection, limit: int) -> list[str]:
-    """Orders that wait for a request: by their own state, or by that of a unit; the oldest first."""
+async def candidates(connection: AsyncConnection, limit: int, provider_ids: Collection[str]) -> tuple[list[str], int]:
+    """Orders with these providers that wait for a request, by their own state or by that of a unit; the oldest first.
+
+    And how many wait with others: however many they are, they take nobody's place.
+    """
     of, unit = sales_order.c, enrolment_state.c
     waiting = (Enrolment.ENROL_PENDING.value, Enrolment.UNENROL_PENDING.value)
     opened = select(enrolment_transaction.c.order_id).where(enrolment_transaction.c.state == OPEN)
-    query = (
-        select(of.order_id)
-        .where(
-            or_(
-                of.enrolment_state.in_(waiting),
-                of.order_id.in_(select(unit.order_id).where(unit.state.in_(waiting))),
-            ),
-            of.order_id.not_in(opened),
-        )
-        .order_by(of.created_at, of.order_id)
-        .limit(limit)
+    wait = and_(
+        or_(of.enrolment_state.in_(waiting), of.order_id.in_(select(unit.order_id).where(unit.state.in_(waiting)))),
+        of.order_id.not_in(opened),
     )
-    return list((await connection.execute(query)).scalars())
+    theirs = of.enrol & of.provider_id.in_(list(provider_ids))
+    query = select(of.order_id).where(wait, theirs).order_by(of.created_at, of.order_id).limit(limit)
+    others = select(func.count()).where(wait, ~func.coalesce(theirs, false()))
+    found = list((await connection.execute(query)).scalars())
+    return found, (await connection.execute(others)).scalar_one()
 
 
 async def released(connection: AsyncConnection) -> dict[str, list[Unit]]:

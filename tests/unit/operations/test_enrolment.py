@@ -11,7 +11,7 @@ from sqlalchemy import insert, select
 
 from service.errors import ServiceError
 from service.operations import audits, configuration
-from service.operations.enrolment import dispatch, providers, reconcile, transformation, wishes
+from service.operations.enrolment import dispatch, providers, reconcile, requesting, transformation, wishes
 from service.storage.enrolment_tables import enrolment_device, enrolment_state, enrolment_transaction
 from service.storage.warehouse_tables import sales_order
 from tests.support.commands import rows_of
@@ -227,6 +227,20 @@ async def test_a_disabled_provider_is_asked_nothing(site: EnrolmentSite) -> None
     await providers.set_enabled(site.database, "dep", enabled=True, **wish(site))
     await run_through(site)
     assert (await site.states())[""] == ENROLLED
+
+
+async def test_orders_of_a_disabled_provider_take_nobody_s_place(site: EnrolmentSite, commands, monkeypatch) -> None:
+    monkeypatch.setattr(requesting, "SWEPT", 1)
+    await Warehouse(commands).furnish(order="SO-2")
+    await providers.create(
+        site.database, "other", providers.Adaptor.DEP, url="https://other.example", account="x", **wish(site)
+    )
+    await site.dispatch("T-1", provider="other")
+    await providers.set_enabled(site.database, "other", enabled=False, **wish(site))
+    await site.dispatch("T-2", order="SO-2")
+    assert await site.run("enrolment-request") == {"waiting": 1, "OR": 1, "batches": 1}
+    assert ((await site.states())[""], (await site.states("SO-2"))[""]) == (PENDING, SENT)
+    assert await site.run("enrolment-request") == {"waiting": 1}
 
 
 async def test_reconcile_shows_what_differs_and_changes_nothing(site: EnrolmentSite) -> None:
