@@ -9,6 +9,7 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
 from service.errors import ServiceError
@@ -46,22 +47,31 @@ class Dispatched(BaseModel):
     orders: list[DispatchedOrder]
 
 
-async def provider_guard(request: Request, of: Annotated[Services, Depends(services)]) -> None:
+_provider_token = HTTPBearer(auto_error=False, scheme_name="ProviderToken", description="An enrolment provider's.")
+_dispatch_token = HTTPBearer(auto_error=False, scheme_name="DispatchToken", description="The business system's.")
+Bearer = HTTPAuthorizationCredentials | None
+
+
+async def provider_guard(
+    request: Request, of: Annotated[Services, Depends(services)], given: Annotated[Bearer, Depends(_provider_token)]
+) -> None:
     """Raises ServiceError REFUSED."""
-    request.state.provider = await providers.of_token(of.database, bearer(request))
+    request.state.provider = await providers.of_token(of.database, _token(given))
 
 
-async def dispatch_guard(request: Request, of: Annotated[Services, Depends(services)]) -> None:
+async def dispatch_guard(
+    of: Annotated[Services, Depends(services)], given: Annotated[Bearer, Depends(_dispatch_token)]
+) -> None:
     """Raises ServiceError REFUSED."""
-    await tokens.check(of.database, bearer(request))
+    await tokens.check(of.database, _token(given))
 
 
-def bearer(request: Request) -> str:
+def _token(given: Bearer) -> str:
     """Raises ServiceError REFUSED: no token."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    token = "" if given is None else given.credentials.strip()
+    if not token:
         raise ServiceError("REFUSED", "refused", cause="token_missing")
-    return token.strip()
+    return token
 
 
 @inbound.post(INBOUND_PATH, status_code=202)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.security import APIKeyHeader, APIKeyQuery
 from pydantic import BaseModel, ConfigDict, SkipValidation
 from starlette.responses import Response
 
@@ -103,10 +104,23 @@ def refused(error: ServiceError, _trace: str) -> Response:
     return Response(body.model_dump_json(), status, headers, "application/json")
 
 
-async def partner(request: Request, of: Annotated[Services, Depends(services)]) -> None:
+_header = APIKeyHeader(name="Service-Token", auto_error=False, scheme_name="ServiceToken")
+_parameter = APIKeyQuery(
+    name="service_token",
+    auto_error=False,
+    scheme_name="ServiceTokenParameter",
+    description="Not looked at where there is the header; may stand in a form instead of the query.",
+)
+
+
+async def partner(
+    request: Request,
+    of: Annotated[Services, Depends(services)],
+    token: Annotated[str | None, Depends(_header)],
+    _: Annotated[str | None, Depends(_parameter)],
+) -> None:
     """The guard of every route: the token, then the address. Says who it is in `request.state.partner`."""
-    token = request.headers.get("service-token")
-    if token is None:
+    if token is None and "service-token" not in request.headers:  # an empty header is a token that is missing
         token = (await _fields(request)).get("service_token")
     address = request.client.host if request.client is not None else ""
     try:
@@ -120,14 +134,13 @@ async def partner(request: Request, of: Annotated[Services, Depends(services)]) 
 def _parameters(*names: str) -> dict[str, Any]:
     """How the document shows parameters that come as query or as form."""
     string = {"type": "string"}
-    form = {"type": "object", "properties": dict.fromkeys(names, string)}
+    form = {"type": "object", "properties": dict.fromkeys(("service_token", *names), string)}
     return {
         "parameters": [{"name": name, "in": "query", "required": False, "schema": string} for name in names],
         "requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": form}}, "required": False},
     }
 
 
-_TOKEN = {"name": "Service-Token", "in": "header", "required": False, "schema": {"type": "string"}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     400: {"model": PartnerRefusal, "description": "Refused; the code says why"},
     401: {"description": "The token is nobody's; no body"},
@@ -137,7 +150,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": PartnerRefusal, "description": "Refused"},
     "5XX": {"model": PartnerRefusal, "description": "Not possible now"},
 }
-_LINK = _parameters("service_token", "serial_no", "email", "public_keys", "chipset_id", "mac")
+_LINK = _parameters("serial_no", "email", "public_keys", "chipset_id", "mac")
 
 
 @router.post(
@@ -156,7 +169,7 @@ async def link_user(request: Request, of: Annotated[Services, Depends(services)]
 
 @router.post(
     "/api/management/user", response_model=LinkedUser, responses=_ANSWERS,
-    openapi_extra=_parameters("service_token", "email"), tags=["boxes"],
+    openapi_extra=_parameters("email"), tags=["boxes"],
 )  # fmt: skip
 async def add_user(request: Request, of: Annotated[Services, Depends(services)]) -> LinkedUser:
     """A user of the service. One that exists is found, so that a repeat is safe."""
@@ -170,7 +183,7 @@ async def add_user(request: Request, of: Annotated[Services, Depends(services)])
 
 @router.post(
     IMPORT_PATH, response_model=ImportedList, responses=_ANSWERS,
-    openapi_extra={"parameters": [_TOKEN], **documented(FactoryList)}, tags=["boxes"],
+    openapi_extra=documented(FactoryList), tags=["boxes"],
 )  # fmt: skip
 async def import_boxes(
     request: Request,
@@ -204,7 +217,6 @@ async def import_boxes(
         **_ANSWERS,
         **{status: {"model": PartnerRefusal, "description": "Not granted"} for status in sorted({*_STATUS.values()})},
     },
-    openapi_extra={"parameters": [_TOKEN, {**_TOKEN, "name": "service_token", "in": "query"}]},
     tags=["entitlements"],
 )
 async def buy(
