@@ -18,6 +18,7 @@ from device_sdk.core.ports import Product
 from device_sdk.drivers.aio import AiomqttTransport, ConnectError, Link
 from device_sdk.drivers.connection import UNREACHABLE
 from device_sdk.simulator.device import VirtualDevice
+from device_sdk.simulator.power import PowerLostError
 from service.installation import domain_environments
 from service.operations.commands import Commands
 from tests.integration.devices.test_warehouse_run import a_warehouse, powered
@@ -104,3 +105,36 @@ async def test_the_network_or_the_first_contact_comes_first_and_what_cuts_it_off
             await warehouse.done("set-site", site=SITE["name"], settings={**wrong, "network": {"ssid": "hall"}})
             await until(site, said, [("at_site", 3, "applied", None)])
             assert tablet.values["payment"] == {"terminal": "T9"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("wired", [True, False])
+async def test_a_unit_that_lost_power_before_it_stored_its_box_and_was_shipped_lives_at_its_second_start(
+    tmp_path: Path, wired: bool
+) -> None:
+    async with a_warehouse(tmp_path, "embedded", ["T-1"], ITEMS) as site, by_command(site) as warehouse:
+        await warehouse.done(
+            "set-type", type="tablet", warehouse_settings=["network"], handshake_settings=["features", "payment"]
+        )
+        tablet = Tablet(wired=wired)
+        policy = Policy(backoff_first_s=0.1, rung_span_s=0.5)
+        device = VirtualDevice(
+            site.identity("T-1"), rng=random.Random(1), policy=policy, product=tablet, transport=tablet
+        )
+        save = device.flash.save
+
+        def cut(name: str, data: bytes) -> None:
+            if name.startswith(("site", "boxed")) and tablet.in_warehouse:
+                tablet.in_warehouse = False  # packed and shipped: the service has it out of box
+                device.power.cut()
+                raise PowerLostError
+            save(name, data)
+
+        device.flash.save = cut  # type: ignore[method-assign]
+        async with powered([device]), asyncio.timeout(60):
+            await device.boxed.wait()
+            assert site.query("SELECT step FROM equipment") == [("out_of_box",)]
+            assert (device.power.cuts, tablet.came_by) == (1, [None if wired else "hall"])
+            device.unpacked.set()
+            await until(site, "SELECT step, settings_state FROM equipment", [("at_site", "applied")])
+            assert tablet.values == SETTINGS
