@@ -96,10 +96,10 @@ def _show_added(settings: Settings, name: str, lines: list[str]) -> None:
 
 @app.command("list")
 def list_(as_json: context.JsonOption = False) -> None:
-    """The environments of the configuration."""
+    """The environments of the configuration, with where devices connect; warehouse: where units are staged, if at all."""
     of = context.settings()
     found = [_line(name, one) for name, one in of.environments.items()]
-    columns = ["environment", "broker", "bootstrap", "api_key", "x509"]
+    columns = ["environment", "broker", "bootstrap", "api_key", "x509", "warehouse"]
     context.emit(
         {"environments": found},
         as_json=as_json,
@@ -200,7 +200,8 @@ def _ports(environments: Any) -> set[int]:
 
 
 def _line(name: str, one: EnvironmentSettings) -> dict[str, str | None]:
-    ends = {"bootstrap": one.endpoints.bootstrap, "api_key": one.endpoints.api_key, "x509": one.endpoints.x509}
+    of = one.endpoints
+    ends = {"bootstrap": of.bootstrap, "api_key": of.api_key, "x509": of.x509, "warehouse": of.warehouse}
     shown = {
         what: None if end is None else f"{end.host}:{end.port}{' TLS' if end.tls else ''}" for what, end in ends.items()
     }
