@@ -18,7 +18,9 @@ from service.operations.labels import Order
 def labels(
     batch: Annotated[str, typer.Option(help="The batch's tag, such as B42; devices are monitored by it.")],
     out: Annotated[Path, typer.Option(help="*.pdf, *.svg, *.png (one file a page) or *.csv.")],
-    group: Annotated[str, typer.Option(help="The registration group of the devices.")],
+    group: Annotated[
+        str | None, typer.Option(help="The registration group of the devices; needed where serials are named.")
+    ] = None,
     serials: Annotated[Path | None, typer.Option(help="A file with one serial a line.")] = None,
     serial: Annotated[list[str] | None, typer.Option(help="A serial; may be repeated.")] = None,
     valid_days: Annotated[int, typer.Option(min=1, max=3650, help="How long a label may be scanned.")] = 365,
@@ -32,7 +34,7 @@ def labels(
 ) -> None:
     """Make labels with signed, expiring codes of 96 random bits, each to be scanned once by `firstlight onboard`.
 
-    Without serials: for every registered device of the group with this batch tag. A new label ends an unused one of
+    Without serials: for every registered device with this batch tag, all of one group. A new label ends an unused one of
     the same serial. A label is no key: the device still proves itself when it activates.
     """
     layout = sheets.LAYOUTS.get(sheet)

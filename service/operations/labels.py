@@ -27,6 +27,7 @@ from service.domain.group import Group, KeyKind
 from service.domain.identity import RANDOM_BYTES, uuid7
 from service.domain.onboarding import Label
 from service.errors import Secret
+from service.operations.placing import placed
 from service.operations.registration import RandomBytes
 from service.operations.requests import bad_request, conflict, not_found
 from service.operations.sheets import PrintedLabel
@@ -45,9 +46,9 @@ of = tables.label.c
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be printed. No serials: every registered device of the group with this batch tag."""
+    """What is to be printed. No serials: every registered device with this batch tag; then the group may be left out."""
 
-    group_id: str
+    group_id: str | None
     batch: str
     expires_at: datetime
     serials: tuple[str, ...] = ()
@@ -58,15 +59,17 @@ class Order:
 async def issue(database: Database, order: Order, *, now: datetime, random_bytes: RandomBytes) -> list[PrintedLabel]:
     """Make one label for each serial, in order, in one transaction; older unused labels of these serials end.
 
-    Raises ServiceError BAD_REQUEST, NOT_FOUND (group, serials of that batch), CONFLICT (a serial whose label was used).
+    Raises ServiceError BAD_REQUEST, NOT_FOUND (group, serials of that batch), CONFLICT (a serial whose label was used, a
+    batch of several groups).
     """
     expires_at = order.expires_at.replace(microsecond=0)
     _check(order, expires_at, now)
     async with SqlStore(database, {}).batch() as batch:
-        group = batch.catalogue.groups.get(order.group_id)
+        group_id = order.group_id or await _group_of(batch.connection, order)
+        group = batch.catalogue.groups.get(group_id)
         if group is None:
-            raise not_found("group_unknown", f"no group {order.group_id[: limits.MAX_GROUP_ID_CHARS]!r}")
-        serials = order.serials or await _tagged(batch.connection, order)
+            raise not_found("group_unknown", f"no group {group_id[: limits.MAX_GROUP_ID_CHARS]!r}")
+        serials = order.serials or await _tagged(batch.connection, order.batch, group_id)
         known = (await batch.load(serials=[(group.group_id, serial) for serial in serials])).by_serial
         await _check_unused(batch.connection, group.group_id, serials)
         await _cancel(batch.connection, group.group_id, serials, now)
@@ -147,7 +150,7 @@ async def _save(batch: SqlBatch, new: Sequence[Device], now: datetime) -> None:
     await batch.save(
         Changes(
             devices=tuple((None, device) for device in new),
-            events=tuple(event.of(device, "registered", now) for device in new),
+            events=placed((event.of(device, "registered", now) for device in new), batch.catalogue),
             counters={"device_registered": len(new)},
         )
     )
@@ -168,12 +171,28 @@ def _check(order: Order, expires_at: datetime, now: datetime) -> None:
         raise bad_request("serial_twice", f"named twice: {', '.join(twice[:SHOWN])}")
 
 
-async def _tagged(connection: AsyncConnection, order: Order) -> tuple[str, ...]:
+async def _group_of(connection: AsyncConnection, order: Order) -> str:
+    """The group of the batch's devices: a label is of one group."""
+    if order.serials:
+        raise bad_request("labels_group", "say the group of these serials")
     device = tables.device.c
-    query = select(device.serial).where(device.batch == order.batch, device.group_id == order.group_id)
+    query = select(device.group_id).where(device.batch == order.batch).distinct().order_by(device.group_id)
+    found = list((await connection.execute(query.limit(SHOWN + 1))).scalars())
+    if not found:
+        raise not_found("batch_empty", f"no device has batch {order.batch}; name group and serials")
+    if len(found) > 1:
+        raise conflict(
+            "labels_groups", f"batch {order.batch} has devices of several groups: {', '.join(found)}; name one"
+        )
+    return str(found[0])
+
+
+async def _tagged(connection: AsyncConnection, batch: str, group_id: str) -> tuple[str, ...]:
+    device = tables.device.c
+    query = select(device.serial).where(device.batch == batch, device.group_id == group_id)
     found = tuple((await connection.execute(query.order_by(device.serial).limit(MAX_LABELS + 1))).scalars())
     if not found:
-        raise not_found("batch_empty", f"no device of {order.group_id} has batch {order.batch}; name the serials")
+        raise not_found("batch_empty", f"no device of {group_id} has batch {batch}; name the serials")
     if len(found) > MAX_LABELS:
         raise bad_request("labels_many", f"at most {MAX_LABELS} labels at a time; name the serials")
     return found

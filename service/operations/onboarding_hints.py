@@ -27,6 +27,8 @@ ONBOARDING_HINTS: dict[str, str] = {
     "label_used": "The device is onboarded already; `firstlight device show` shows where.",
     "labels_expiry": "Give --valid-days from 1 to 3650.",
     "labels_format": "Name the file *.pdf, *.svg, *.png or *.csv.",
+    "labels_group": "Give --group with --serials and --serial: a label is of one group.",
+    "labels_groups": "Print the batch group by group, with --group.",
     "labels_many": "Print the batch in several goes.",
     "labels_need_keys": "Give --keys FILE.csv for the keys that are made, or register the devices with their keys first.",
     "labels_unwritable": "Look at the folder that --out names.",

@@ -131,3 +131,13 @@ def test_a_wrong_scan_is_one_line(run):
         refused = run("onboard", "--scan", scan, "--ou", "acme", code=1)
         assert refused.stderr.startswith("firstlight: ")
         assert refused.stderr.count("\n") == 1
+
+
+def test_a_batch_is_printed_by_its_tag_alone(run, folder):
+    refused = run("labels", "--batch", "B42", "--out", "labels.pdf", code=1)
+    assert "no device has batch B42" in refused.stderr
+    for serial in ("TH-1", "TH-2"):
+        run("device", "register", "line-2", serial)
+        run("allocate", f"line-2/{serial}", "--tag", "B42")
+    assert run("labels", "--batch", "B42", "--out", "labels.pdf").stdout.startswith("2 labels of batch B42")
+    assert (folder / "labels.pdf").read_bytes().startswith(b"%PDF")

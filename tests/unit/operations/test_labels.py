@@ -127,6 +127,27 @@ async def test_a_batch_tag_names_the_devices_where_no_serials_are_given(database
     assert [one.serial for one in await issue(database, group=GROUP)] == ["sn-1"]
 
 
+async def test_a_batch_of_one_group_needs_no_word_about_it(database):
+    await store(database, a_device("TH-2", group_id=DERIVED.group_id, batch="B42"), a_device("TH-3", batch="B9"))
+    order = Order(None, "B42", NOW + YEAR)
+    printed = await labels.issue(database, order, now=NOW, random_bytes=os.urandom)
+    assert [(one.group_id, one.serial) for one in printed] == [(DERIVED.group_id, "TH-2")]
+    await store(database, a_device("TH-4", batch="B42"))
+    before = await rows(database, tables.label)
+    for wrong, found in (
+        (order, ("CONFLICT", "labels_groups")),
+        (replace(order, batch="B7"), ("NOT_FOUND", "batch_empty")),
+        (replace(order, serials=("TH-2",)), ("BAD_REQUEST", "labels_group")),
+    ):
+        assert await refused(labels.issue(database, wrong, now=NOW, random_bytes=os.urandom)) == found
+    assert await rows(database, tables.label) == before
+
+
+async def test_labels_that_register_are_told_where_the_group_says(database):
+    await issue(database, "TH-1", group=GROUP, register=True, may_make_keys=True)
+    assert [(one["kind"], one["ou"]) for one in await rows(database, tables.event)] == [("registered", "acme")]
+
+
 async def test_a_new_label_ends_the_unused_one_before_it(database):
     (older,), (newer,) = await issue(database, "TH-1"), await issue(database, "TH-1")
     assert await refused(scan(database, older.text)) == ("CONFLICT", "label_cancelled")
