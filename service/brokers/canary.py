@@ -13,6 +13,7 @@ from typing import Self
 
 import aiomqtt
 
+from device_sdk.aiomqtt_mended import mend
 from service.errors import Secret
 from service.mqtt.library import close_socket
 
@@ -58,6 +59,7 @@ class Canary:
         )
 
     async def __aenter__(self) -> Self:
+        mend(self._client)
         try:
             await self._client.__aenter__()
         except aiomqtt.MqttError:

@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
-from service.brokers.doctor import Check, accounts_in_file, files
+from service.brokers.doctor import accounts_in_file, files
 from service.brokers.gate import AccountLogin, GateError, Login
 from service.brokers.mosquitto.certificates import Issuer, load_issuer
 from service.brokers.mosquitto.plan import BrokerPlan
 from service.brokers.mosquitto.render import prepare, render
 from service.brokers.mosquitto.revocation import RevocationList
+from service.brokers.trials import Check
 from service.cli import context
 from service.cli.context import CommandError
 from service.credentials.keyfile import KeyFile

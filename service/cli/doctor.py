@@ -11,24 +11,31 @@ import ipaddress
 import secrets
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from service.brokers.canary import Door
-from service.brokers.doctor import Check, Patient, examine
+from service.brokers.certified import CertificateDoor
+from service.brokers.doctor import examine
 from service.brokers.gate import BrokerGate
 from service.brokers.mosquitto.control import DynsecControl
 from service.brokers.mosquitto.gate import MosquittoGate, NoGate
+from service.brokers.mosquitto.plan import DOCTOR_USER, BrokerPlan
 from service.brokers.mosquitto.render import read_password
+from service.brokers.trials import Check, Patient
 from service.cli import context
 from service.cli.broker import accounts_checks, show
 from service.cli.context import CommandError
+from service.credentials.authority import Authority, AuthorityError, Issued
 from service.credentials.keyfile import KeyFileError
+from service.deployment import revocation_list
 from service.errors import ServiceError
 from service.installation import broker_plan, service_login
 from service.mqtt.port import Role
 from service.settings import EndpointSettings, LinkSettings, Settings
+from service.storage.revocations import Revocations
 
 
 def doctor(
@@ -93,17 +100,11 @@ async def patient_of(of: Settings, name: str) -> AsyncIterator[Patient]:
     if one.endpoints.warehouse is not None:
         doors[Role.WAREHOUSE] = _door(one.endpoints.warehouse, str(ca))
     links = {role: one.links.of(role) for role in one.roles}
-    gate: BrokerGate = NoGate()
-    task = None
-    if plan is not None:
-        try:
-            admin = read_password(plan.admin_password_file)
-        except OSError as error:
-            raise CommandError(f"{error}; run `firstlight broker render`") from error
-        control = DynsecControl(plan.service_host, plan.operational_service_port, admin)
-        task = asyncio.create_task(control.run(), name="doctor's control")
-        gate = MosquittoGate(control)
-    try:
+    async with contextlib.AsyncExitStack() as stack:
+        gate: BrokerGate = NoGate()
+        certificates = None
+        if plan is not None:
+            gate, certificates = await _mosquitto(of, plan, stack)
         yield Patient(
             environment=name,
             doors=doors,
@@ -113,11 +114,43 @@ async def patient_of(of: Settings, name: str) -> AsyncIterator[Patient]:
             token=lambda: secrets.token_hex(16),
             plan=plan,
             root=of.topic_root,
+            certificates=certificates,
         )
-    finally:
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _mosquitto(
+    of: Settings, plan: BrokerPlan, stack: contextlib.AsyncExitStack
+) -> tuple[MosquittoGate, CertificateDoor | None]:
+    """A gate with a login of its own, and how canaries come by certificates where devices log in with those."""
+    try:
+        password = read_password(plan.doctor_password_file)
+    except OSError as error:
+        raise CommandError(f"{error}; run `firstlight broker render` and restart the broker") from error
+    control = DynsecControl(
+        plan.service_host, plan.operational_service_port, password, user=DOCTOR_USER, client_id=secrets.token_hex(16)
+    )
+    task = asyncio.create_task(control.run(), name="doctor's control")
+    stack.push_async_callback(_end, task)
+    end = of.environments[plan.environment].endpoints.x509
+    if end is None or plan.x509 is None:
+        return MosquittoGate(control), None
+    try:
+        database = await stack.enter_async_context(context.open_database(of))
+        authority = Authority.load(of.ca_dir(plan.environment))
+    except (ServiceError, KeyFileError, AuthorityError) as error:
+        raise CommandError(f"canaries cannot have certificates: {error}") from error
+    revoked = Revocations(database, plan.environment, lambda: datetime.now(UTC))
+
+    async def remember(issued: Issued) -> None:
+        await revoked.add(int(issued.serial, 16), issued.spki_sha256, issued.expires_at)
+
+    door = CertificateDoor(end.host, end.port, authority.ca_pem, authority, remember)
+    return MosquittoGate(control, revocation_list(of, plan, revoked)), door
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _door(end: EndpointSettings, ca: str) -> Door:

@@ -19,9 +19,10 @@ import typer
 
 from device_sdk.wire import topics
 from service.brokers.canary import WAIT_S, Canary, Door
-from service.brokers.doctor import Check, examine
+from service.brokers.doctor import examine
 from service.brokers.mosquitto.certificates import load_issuer
 from service.brokers.mosquitto.render import render
+from service.brokers.trials import Check
 from service.cli import bootstrap, config_text, context
 from service.cli.broker import show
 from service.cli.doctor import patient_of

@@ -8,7 +8,7 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from service.brokers.embedded import EmbeddedBroker, EmbeddedGate
@@ -47,6 +47,7 @@ class Site:
     tls: ssl.SSLContext | None = None
     real: Mosquittos | None = None
     control: DynsecControl | None = None
+    revoked: Remembered = field(default_factory=Remembered)
 
     def service(self, role: Role) -> Actor:
         password = self.passwords[role].reveal().decode()
@@ -97,6 +98,7 @@ async def mosquitto_site(folder: Path) -> AsyncIterator[Site]:
         plan = real.plan
         control = DynsecControl("127.0.0.1", plan.operational_service_port, read_password(plan.admin_password_file))
         task = asyncio.create_task(control.run())
+        revoked = Remembered()
         crl = RevocationList(plan.crl, real.issuer, Remembered(), reload_by_signal(plan.pid_file(Role.OPERATIONAL)))
         assert plan.api_key is not None
         assert plan.warehouse is not None
@@ -114,6 +116,7 @@ async def mosquitto_site(folder: Path) -> AsyncIterator[Site]:
                 real.tls(),
                 real,
                 control,
+                revoked,
             )
         finally:
             task.cancel()

@@ -36,12 +36,26 @@ Answer = dict[str, Any]
 
 
 class DynsecControl:
-    """`run` holds the connection for ever; `ask` waits for it. One client id, pinned to the admin's login."""
+    """`run` holds the connection for ever; `ask` waits for it.
 
-    def __init__(self, host: str, port: int, password: Secret, *, jitter: Callable[[], float] = random.random) -> None:
+    The service's login is pinned to one client id: who connects as it throws out whoever is. Others have a login of
+    their own.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        password: Secret,
+        *,
+        user: str = ADMIN_USER,
+        client_id: str = ADMIN_USER,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
         self._host = host
         self._port = port
         self._password = password
+        self._user, self._client_id = user, client_id
         self._jitter = jitter
         self._client: aiomqtt.Client | None = None
         self._lock = asyncio.Lock()
@@ -113,9 +127,9 @@ class DynsecControl:
         client = aiomqtt.Client(
             self._host,
             self._port,
-            username=ADMIN_USER,
+            username=self._user,
             password=self._password.reveal().decode(),
-            identifier=ADMIN_USER,
+            identifier=self._client_id,
             clean_session=True,
             keepalive=KEEPALIVE_S,
             timeout=CONNECT_TIMEOUT_S,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from device_sdk.wire import topics
 from service.brokers.gate import AccountLogin, Login
 from service.brokers.mosquitto.accounts import clients_of, role
-from service.brokers.mosquitto.plan import ADMIN_USER, SERVICE_USER
+from service.brokers.mosquitto.plan import ADMIN_USER, DOCTOR_USER, SERVICE_USER
 from service.domain.credential import CredentialKind
 from service.errors import Secret
 
@@ -33,6 +33,7 @@ def render_dynsec(
     logins: Iterable[Login],
     salt: Callable[[int], bytes] = secrets.token_bytes,
     *,
+    doctor_password: Secret | None = None,
     accounts: Sequence[AccountLogin] = (),
     root: str = topics.ROOT,
 ) -> bytes:
@@ -42,6 +43,8 @@ def render_dynsec(
         clients.append(
             {**_client(ADMIN_USER, admin_password, salt), "clientid": ADMIN_USER, "roles": [{"rolename": "admin"}]}
         )
+    if doctor_password is not None:  # at any client id: two doctors at a time do not disturb each other either
+        clients.append({**_client(DOCTOR_USER, doctor_password, salt), "roles": [{"rolename": "admin"}]})
     clients += [
         {**_client(login.credential_id, login.api_key, salt), "clientid": login.credential_id}
         for login in logins

@@ -14,8 +14,10 @@ from device_sdk.wire import topics
 from service.mqtt.port import EVERYWHERE, Role
 
 SERVICE_USER = "firstlight"
-ADMIN_USER = "firstlight-admin"
-OWN_USERS = frozenset({SERVICE_USER, ADMIN_USER})
+ADMIN_USER = "firstlight-admin"  # the running service's
+DOCTOR_USER = "firstlight-doctor"  # of `firstlight doctor`, so that it does not throw the service out
+ADMINS = frozenset({ADMIN_USER, DOCTOR_USER})
+OWN_USERS = frozenset({SERVICE_USER, *ADMINS})
 PLUGIN = Path("/usr/lib/x86_64-linux-gnu/mosquitto_dynamic_security.so")
 
 
@@ -72,6 +74,10 @@ class BrokerPlan:
     @property
     def admin_password_file(self) -> Path:
         return self.directory / "passwords" / "admin-operational"
+
+    @property
+    def doctor_password_file(self) -> Path:
+        return self.directory / "passwords" / "doctor-operational"
 
     @property
     def crl(self) -> Path:

@@ -70,7 +70,8 @@ def _write_all(
         written.append(path)
 
     # 1. Passwords: random, made once, readable by the service only.
-    for path in (*(plan.password_file(role) for role in plan.roles), plan.admin_password_file):
+    admins = plan.admin_password_file, plan.doctor_password_file
+    for path in (*(plan.password_file(role) for role in plan.roles), *admins):
         if not path.exists():
             write(path, token().encode() + b"\n", for_broker=False)
     # 2. The server's certificate, while it lasts.
@@ -90,7 +91,17 @@ def _write_all(
         own = read_password(plan.password_file(role))
         if role is Role.OPERATIONAL:
             admin = read_password(plan.admin_password_file)
-            write(plan.dynsec(role), render_dynsec(own, admin, logins, accounts=accounts, root=plan.root))
+            write(
+                plan.dynsec(role),
+                render_dynsec(
+                    own,
+                    admin,
+                    logins,
+                    doctor_password=read_password(plan.doctor_password_file),
+                    accounts=accounts,
+                    root=plan.root,
+                ),
+            )
         else:
             write(plan.dynsec(role), render_dynsec(own, None, ()))
         write(plan.config(role), configuration(plan, role).encode())
