@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from device_sdk.wire import ids
 from service.domain.device import DeviceState
-from service.operations.requests import bad_request, not_found
+from service.operations.requests import bad_request, check_batch, not_found
 from service.storage.database import Database
 from service.storage.tables import device, label
 
@@ -28,8 +27,7 @@ class BatchView:
 
 async def show(database: Database, batch: str, *, limit: int = 100) -> BatchView:
     """Raises ServiceError NOT_FOUND for a batch that no device and no label has."""
-    if not ids.is_group_id(batch):
-        raise bad_request("batch_illegal", "a batch is 1 to 64 of A-Z a-z 0-9 . _ -")
+    check_batch(batch)
     if not 1 <= limit <= MAX_MISSING:
         raise bad_request("limit_illegal", f"at most {MAX_MISSING} are listed")
     of_batch = device.c.batch == batch

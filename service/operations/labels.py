@@ -29,7 +29,7 @@ from service.domain.onboarding import Label
 from service.errors import Secret
 from service.operations.placing import placed
 from service.operations.registration import RandomBytes
-from service.operations.requests import bad_request, conflict, not_found
+from service.operations.requests import bad_request, check_batch, conflict, not_found
 from service.operations.sheets import PrintedLabel
 from service.storage import tables
 from service.storage.database import Database
@@ -157,8 +157,7 @@ async def _save(batch: SqlBatch, new: Sequence[Device], now: datetime) -> None:
 
 
 def _check(order: Order, expires_at: datetime, now: datetime) -> None:
-    if not ids.is_group_id(order.batch):
-        raise bad_request("batch_illegal", "a batch is 1 to 64 of A-Z a-z 0-9 . _ -")
+    check_batch(order.batch)
     if not now + MIN_VALID <= expires_at <= now + MAX_VALID:
         raise bad_request("labels_expiry", f"labels are valid for 5 minutes to {MAX_VALID.days} days")
     if len(order.serials) > MAX_LABELS:

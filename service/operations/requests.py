@@ -53,6 +53,12 @@ def check_placement(ou: str | None, environment: str | None) -> None:
         raise bad_request("environment_illegal", "an environment is a name such as prod-eu", environment[:80])
 
 
+def check_batch(batch: str) -> None:
+    """Raise ServiceError unless it is a legal batch tag."""
+    if not ids.is_group_id(batch):
+        raise bad_request("batch_illegal", "a batch is 1 to 64 of A-Z a-z 0-9 . _ -", batch[:80])
+
+
 def parse_device(text: str) -> tuple[str | None, str]:
     """Group (None for a bare serial) and serial of `GROUP/SERIAL` or `SERIAL`. Raises ServiceError."""
     group_id, slash, serial = text.rpartition("/")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from service.domain.device import Device
 from service.domain.placement import bound_environment, check_bound
 from service.errors import ServiceError
-from service.operations.requests import bad_request, check_placement, conflict, not_found
+from service.operations.requests import bad_request, check_batch, check_placement, conflict, not_found
 from service.operations.selectors import is_within, ou_of
 from service.operations.verbs.verb import Applied, Role, Told, World
 from service.operations.verbs.verb import Arguments as Arguments_
@@ -28,6 +28,8 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     if arguments.ou is None and arguments.environment is None and arguments.batch is None:
         raise bad_request("place_missing", "say an OU, an environment or a batch")
     check_place(arguments.ou, arguments.environment, world)
+    if arguments.batch is not None:
+        check_batch(arguments.batch)
     placed = arguments.ou is not None or arguments.environment is not None
     if placed and device.thing is not None:
         raise conflict("already_activated", "the device has a thing: `reprovision` moves it")

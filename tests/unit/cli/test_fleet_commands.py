@@ -121,6 +121,8 @@ def test_a_command_says_which_device_failed_afterwards_and_why(run, installed): 
         (("block", "g/nobody"), "not registered: g/nobody"),
         (("reprovision", "--group", "nothing", "--ou", "x"), "no group nothing"),
         (("reprovision", "--in-ou", "a//b", "--ou", "x"), "an OU is a path"),
+        (("allocate", "g/a", "--tag", "% x/.."), "a batch is 1 to 64"),
+        (("allocate", "g/a", "--tag", ""), "a batch is 1 to 64"),
         (("set-attributes", "g/a"), "say --set or --unset"),
         (("set-settings", "g/a", "--set", "x"), "NAME=VALUE"),
         (("set-target", "g/a"), "--version or --clear"),
