@@ -70,12 +70,12 @@ class Site:
         _, _, serial = device_certificate(self.real.issuer, name, folder)
         return self.certified_again(name, folder), Login(name, CredentialKind.X509, certificate_serial=serial)
 
-    def certified_again(self, name: str, folder: Path) -> Actor:
+    def certified_again(self, name: str, folder: Path, *, client_id: str | None = None) -> Actor:
         """With the certificate that `certified` left in `folder`."""
         assert self.real is not None
         assert self.real.plan.x509 is not None
         tls = self.real.tls(folder / f"{name}.pem", folder / f"{name}.key")
-        return Actor(self.real.plan.x509.port, name, tls=tls)
+        return Actor(self.real.plan.x509.port, client_id or name, tls=tls)
 
 
 @asynccontextmanager
