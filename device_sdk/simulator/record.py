@@ -18,7 +18,8 @@ from device_sdk.drivers.crypto import FullCrypto
 from device_sdk.wire import keys, limits, topics
 from device_sdk.wire.packer import unpackb
 
-_MAX_OPEN = 16  # requests whose claim is remembered until their reply comes
+_MAX_OPEN = 16  # requests of which something is remembered until their reply comes
+_NUMBERED = ("/up/online", "/up/report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Reply:
     """One reply as it arrived. `owner` is the session or credential of its topic.
 
     `proven`: for `activate` whether `server_proof` fits, with the grant's `thing_id` and `credential_id`; for the verbs
-    of a credential True, because only its holder receives there, and `credential_id` is the owner.
+    of a credential True, because only its holder receives there, and `credential_id` is the owner. `numbers`: the
+    (boot_count, n) of the request that it answers, where it had them.
     """
 
     group_id: str
@@ -41,6 +43,7 @@ class Reply:
     credential_id: str | None
     proven: bool
     at: float
+    numbers: tuple[int, int] | None = None
 
 
 class RecordingTransport:
@@ -52,6 +55,7 @@ class RecordingTransport:
         self._sink = sink
         self._root = root
         self._claims: dict[str, dict[str, Any]] = {}
+        self._numbers: dict[str, tuple[int, int]] = {}  # by the id of the request
 
     @asynccontextmanager
     async def open(self, connect: Connect) -> AsyncIterator[Link]:
@@ -62,8 +66,11 @@ class RecordingTransport:
         if topic.endswith("/up/activate"):
             request = unpackb(payload)
             self._claims[request["id"]] = request
-            while len(self._claims) > _MAX_OPEN:
-                self._claims.pop(next(iter(self._claims)))
+            _forget_oldest(self._claims)
+        elif topic.endswith(_NUMBERED):
+            request = unpackb(payload)
+            self._numbers[request["id"]] = (request["boot_count"], request["n"])
+            _forget_oldest(self._numbers)
 
     def arrived(self, topic: str, payload: bytes) -> None:
         place = topics.parse(topic, self._root)
@@ -95,6 +102,7 @@ class RecordingTransport:
             credential_id=credential_id,
             proven=proven,
             at=time.monotonic(),
+            numbers=self._numbers.get(str(reply.get("id"))) if space == topics.OPERATIONAL else None,
         )
 
     def _granted(self, session: str, reply: dict[str, Any]) -> tuple[str | None, str | None, bool]:
@@ -115,6 +123,11 @@ class RecordingTransport:
             return grant["thing_id"], grant["credential_id"], keys.same(proof, reply["server_proof"])
         except (ValueError, KeyError, TypeError):
             return None, None, False
+
+
+def _forget_oldest(kept: dict[str, Any]) -> None:
+    while len(kept) > _MAX_OPEN:
+        kept.pop(next(iter(kept)))
 
 
 class _RecordingLink:

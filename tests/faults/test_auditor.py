@@ -28,6 +28,8 @@ async def true_site(tmp_path: Path) -> tuple[Path, str, str]:
                 assert (await peer.activate())["ok"]
                 assert (await peer.online(firmware={"version_id": version}))["ok"]
                 await service.pipeline.revoker.revoke_all()
+                assert (await peer.report())["ok"]
+                assert (await peer.ask("c", "rename", {"n": 3, "name": "roof"}))["ok"]
                 _TRUE["thing"], _TRUE["credential"] = peer.grant["thing_id"], peer.credential_id
             _TRUE["data"] = site.settings.database_path.read_bytes()
     path = tmp_path / "copy.db"
@@ -35,10 +37,19 @@ async def true_site(tmp_path: Path) -> tuple[Path, str, str]:
     return path, str(_TRUE["credential"]), str(_TRUE["thing"])
 
 
+def told_of(credential: str, thing: str) -> list[Told]:
+    return [
+        Told(GROUP, "sn-1", "activate", credential, thing),
+        Told(GROUP, "sn-1", "online", credential, numbers=(1, 1)),
+        Told(GROUP, "sn-1", "report", credential, numbers=(1, 2)),
+        Told(GROUP, "sn-1", "rename", credential, name="cellar"),
+        Told(GROUP, "sn-1", "rename", credential, numbers=(1, 3), name="roof"),
+    ]
+
+
 def test_a_true_database_has_no_finding(true_site: tuple[Path, str, str]) -> None:
     path, credential, thing = true_site
-    told = [Told(GROUP, "sn-1", "activate", credential, thing), Told(GROUP, "sn-1", "online", credential)]
-    assert audit(path, told, logins={credential}, refused=()) == []
+    assert audit(path, told_of(credential, thing), logins={credential}, refused=()) == []
     assert confirmed_devices(path) == {(GROUP, "sn-1")}
 
 
@@ -55,6 +66,9 @@ UNTRUE = {
     "is forgotten": "DELETE FROM credential WHERE state = 'confirmed'",
     "is confirmed, which is forgotten": (
         "UPDATE credential SET state = 'pending', confirmed_at = NULL WHERE state = 'confirmed'"),
+    "the report (1, 2) of": "UPDATE credential SET last_n = 1",
+    "the rename (1, 3) of": "UPDATE credential SET last_boot_count = 0",
+    "that its thing is called roof": "UPDATE thing SET name = 'cellar'",
     "but its thing is": "UPDATE thing SET thing_id = 'another'",
     "was replaced and has a live credential": "UPDATE device SET state = 'replaced', replaced_by = device_id",
     "nobody knows by whom": "UPDATE device SET state = 'replaced'",
@@ -88,8 +102,7 @@ def test_every_untruth_is_found(true_site: tuple[Path, str, str], finding: str) 
     connection = sqlite3.connect(path)
     connection.executescript("PRAGMA foreign_keys=OFF; PRAGMA ignore_check_constraints=ON;" + UNTRUE[finding])
     connection.close()
-    told = [Told(GROUP, "sn-1", "activate", credential, thing), Told(GROUP, "sn-1", "online", credential)]
-    found = audit(path, told, logins={credential}, refused={0xC3} if "c3" in finding else ())
+    found = audit(path, told_of(credential, thing), logins={credential}, refused={0xC3} if "c3" in finding else ())
     assert any(finding in one for one in found), found
 
 

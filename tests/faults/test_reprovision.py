@@ -146,11 +146,7 @@ async def speak_once_more(site: TwoPlaces, fleet: Fleet, within_s: float) -> Non
 async def judge(site: TwoPlaces, fleet: Fleet) -> None:
     await until(lambda: site.query("SELECT 1 FROM credential WHERE state = 'dropped' AND revoked_at IS NULL") == [], 30)
     assert await site.stop_service() == 0
-    told = [
-        auditor.Told(r.group_id, r.serial, r.verb, r.credential_id, r.thing_id)
-        for r in fleet.replies
-        if r.ok and r.proven and r.verb in ("activate", "online") and r.credential_id is not None
-    ]
+    told = auditor.told_by(fleet.replies)
     assert auditor.audit(site.settings.database_path, told) == []
     for line in site.output:
         assert "Traceback" not in line, line[:4000]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +20,20 @@ class Told:
 
     group_id: str
     serial: str
-    verb: str  # "activate" or "online"
+    verb: str  # "activate", or one of a credential such as "report"
     credential_id: str
     thing_id: str | None = None  # of an activate
+    numbers: tuple[int, int] | None = None  # (boot_count, n) of the request that was answered
+    name: str | None = None  # of a rename
+
+
+def told_by(replies: Iterable[Any]) -> list[Told]:
+    """What the simulator's devices were told, of its record of replies."""
+    return [
+        Told(one.group_id, one.serial, one.verb, one.credential_id, one.thing_id, one.numbers)
+        for one in replies
+        if one.ok and one.proven and one.verb in ("activate", "online", "report") and one.credential_id is not None
+    ]
 
 
 def audit(
@@ -152,8 +164,9 @@ def _replacements(connection: sqlite3.Connection) -> list[str]:
 
 def _replies(connection: sqlite3.Connection, told: Iterable[Told]) -> list[str]:
     found = []
+    names: dict[str, str] = {}  # by credential: the one that was told last
     query = (
-        "SELECT c.state, c.confirmed_at, t.thing_id FROM credential c JOIN device d USING (device_id)"
+        "SELECT c.state, c.confirmed_at, c.last_boot_count, c.last_n, t.thing_id, t.name FROM credential c JOIN device d USING (device_id)"
         " LEFT JOIN thing t ON d.device_id IN (t.holder_device_id, t.successor_device_id)"
         " WHERE c.credential_id = ? AND d.group_id = ? AND d.serial = ?"
     )
@@ -162,10 +175,18 @@ def _replies(connection: sqlite3.Connection, told: Iterable[Told]) -> list[str]:
         row = connection.execute(query, (reply.credential_id, reply.group_id, reply.serial)).fetchone()
         if row is None:
             found.append(f"{who} was told of credential {reply.credential_id}, which is forgotten")
-        elif reply.verb == "online" and row["confirmed_at"] is None:
+        elif reply.verb != "activate" and row["confirmed_at"] is None:
             found.append(f"{who} was told that {reply.credential_id} is confirmed, which is forgotten")
         elif reply.thing_id not in (None, row["thing_id"]) and row["state"] != "dropped":
             found.append(f"{who} was told thing {reply.thing_id}, but its thing is {row['thing_id']}")
+        elif reply.numbers is not None and (row["last_boot_count"], row["last_n"]) < reply.numbers:
+            found.append(f"the {reply.verb} {reply.numbers} of {who} was answered, which is forgotten")
+        if reply.name is not None:
+            names[reply.credential_id] = reply.name
+    for credential_id, name in names.items():
+        row = connection.execute(query.partition(" AND d.group_id")[0], (credential_id,)).fetchone()
+        if row is not None and row["name"] != name:
+            found.append(f"{credential_id} was told that its thing is called {name}, but it is called {row['name']}")
     return found
 
 

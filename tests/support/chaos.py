@@ -22,9 +22,11 @@ from device_sdk.simulator import FaultPlan, Fleet, PowerPlan
 from service.brokers.mosquitto.certificates import revoked_serials
 from service.mqtt.port import EVERYWHERE, Role
 from tests.support import auditor
-from tests.support.site import GROUP, Site, made_site, until
+from tests.support.renamer import Renamer
+from tests.support.site import ENVIRONMENT, GROUP, Site, made_site, until
 
 SERVICE = "service"
+RENAMED = "simple-1"  # a device that only has itself renamed, which the simulator's never do
 RENDER, STALE, DELETED, TORN = "rendered", "stale", "deleted and rendered", "torn and rendered"
 
 
@@ -73,7 +75,7 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
     result = Result(seed)
     async with made_site(folder, plan.broker, certificates=plan.certificates) as site:
         serials = [f"T-{number:04}" for number in range(plan.devices)]
-        await site.register(serials)
+        await site.register([*serials, RENAMED])
         await site.add_version("2.0", 2, rng.randbytes(plan.image_bytes))
         target = await site.add_version("3.0", 3, rng.randbytes(plan.image_bytes), target=False)
         if site.mosquittos is not None:
@@ -96,8 +98,11 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
             ),
         )
         started, stop = time.monotonic(), asyncio.Event()
+        renamer = Renamer(site, RENAMED)
         async with asyncio.TaskGroup() as group:
             group.create_task(fleet.run(stop))
+            if not plan.certificates:
+                group.create_task(renamer.run(stop))
             try:
                 await _kill_all(site, plan, rng, result, say)
                 await _confirmed(site, fleet, plan, say)
@@ -112,7 +117,7 @@ async def run_chaos(folder: Path, plan: Plan, seed: int, say: Callable[[str], No
         result.seconds = time.monotonic() - started
         summary = fleet.summary()
         result.boots, result.power_cuts, result.bytes = summary.boots, summary.power_cuts, summary.bytes
-        result.replies = await _judge(site, fleet)
+        result.replies = await _judge(site, fleet, renamer)
     return result
 
 
@@ -204,25 +209,24 @@ async def _all_let_in_again(site: Site, fleet: Fleet, plan: Plan) -> None:
         raise AssertionError(f"locked out: {sorted(serials - heard)}") from None
 
 
-async def _judge(site: Site, fleet: Fleet) -> int:
+async def _judge(site: Site, fleet: Fleet, renamer: Renamer) -> int:
     """The auditor's findings must be none. Returns how many replies it looked at."""
     database = site.settings.database_path
     await until(lambda: site.query("SELECT 1 FROM credential WHERE state = 'dropped' AND revoked_at IS NULL") == [], 30)
     assert await site.stop_service() == 0
     logins = None if site.mosquittos is None else await site.broker_logins()
-    told = [
-        auditor.Told(r.group_id, r.serial, r.verb, r.credential_id, r.thing_id)
-        for r in fleet.replies
-        if r.ok and r.proven and r.verb in ("activate", "online") and r.credential_id is not None
-    ]
+    told = [*auditor.told_by(fleet.replies), *renamer.told]
+    assert renamer.told or site.settings.environments[ENVIRONMENT].endpoints.api_key is None
     refused = None
     if site.mosquittos is not None and site.mosquittos.plan.x509 is not None:
         refused = revoked_serials(site.mosquittos.plan.crl.read_bytes())
-    assert auditor.audit(database, told, logins=logins, refused=refused) == []
+    found = auditor.audit(database, told, logins=logins, refused=refused)
+    assert found == [], found
     rows = site.query(
         "SELECT d.serial, count(*) FROM credential c JOIN device d USING (device_id)"
-        " WHERE c.state = 'confirmed' AND d.group_id = ? GROUP BY d.serial",
+        " WHERE c.state = 'confirmed' AND d.group_id = ? AND d.serial <> ? GROUP BY d.serial",
         GROUP,
+        renamer.serial,
     )
     assert dict(rows) == {device.identity.serial: 1 for device in fleet.devices}
     for line in site.output:

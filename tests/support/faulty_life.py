@@ -149,11 +149,7 @@ def _dropped(site: Site) -> bool:
 
 def _judge(site: Site, fleets: list[Fleet]) -> None:
     replies = [one for fleet in fleets for one in fleet.replies]
-    told = [
-        auditor.Told(one.group_id, one.serial, one.verb, one.credential_id, one.thing_id)
-        for one in replies
-        if one.ok and one.proven and one.verb in ("activate", "online") and one.credential_id is not None
-    ]
+    told = auditor.told_by(replies)
     assert auditor.audit(site.settings.database_path, told) == []
     confirmed = site.query("SELECT serial, count(*) FROM credential JOIN device USING (device_id)"
                            " WHERE credential.state = 'confirmed' GROUP BY serial")  # fmt: skip
