@@ -156,7 +156,7 @@ def _placement(move: Move, kind: CredentialKind, catalogue: Catalogue) -> dict[s
         if endpoint is not None:
             wanted["endpoint"] = _endpoint(endpoint, None)
         wanted["bootstrap"] = [_endpoint(one, environment.ca_pem) for one in environment.bootstrap]
-    wanted["deadline_s"] = int((move.deadline_at - move.started_at).total_seconds())
+    wanted["deadline_s"] = max(1, int((move.deadline_at - move.started_at).total_seconds()))
     return wanted
 
 

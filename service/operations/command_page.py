@@ -146,6 +146,7 @@ async def work(transaction: Transaction, batch: SqlBatch, command: Command, sett
         now, batch.catalogue, command.account, command.command_id, setting.operator.scope, setting.random_bytes,
         others={**loaded.by_serial},
         devices=loaded.by_device_id,
+        expires_at=command.expires_at,
     )  # fmt: skip
     page = _Page(command, setting, world, loaded.by_device_id)
     for device_id in ids:

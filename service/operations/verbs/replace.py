@@ -18,7 +18,7 @@ from service.operations import registration
 from service.operations.registration import Registration
 from service.operations.requests import bad_request, conflict, parse_device
 from service.operations.selectors import ou_of
-from service.operations.verbs.reprovision import deadline_of
+from service.operations.verbs.reprovision import deadline_of, no_longer
 from service.operations.verbs.verb import Applied, Role, World
 from service.operations.verbs.verb import Arguments as Arguments_
 
@@ -48,7 +48,7 @@ def named(arguments: Arguments) -> tuple[tuple[str, str], ...]:
 
 def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     name = _name(arguments.new)
-    deadline = deadline_of(arguments.deadline_s, replacement.MIN_DEADLINE, replacement.MAX_DEADLINE)
+    deadline = no_longer(deadline_of(arguments.deadline_s, replacement.MIN_DEADLINE, replacement.MAX_DEADLINE), world)
     known = world.others.get(name)
     if known is not None and known.device_id != device.device_id:
         _check_scope(known, world)

@@ -32,7 +32,7 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     if arguments.ou is None and arguments.environment is None:
         raise bad_request("place_missing", "say an OU or an environment")
     check_place(arguments.ou, arguments.environment, world)
-    deadline = deadline_of(arguments.deadline_s, placement.MIN_DEADLINE, placement.MAX_DEADLINE)
+    deadline = no_longer(deadline_of(arguments.deadline_s, placement.MIN_DEADLINE, placement.MAX_DEADLINE), world)
     after, events = placement.reprovision(
         device,
         world.catalogue,
@@ -44,6 +44,11 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
         command_id=world.command_id,
     )
     return Applied(after, events=events)
+
+
+def no_longer(deadline: timedelta, world: World) -> timedelta:
+    """The deadline, or what is left of the command's time where that is less."""
+    return deadline if world.expires_at is None else min(deadline, world.expires_at - world.now)
 
 
 def deadline_of(seconds: int, least: timedelta, most: timedelta) -> timedelta:

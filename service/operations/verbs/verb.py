@@ -62,6 +62,7 @@ class World:
     random_bytes: Callable[[int], bytes]
     others: Mapping[tuple[str, str], Device] = field(default_factory=dict)  # among them those that the arguments name
     devices: Mapping[str, Device] = field(default_factory=dict)  # by device_id: partners of a replacement too
+    expires_at: datetime | None = None  # the command's: nothing that waits for a device waits longer
 
 
 @dataclass(frozen=True, slots=True)

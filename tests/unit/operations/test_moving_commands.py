@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import update
 
+from service.domain import desired, placement
 from service.domain import event as happened
-from service.domain import placement
 from service.domain.catalogue import Endpoint, Environment
 from service.domain.changes import Changes
 from service.domain.credential import CredentialKind
@@ -310,3 +310,24 @@ async def test_settings_that_a_device_cannot_use_are_those_of_the_command_that_m
     assert second.later == {"settings_changed": 2, "settings_failed": 1}
     async with database.read() as connection:
         assert await aftermath.command_of(connection, second.failed[0]) == second.command.command_id
+
+
+@pytest.mark.parametrize(("expires_s", "waits_s"), [(600, 600), (48 * 3600, 7200), (None, 7200), (0, 0.322)])
+async def test_what_a_command_waits_for_ends_with_it(database, commands, expires_s, waits_s):
+    now = commands.now()
+    await seed(database, "sn-1", "sn-2")
+    await add(database, a_device("new"))
+    more = {}
+    if expires_s is not None:  # a whole second; the clock is between two
+        more = {"expires_at": int(now.timestamp()) + max(expires_s, 1)}
+        waits_s = min(waits_s, more["expires_at"] - now.timestamp())
+    sent = ask("1", selector=named("sn-1"), arguments={"environment": "test", "deadline_s": 7200}, **more)
+    await commands.submit(THIS_MACHINE, "reprovision", sent)
+    asked = ask("2", selector=named("sn-2"), arguments={"new": "line-1/new", "deadline_s": 7200}, **more)
+    await commands.submit(THIS_MACHINE, "replace", asked)
+    device = await devices.show(database, "sn-1")
+    successor = (await devices.show(database, "sn-2")).thing
+    for until in (device.thing.move.deadline_at, successor.successor_deadline_at):
+        assert (until - now).total_seconds() == pytest.approx(waits_s, abs=0.01)
+    document = desired.content(device, device.credentials[0], await SqlStore(database, ENVIRONMENTS).catalogue(), now)
+    assert document["placement"]["deadline_s"] == max(1, int(waits_s))
