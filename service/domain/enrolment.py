@@ -200,7 +200,7 @@ def overridden(of: Standing) -> Standing:
     """The provider's order is to be written anew with the units that it has here. Raises IllegalMove."""
     _check_no_answer_to_come(of)
     if not of.held or not {S.ENROLLED, S.ENROL_PENDING} & set(of.units.values()):
-        raise IllegalMove("there is nothing enrolled that could be written anew")
+        raise IllegalMove("there is nothing enrolled that could be written anew; adopt first what the provider holds")
     return Standing(order_moved(of.order, S.ENROL_PENDING), of.units, of.held)
 
 

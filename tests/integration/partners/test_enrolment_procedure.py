@@ -81,6 +81,7 @@ def test_an_order_is_enrolled_with_a_provider_that_speaks_json_and_one_by_files(
             service.wait_until(200)
             operator.signs_in()
             by_json(operator, standin, tokens)
+            without_an_answer(operator, standin, tmp_path)
             by_files(operator, platform, installation.folder / "data/enrolment", tmp_path)
             operator.client.close()
             code, said = service.stop()
@@ -107,7 +108,7 @@ def once(operator: Operator, url: str, platform: Platform) -> dict[str, str]:
     does("group", "create", "tablets", "--product", "tablet", "--ou", "acme", "--environment", "local")
     does("device-type", "create", "tablet", "--group", "tablets")
     does("site", "create", "hall-1", "--ou", "acme/hall-1")
-    for number in ("SO-1", "SO-2"):
+    for number in ("SO-1", "SO-2", "SO-3"):
         does("order", "create", number, "--site", "hall-1", "--line", "tablet:2")
     return {"dep": dep, "business": business}
 
@@ -150,6 +151,23 @@ def by_json(operator: Operator, standin: StandIn, tokens: dict[str, str]) -> Non
     assert "REMOVES 1: T-9" in operator.does("enrolment", "override", "SO-1", "--dry-run")
 
 
+def without_an_answer(operator: Operator, standin: StandIn, tmp_path: Path) -> None:
+    # 4. The provider takes the order and never says what became of it.
+    standin.in_progress = 1000
+    dispatched = {"orderId": "SO-3", "lines": [{"line": 1, "serials": ["V-1"]}], "enrolment": wish("dep")}
+    file = tmp_path / "without.json"
+    file.write_text(json.dumps(dispatched))
+    operator.does("enrolment", "dispatch", str(file))
+    operator.runs("enrolment-request", "extract", "transformation")
+    assert "enrol_failed" in operator.does("enrolment", "give-up", "SO-3")
+    assert "only there: V-1" in operator.does("enrolment", "reconcile", "SO-3", code=1)
+    assert "enrolled, held by the provider" in operator.does("enrolment", "adopt", "SO-3")
+    assert "unenrol_pending" in operator.does("enrolment", "void", "SO-3")
+    # 1. and 3. What changes at a provider, and what has ended and goes one day.
+    operator.does("enrolment", "provider", "set", "dep", "--account", "RESELLER-8")
+    operator.runs("enrolment-upkeep")
+
+
 def by_files(operator: Operator, platform: Platform, folder: Path, tmp_path: Path) -> None:
     # 2. The same on the command line.
     dispatched = {"orderId": "SO-2", "lines": [{"line": 1, "serials": ["U-1", "U-2"]}], "enrolment": wish("billing")}
@@ -160,6 +178,11 @@ def by_files(operator: Operator, platform: Platform, folder: Path, tmp_path: Pat
     # 5. The platform opens our file, and answers with one of its own.
     (envelope,) = (folder / "outbox/billing").glob("*.p7m")
     platform.verify(envelope.read_bytes(), Path(f"{envelope}.p7s").read_bytes(), (folder / "own.pem").read_text())
+    # Our key is exchanged while the platform still encrypts to the one before.
+    before = (folder / "own.pem").read_text()
+    following = operator.does("enrolment", "key", "next")
+    rotated = json.loads(operator.does("enrolment", "key", "rotate", "--json"))
+    assert (folder / "own.pem").read_text() == following != before
     request = json.loads(platform.open(envelope.read_bytes()))
     (order,) = request["orders"]
     assert order["policies"]["passwords"] == {"admin": POLICY_SECRET}
@@ -171,7 +194,7 @@ def by_files(operator: Operator, platform: Platform, folder: Path, tmp_path: Pat
         "devices": [failed],
     }
     response = {**request, "identifier": "answer-1", "interfaceType": "RESPONSE", "orders": [said]}
-    sealed = platform.seal(json.dumps(response).encode(), (folder / "own.pem").read_text())
+    sealed = platform.seal(json.dumps(response).encode(), before)
     inbox = folder / "inbox/billing"
     inbox.mkdir(parents=True, exist_ok=True)
     (inbox / "answer.p7m.p7s").write_bytes(platform.sign(sealed))
@@ -180,10 +203,11 @@ def by_files(operator: Operator, platform: Platform, folder: Path, tmp_path: Pat
     operator.runs("load", "enrolment-response")
     assert operator.order("SO-2") == ("enrol_failed", {"U-1": "enrolled", "U-2": "enrol_failed"})
     assert (folder / "done/load/billing/answer.p7m.report.json").exists()
+    operator.does("enrolment", "key", "retire", rotated["before"])
     events = json.loads(operator.does("enrolment", "events", "--json"))
     assert [(one["kind"], one["order_id"]) for one in events] == [
-        ("enrolment_succeeded", "SO-1"), ("enrolment_failed", "SO-2"),
+        ("enrolment_succeeded", "SO-1"), ("enrolment_failed", "SO-3"), ("enrolment_failed", "SO-2"),
     ]  # fmt: skip
-    assert events[1]["notes"] == "OR COMPLETE_WITH_ERRORS\ntablets/U-2: B-7: no contract"
+    assert events[2]["notes"] == "OR COMPLETE_WITH_ERRORS\ntablets/U-2: B-7: no contract"
     operator.does("enrolment", "retry", "SO-2")
     assert operator.order("SO-2")[0] == "enrol_pending"
