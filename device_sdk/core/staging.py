@@ -19,7 +19,7 @@ from device_sdk.core.credentials import Credentials
 from device_sdk.core.fields import MalformedError
 from device_sdk.core.itemwork import ItemWork
 from device_sdk.core.manifest import RefusedManifestError
-from device_sdk.core.stagingtalk import StagingTalk
+from device_sdk.core.stagingtalk import SHIPPED, StagingTalk
 from device_sdk.core.status import Status
 from device_sdk.wire import codes, ids, keys, limits, topics
 
@@ -170,8 +170,8 @@ class StagingClient:
                 self._bootstrap_message(self._staging, verb, payload, now)
             elif verb == "chunk" and self._work is not None:
                 self._work.chunk(payload, now)
-            elif self._talk is not None and self._talk.message(verb, fields.read_map(payload), now):
-                self._boxed()
+            elif self._talk is not None:
+                self._told(self._talk.message(verb, fields.read_map(payload), now))
         except MalformedError as error:
             self._context.trouble("garbage", "%s: %s" % (verb, error))
         except OSError as error:
@@ -378,8 +378,11 @@ class StagingClient:
             self._refused += 1
         self._wait_until(now + wait_s)
 
-    def _boxed(self) -> None:
+    def _told(self, answer: "str | None") -> None:
         """Everything works and the service knows it."""
+        if answer is None:
+            return
         self._box.close(self._values)
         self._context.note("info", "out_of_box", self._manifest_id)
-        self._stop(Shutdown())
+        # At the customer's already: this is its first start there.
+        self._stop(Reboot() if answer == SHIPPED else Shutdown())

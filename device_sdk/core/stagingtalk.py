@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from device_sdk.core.context import Context
     from device_sdk.core.itemwork import ItemWork
 
+BOXED = "boxed"  # what `staged` was answered: the unit is out of box
+SHIPPED = "shipped"  # and has left the warehouse meanwhile
+
 _PATIENCE_S = 120  # a "later" that is shorter is waited for on this connection
 _LATER = (codes.THROTTLED, codes.UNAVAILABLE, codes.INTERNAL)
 _MAX_BOOT_COUNT = 1 << 48  # a peer that names a higher one is not believed
@@ -52,13 +55,13 @@ class StagingTalk:
             self._again_at = None
         return self._requests.tick(now) and self._work.tick(now)
 
-    def message(self, verb: str, message: "dict[str, Any]", now: float) -> bool:
-        """A reply; True when `staged` was answered ok. Raises MalformedError."""
+    def message(self, verb: str, message: "dict[str, Any]", now: float) -> "str | None":
+        """A reply; BOXED or SHIPPED when `staged` was answered ok. Raises MalformedError."""
         if verb == "fetch":
             self._fetch_refused(message, now)
-            return False
+            return None
         if not self._requests.answers(verb, message):
-            return False
+            return None
         asked, self._asked = self._asked, {}
         if message.get("ok") is not True:
             self._refused(verb, message, now)
@@ -71,7 +74,9 @@ class StagingTalk:
         elif verb == "item":
             size = fields.integer(message, "size", 1, limits.MAX_INT)
             self._work.piece(asked["offset"], size, fields.raw(message, "data"), now)
-        return verb == "staged" and message.get("ok") is True
+        if verb == "staged" and message.get("ok") is True:
+            return SHIPPED if message.get("shipped") is True else BOXED
+        return None
 
     def ask(self, now: float) -> None:
         """The next request, when none is open: reports first, then a piece, at the end `staged`."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from device_sdk.wire import codes
 from service.domain import manifest, moves, staging
 from service.domain.device import Device
+from service.domain.warehouse import Step
 from service.errors import ServiceError
 from service.handlers.contact import close_contact, open_contact
 from service.handlers.decision import Context, Decision
@@ -34,7 +35,9 @@ def handle(device: Device, request: Staged, context: Context) -> Decision:
         contact.set(replace(contact.device, unit=after))
         contact.note("out_of_box", unit.manifest.name)
         contact.tell("out_of_box", context.now, manifest=unit.manifest.name)
-    return close_contact(contact, context, request.id, {}, n=request.n)
+    # 3. One that did not hear the answer before it was shipped need not shut down where it is now.
+    fields: dict[str, object] = {"shipped": True} if after.equipment.step is Step.SHIPPED else {}
+    return close_contact(contact, context, request.id, fields, n=request.n)
 
 
 def _conflict(public: str, items: tuple[str, ...], cause: str) -> ServiceError:

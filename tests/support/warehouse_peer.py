@@ -200,11 +200,13 @@ class WarehousePeer(Peer):
         ]
         if missing:
             return {"ok": False, "code": "CONFLICT", "state": {"items": missing}}
+        if self.step == "shipped":
+            return {"shipped": True}
         self.step = "out_of_box"
         return {}
 
     def _online(self, owner, request, out):
-        assert self.step in ("out_of_box", "at_site"), self.step
+        assert self.step in ("out_of_box", "shipped", "at_site"), self.step
         return Peer._online(self, owner, request, out)
 
     def _handshake(self, owner, request, out):

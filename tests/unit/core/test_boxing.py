@@ -98,6 +98,17 @@ def test_power_that_comes_back_in_the_warehouse_finds_it_out_of_box_and_asleep_o
 
 
 @pytest.mark.parametrize("wired", [True, False])
+def test_a_unit_whose_shipment_was_entered_comes_to_life_at_its_first_start(wired):
+    for cut_at, how in every_moment(wired=wired):
+        rig, _ = staged(wired=wired, cut_at=cut_at, how=how)
+        rig.peer.step = "shipped"
+        rig.product.arrive()
+        rig.unpack()
+        rig.run(lambda rig=rig: rig.off or (rig.product.values == HALL and rig.client.status.state == "online"))
+        assert (rig.peer.step, rig.off) == ("at_site", False)
+
+
+@pytest.mark.parametrize("wired", [True, False])
 def test_a_unit_that_was_shipped_after_such_a_cut_comes_to_life_at_its_second_start_at_the_latest(wired):
     for cut_at, how in every_moment(wired=wired):
         rig, _ = staged(wired=wired, cut_at=cut_at, how=how)
