@@ -6,6 +6,7 @@ of a serial number. A row that says what is known already changes nothing, so an
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from device_sdk.wire import ids
 from service.domain.device import Device
 from service.domain.warehouse import GONE, Binding, DeviceType, Equipment, Line, Order, OrderState, Site
+from service.errors import ServiceError
 from service.operations.requests import bad_request, conflict, not_found, raise_catalogue_rev
 from service.operations.verbs import warehouse_units
 from service.operations.verbs.making import Made
@@ -59,7 +61,7 @@ class _Book:
     sites: dict[str, Site]
     types: dict[str, DeviceType]
     orders: dict[str, Order]
-    lines: dict[tuple[str, int], Line]
+    lines: dict[tuple[str, int], Line]  # as they were before
     counts: dict[tuple[str, int], int]
     bound: dict[Name, Binding]
     units: dict[Name, Equipment]
@@ -71,14 +73,25 @@ class _Book:
     placed: dict[Name, Equipment] = field(default_factory=dict)
 
     def take(self, one: One) -> bool:
-        before = (len(self.new_orders), dict(self.new_lines), len(self.new_bound))
+        """A row that is refused leaves nothing behind: no order, no line of it."""
+        orders, lines, bound = len(self.new_orders), dict(self.new_lines), len(self.new_bound)
+        try:
+            self._enter(one)
+        except ServiceError:
+            for order_id in self.new_orders[orders:]:
+                del self.orders[order_id]
+            del self.new_orders[orders:]
+            self.new_lines = lines
+            raise
+        return (orders, lines, bound) != (len(self.new_orders), self.new_lines, len(self.new_bound))
+
+    def _enter(self, one: One) -> None:
         order = self._order(one)
         if one.type is None and one.line is None and one.quantity is None and one.serial is None:
-            return before[0] != len(self.new_orders)
+            return
         line = self._line(one, order)
         if one.serial is not None:
             self._bind(one.serial, line)
-        return before != (len(self.new_orders), self.new_lines, len(self.new_bound))
 
     def _order(self, one: One) -> Order:
         check_word("an order", one.order)
@@ -96,33 +109,23 @@ class _Book:
         if one.site not in self.sites:
             raise not_found("site_unknown", f"no site {one.site[:64]!r}")
         check_scope(self.sites[one.site].ou, self.world)
-        self._check_row(one)
         made = self.orders[one.order] = Order(one.order, one.site)
         self.new_orders.append(one.order)
         return made
 
-    def _check_row(self, one: One) -> None:
-        """What would refuse the row later, before its order is made."""
-        if one.type is not None and one.type not in self.types:
-            raise not_found("type_unknown", f"no device type {one.type[:64]!r}")
-        if one.serial is not None and not ids.is_serial(one.serial):
-            raise bad_request("serial_illegal", "a serial is 1 to 128 of A-Z a-z 0-9 . _ : -")
-        if one.type is None and (one.line, one.quantity, one.serial) != (None, None, None):
-            raise bad_request("type_missing", "a new line needs its device type")
-
     def _line(self, one: One, order: Order) -> Line:
         self._check_known(one)
-        numbers = sorted(number for of, number in self.lines if of == order.order_id)
+        numbers = sorted(number for of, number in self._lines() if of == order.order_id)
         fitting = [
             number
             for number in numbers
-            if one.line in (None, number) and one.type in (None, self.lines[order.order_id, number].device_type)
+            if one.line in (None, number) and one.type in (None, self._lines()[order.order_id, number].device_type)
         ]
         if not fitting:
             return self._new_line(one, order, numbers)
         if len(fitting) > 1:
             raise conflict("line_ambiguous", f"order {order.order_id} has several such lines; name one by its number")
-        line = self.lines[order.order_id, fitting[0]]
+        line = self._lines()[order.order_id, fitting[0]]
         if one.quantity is not None and one.quantity != line.quantity:
             count = self.counts.get((line.order_id, line.line), 0)
             if one.quantity < count:
@@ -146,8 +149,11 @@ class _Book:
             raise bad_request("line_count", f"an order has at most {MAX_LINES} lines")
         return self._keep(Line(order.order_id, number, one.type, one.quantity or 0))
 
+    def _lines(self) -> Mapping[tuple[str, int], Line]:
+        return ChainMap(self.new_lines, self.lines)
+
     def _keep(self, line: Line) -> Line:
-        self.lines[line.order_id, line.line] = self.new_lines[line.order_id, line.line] = line
+        self.new_lines[line.order_id, line.line] = line
         return line
 
     def _bind(self, serial: str, line: Line) -> None:

@@ -177,6 +177,18 @@ async def test_a_row_that_cannot_be_is_refused_for_itself(database, house, row, 
     assert "SO-9" not in await read(database, queries.orders)
 
 
+async def test_a_refused_row_makes_neither_its_order_nor_its_line(database, house):
+    await house.furnish("t-1")
+    await house.done("create-type", types=[{"name": "kiosk", "group": DERIVED.group_id}])
+    bound = [{**ROW, "order": "SO-2", "serial": "t-1"}, {**ROW, "line": 4, "type": "kiosk", "serial": "t-1"}]
+    good = [{**ROW, "order": "SO-3", "serial": "t-2"}, {**ROW, "order": "SO-3", "quantity": 1, "serial": "t-3"}]
+    assert await house.results("enter-order", rows=[*bound, *good]) == ["unit_bound"] * 2 + ["changed", "line_full"]
+    assert sorted(await read(database, queries.orders)) == ["SO-1", "SO-3"]
+    assert await read(database, queries.lines, ["SO-1", "SO-3"]) == [
+        Line("SO-1", 1, "tablet", 0), Line("SO-3", 1, "tablet", 0),
+    ]  # fmt: skip
+
+
 async def test_a_full_line_takes_no_more(house):
     await house.furnish()
     rows = [{"order": "SO-2", "site": "hall-1", "type": "tablet", "quantity": 1, "serial": f"t-{n}"} for n in (1, 2)]
