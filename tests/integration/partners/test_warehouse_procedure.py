@@ -218,6 +218,11 @@ async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path
             ("received", "hall-1"), ("handed_over", "hall-2"), ("restaged", "hall-2"), ("staged", "hall-2"),
             ("out_of_box", "hall-2"), ("shipped", "hall-2"), ("at_site", "hall-2"),
         ]  # fmt: skip
+        # 12. Its order is done, and another one is not wanted.
+        *_, orders = await page.step(12)
+        states = dict(re.findall(r"(SO-\d+)\W+hall-\d\W+(\w+)", orders))
+        assert states == {"SO-1001": "open", "SO-1002": "closed", "SO-1003": "cancelled"}
+        assert "1 refused" in await page.run("order", "close", "SO-1001", code=1)
         assert page.left == []
         for tablet in (wired, erased, wireless):
             await call(tablet.link.close)
