@@ -42,30 +42,37 @@ async def cause(action) -> str:
     return refused.value.cause
 
 
-@pytest.mark.parametrize("answer", [(200, PAGE), (400, PAGE), (200, b"[]"), (200, b"{}")])
-async def test_what_is_no_answer_is_tried_again_and_then_refused(site: EnrolmentSite, answer) -> None:
-    async def ask(url, body, secret) -> tuple[int, bytes]:
-        return answer
+async def test_what_is_no_answer_is_none(site: EnrolmentSite) -> None:
+    for answer in [(200, PAGE), (400, PAGE), (200, b"[]"), (200, b"{}")]:
 
-    good, site.working = site.working, replace(site.working, ask=ask)
+        async def ask(url, body, secret, answer=answer) -> tuple[int, bytes]:
+            return answer
+
+        site.working = replace(site.working, ask=ask)
+        if answer == (200, PAGE):
+            await site.dispatch("T-1")
+            await site.run("enrolment-request", "extract")
+        site.clock.now += timedelta(hours=1)
+        assert await site.run("transformation") == {"files_later": 1}, answer
+        assert site.files("failed") == []
+    (batch,) = await rows_of(site.database, enrolment_batch)
+    assert (batch["state"], batch["attempts"]) == ("extracted", 4)
+    assert batch["cause"].startswith("the provider")
+
+
+async def test_without_an_answer_the_batch_is_refused_in_the_end(site: EnrolmentSite) -> None:
+    good, site.working = site.working, replace(site.working, ask=page_of_a_proxy)
     site.working.config["enrolment.max_attempts"] = 2
     await site.dispatch("T-1")
-    await site.run("enrolment-request", "extract")
-    assert await site.run("transformation") == {"files_later": 1}
-    assert site.files("failed") == []
-    (batch,) = await rows_of(site.database, enrolment_batch)
-    assert (batch["state"], batch["attempts"]) == ("extracted", 1)
-    assert batch["cause"].startswith("the provider")
+    await site.run("enrolment-request", "extract", "transformation")
     site.clock.now += timedelta(hours=2)
     await site.run("transformation", "load", "enrolment-response")
     assert await site.states() == {"": FAILED, "T-1": FAILED}
-    assert "OR ERROR\nthe provider" in (await site.events())[0][2]
+    assert (await site.events())[0][2] == "OR ERROR\nthe provider's answer is no JSON"
     site.working = good
     await wishes.retry(site.database, "SO-1", by="local", now=site.clock())
-    await site.round()
-    site.clock.now += timedelta(minutes=5)
-    await site.run("transformation", "load", "enrolment-response")
-    assert (await site.states())[""] == ENROLLED
+    await site.run("enrolment-request", "extract", "transformation")
+    assert site.provider.orders == {"SO-1": {"T-1"}}
 
 
 async def test_a_page_of_a_proxy_once_does_no_harm(site: EnrolmentSite) -> None:
