@@ -1,6 +1,6 @@
-"""`fetch`: who may fetch what. Pure; the streamer judges the range and sends the chunks.
+"""`fetch`, and the same over HTTP: who may fetch what. Pure; the streamer judges the range and sends the chunks.
 
-Source: docs/protocol.md, section 6.1.
+Source: docs/protocol.md, section 6.1; docs/partners/things.md, section 4.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from device_sdk.wire import codes
-from service.domain import desired, moves, staging
+from service.domain import desired, firmware, moves, staging
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
 from service.domain.staging import Unit
 from service.errors import ServiceError
 from service.handlers.decision import Authorise, Context, Decision
+from service.protocol.http_schemas import HttpFetch
 from service.protocol.schemas import Fetch
 
 
@@ -41,6 +42,27 @@ def _of_manifest(device: Device, credential: Credential, unit: Unit, request: Fe
         used = moves.put(device, replace(credential, last_heard_at=context.now))
     effect = Authorise(context.owner, device.thing.thing_id, item.image_id, item.size)
     return Decision(device=used if used is not device else None, effects=(effect,))
+
+
+def version(device: Device, request: HttpFetch, context: Context) -> Decision:
+    """The version that a device without MQTT may fetch: its target, or the one that it has.
+
+    That one so that a device can go back to it or mend it; no other, for a version of before may have a known hole, and
+    one that is no target yet is nobody's. By no release key that was retired. Raises ServiceError FORBIDDEN, NOT_FOUND.
+    """
+    credential = moves.find(device, context.owner)
+    if credential is None or credential.state is not CredentialState.CONFIRMED:
+        raise ServiceError(codes.FORBIDDEN, "say online first", cause="fetch_pending")
+    catalogue = context.world.catalogue
+    found = desired.target_of(device, catalogue)
+    if found is None or found.version_id != request.version_id:
+        installed = device.thing.installed_version_id if device.thing is not None else None
+        found = firmware.known(device, catalogue, installed if installed == request.version_id else None)
+    if found is None or found.key_id in catalogue.retired_keys:
+        raise ServiceError(codes.NOT_FOUND, "not a version that the thing is to have or has", cause="version_not_own")
+    fields = {"version_id": found.version_id, "name": found.name, "description": found.description}
+    reply = context.reply(request.id, {**fields, "image_id": found.image_id, "size": found.size})
+    return Decision(reply=reply)
 
 
 def image_unknown() -> ServiceError:

@@ -16,8 +16,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from device_sdk.wire import codes, keys
-from service.errors import ServiceError
+from device_sdk.wire import keys
 from service.http import things_firmware
 from service.http import things_models as models
 from service.http.services import Services, services, trace_of
@@ -140,7 +139,7 @@ async def firmware_json(
     desk: TheDesk,
     given: Given,
 ) -> Response:
-    """The firmware of the target version, encoded in the response string."""
+    """The firmware of a version that the thing is to have or has, encoded in the response string."""
     found = await _fetchable(desk, version_id)
     return await things_firmware.as_json(given, desk, thing_id, found)
 
@@ -160,7 +159,7 @@ async def firmware_bin(
     given: Given,
     request: Request,
 ) -> Response:
-    """The firmware of the target version; one range of it with the header Range."""
+    """The firmware of a version that the thing is to have or has; one range of it with the header Range."""
     found = await _fetchable(desk, version_id)
     return await things_firmware.as_bytes(given, desk, thing_id, found, request.headers)
 
@@ -181,12 +180,10 @@ async def _target(desk: Desk) -> models.Target:
     )
 
 
-async def _fetchable(desk: Desk, version_id: str) -> models.Target:
-    """The target, if it is this version. Raises ServiceError NOT_FOUND, NO_TARGET."""
-    found = await _target(desk)
-    if found.versionId != version_id:
-        raise ServiceError(codes.NOT_FOUND, "not the thing's target version", cause="version_not_target")
-    return found
+async def _fetchable(desk: Desk, version_id: str) -> models.Fetchable:
+    """The version, if the thing is to have it or has it. Raises ServiceError NOT_FOUND."""
+    await desk.ask("current")  # the device was heard, and its key is confirmed
+    return await things_firmware.fetchable(desk, version_id)
 
 
 def _version(found: dict[str, Any]) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from device_sdk.wire import codes, limits
+from device_sdk.wire import codes
 from service.errors import ServiceError
 from service.http.refusals import Answered, response_of
 from service.http.services import Services
-from service.http.things_calls import Desk, encoded
-from service.http.things_models import Target
+from service.http.things_calls import Desk
+from service.http.things_models import Fetchable
 from service.images.streamer import Streamer
 
 log = logging.getLogger("firstlight.web")
@@ -73,23 +73,32 @@ class _Sent(StreamingResponse):
             await self.body_iterator.aclose()
 
 
-async def as_json(given: Services, desk: Desk, thing_id: str, target: Target) -> StreamingResponse:
+async def fetchable(desk: Desk, version_id: str) -> Fetchable:
+    """The version, if the key may fetch it now. Raises ServiceError."""
+    found = await desk.ask("http-fetch", version_id=version_id)
+    return Fetchable(
+        versionId=found["version_id"], name=found["name"], description=found["description"],
+        imageId=found["image_id"], size=found["size"],
+    )  # fmt: skip
+
+
+async def as_json(given: Services, desk: Desk, thing_id: str, version: Fetchable) -> StreamingResponse:
     """The version with its firmware in base64."""
-    await _permitted(given, desk, target)
+    await _is_here(given, version)
     known = {
-        "versionId": target.versionId,
-        "name": target.name,
-        "description": target.description,
-        "size": target.size,
-        "sha256": target.imageId,
+        "versionId": version.versionId,
+        "name": version.name,
+        "description": version.description,
+        "size": version.size,
+        "sha256": version.imageId,
         "firmware": "",
     }
     before, after = json.dumps(known).encode()[:-2], b'"}'
-    length = len(before) + 4 * ((target.size + 2) // 3) + len(after)
+    length = len(before) + 4 * ((version.size + 2) // 3) + len(after)
 
     async def body() -> AsyncGenerator[bytes]:
         yield before
-        async with contextlib.aclosing(_pages(given, desk, thing_id, target, Part(0, target.size))) as pages:
+        async with contextlib.aclosing(_pages(given, desk, thing_id, version, Part(0, version.size))) as pages:
             async for page in pages:
                 yield base64.b64encode(page)
         yield after
@@ -99,21 +108,21 @@ async def as_json(given: Services, desk: Desk, thing_id: str, target: Target) ->
 
 
 async def as_bytes(
-    given: Services, desk: Desk, thing_id: str, target: Target, headers: Mapping[str, str]
+    given: Services, desk: Desk, thing_id: str, version: Fetchable, headers: Mapping[str, str]
 ) -> StreamingResponse:
     """The firmware, or the range that is asked for. Raises Answered 416."""
-    await _permitted(given, desk, target)
-    etag = f'"{target.imageId}"'
-    part = _part(headers, etag, target.size, desk.trace_id)
+    await _is_here(given, version)
+    etag = f'"{version.imageId}"'
+    part = _part(headers, etag, version.size, desk.trace_id)
     told = {"Accept-Ranges": "bytes", "ETag": etag}
     status = 200
     if part is None:
-        part = Part(0, target.size)
+        part = Part(0, version.size)
     else:
         status = 206
-        told["Content-Range"] = f"bytes {part.first}-{part.end - 1}/{target.size}"
+        told["Content-Range"] = f"bytes {part.first}-{part.end - 1}/{version.size}"
     told["Content-Length"] = str(part.end - part.first)
-    pages = _pages(given, desk, thing_id, target, part)
+    pages = _pages(given, desk, thing_id, version, part)
     return _Sent(given.pipeline.streamer, thing_id, pages, status, headers=told, media_type="application/octet-stream")
 
 
@@ -135,26 +144,20 @@ def _part(headers: Mapping[str, str], etag: str, size: int, trace_id: str) -> Pa
     return part
 
 
-async def _permitted(given: Services, desk: Desk, target: Target) -> None:
-    """Raises ServiceError: the key may not fetch this image, or it is not here."""
-    prefix = encoded(bytes.fromhex(target.imageId)[:8])
-    reply = await desk.ask_confirmed(
-        "fetch", image=prefix, stream=0, chunk_size=limits.MIN_CHUNK_SIZE, first=0, count=1
-    )
-    if reply["image_id"] != target.imageId:
-        raise ServiceError(codes.IMAGE_UNKNOWN, "another version is wanted by now", cause="image_changed")
-    image = await asyncio.to_thread(given.images.open, target.imageId)
+async def _is_here(given: Services, version: Fetchable) -> None:
+    """Raises ServiceError: the image cannot be read, which is to be said before the answer has begun."""
+    image = await asyncio.to_thread(given.images.open, version.imageId)
     image.close()
 
 
-async def _pages(given: Services, desk: Desk, thing_id: str, target: Target, part: Part) -> AsyncGenerator[bytes]:
+async def _pages(given: Services, desk: Desk, thing_id: str, version: Fetchable, part: Part) -> AsyncGenerator[bytes]:
     streamer = given.pipeline.streamer
-    image = await asyncio.to_thread(given.images.open, target.imageId)
+    image = await asyncio.to_thread(given.images.open, version.imageId)
     try:
         asked_at, offset = time.monotonic(), part.first
         while offset < part.end:
             if time.monotonic() - asked_at >= ASK_AGAIN_S:
-                await _permitted(given, desk, target)
+                await fetchable(desk, version.versionId)
                 asked_at = time.monotonic()
             wanted = min(PAGE_BYTES, part.end - offset)
             while not streamer.may_send(thing_id, wanted):  # noqa: ASYNC110 - a budget that fills by the clock

@@ -118,6 +118,13 @@ class Target(Version):
     desired: Document = Field(description="The signed document that all this stands in.")
 
 
+class Fetchable(Version):
+    """A version that the thing may fetch."""
+
+    imageId: str  # noqa: N815
+    size: int
+
+
 class Firmware(Version):
     size: int
     sha256: str

@@ -19,7 +19,6 @@ WEB_HINTS: dict[str, str] = {
     "http_public_key": "Devices with public keys activate over MQTT with a certificate.",
     "http_request_illegal": "`firstlight openapi` writes what each request must look like.",
     "http_throttled": "Ask less often; behind a proxy, [web] trusted_proxies must name it.",
-    "image_changed": "The target was changed during a download; the device asks for the new one.",
     "image_short": "Restore the image from a backup: its file is shorter than it was.",
     "owner_key_missing": "Give the account's name and key as HTTP Basic authentication.",
     "owner_key_wrong": "`firstlight account list` shows who may ask; `firstlight account rotate` makes a new key.",
@@ -27,5 +26,5 @@ WEB_HINTS: dict[str, str] = {
     "thing_key_missing": "Give the thing's API key as `Authorization: Bearer KEY`.",
     "thing_key_wrong": "The key is not one of this thing, or was dropped: the device activates again.",
     "throttled_downloads": "A thing may have 4 downloads at a time; the device ends those it has given up.",
-    "version_not_target": "A thing may fetch the version that it is to have, and no other: `.../version/target.json` names it.",
+    "version_not_own": "A thing may fetch its target and what it has: `.../version/target.json`, `.../version/current.json`.",
 }

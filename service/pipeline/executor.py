@@ -60,6 +60,7 @@ _OPERATIONAL: dict[str, Callable[[Device, Job, Context], Decision]] = {
     "online": lambda device, job, context: online.handle(device, _request(job), context),
     "report": lambda device, job, context: report.handle(device, _request(job), context),
     "fetch": lambda device, job, context: fetch.handle(device, _request(job), context),
+    "http-fetch": lambda device, job, context: fetch.version(device, _request(job), context),
     "item": lambda device, job, context: item.handle(device, _request(job), context),
     "staged": lambda device, job, context: staged.handle(device, _request(job), context),
     "handshake": lambda device, job, context: handshake.handle(device, _request(job), context),

@@ -287,9 +287,6 @@ class Pipeline:
             self._send(link, self._down(topics.OPERATIONAL, effect.credential_id, "desired"), effect.payload)
 
     def _authorise(self, effect: Authorise, job: Job) -> None:
-        if isinstance(job.link, Call):  # it sends the bytes itself
-            self._reply(job, encode.reply(job.request_id, {"image_id": effect.image_id}, job.trace_id, job.encoding))
-            return
         permit = self.streamer.authorise(effect.credential_id, effect.thing_id, effect.image_id, effect.size)
         self._stream(job, permit)
 
@@ -299,7 +296,7 @@ class Pipeline:
         A permit for another image decides nothing: the target may have changed since, and the rules are asked again.
         """
         permit = self.streamer.permit(job.owner)
-        if permit is None or job.link is None or isinstance(job.link, Call) or job.decoded is None:
+        if permit is None or job.link is None or job.decoded is None:
             return False
         if permit.prefix != _fetch_of(job).image:
             return False

@@ -8,7 +8,6 @@ from __future__ import annotations
 from service.protocol.schemas import (
     Activate,
     Current,
-    Fetch,
     GroupId,
     Hello,
     HexId,
@@ -26,6 +25,13 @@ class HttpActivate(Activate):
 
     serial: Serial
     group_id: GroupId | None = None
+
+
+class HttpFetch(Model):
+    """May this version be fetched? The bytes go their own way."""
+
+    id: Id
+    version_id: HexId
 
 
 class HttpInstalled(Model):
@@ -46,7 +52,7 @@ OPENING: dict[str, type[Model]] = {"hello": Hello, "http-activate": HttpActivate
 SERVING: dict[str, type[Model]] = {
     "target": Target,
     "current": Current,
-    "fetch": Fetch,
+    "http-fetch": HttpFetch,
     "installed": HttpInstalled,
     "rename": HttpRename,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 
@@ -15,7 +16,7 @@ from service.http import things_firmware
 from service.images.streamer import Streamer
 from tests.integration.things.conftest import IMAGE, Place
 from tests.support.plain_client import Connection, PlainDevice
-from tests.support.site import ENVIRONMENT, GROUP, OU, PRODUCT_ID
+from tests.support.site import ENVIRONMENT, GROUP, OU, PRODUCT_ID, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CURRENT = "/version/current.json"
@@ -215,7 +216,40 @@ async def test_an_account_makes_things_in_its_own_ou_only(place: Place) -> None:
     assert refusal(answer) == (404, "NOT_FOUND")
 
 
-async def test_versions_that_are_not_the_target_are_not_here(place: Place) -> None:
+async def test_the_target_and_what_is_installed_can_be_fetched_and_nothing_else(place: Place) -> None:
+    newer, other = IMAGE[::-1], IMAGE[1:]
+    ids = [await place.site.add_version(*words, target=False) for words in (("3.0", 3, newer), ("4.0", 4, other))]
+    device = await place.activated("K-18")
+    await device.ask("PUT", CURRENT, json={"versionId": place.version_id})
+    await place.site.command("set-target", f"{GROUP}/K-18", "--version", "3.0")
+
+    async def fetched(version_id: str) -> list[bytes] | None:
+        """Whole, by two ranges, and in base64; None where it is not here."""
+        path = f"/versions/{version_id}/firmware"
+        parts = ({}, {"Range": "bytes=0-99999"}, {"Range": "bytes=100000-"})
+        answers = [await device.ask("GET", path + ".bin", headers=one) for one in parts]
+        encoded = await device.ask("GET", path + ".json")
+        codes = {one.status_code for one in (*answers, encoded)}
+        if codes == {404}:
+            return None
+        assert codes == {200, 206}
+        assert encoded.json()["versionId"] == version_id
+        whole, first, rest = (one.content for one in answers)
+        return [whole, first + rest, base64.b64decode(encoded.json()["firmware"])]
+
+    async def noticed() -> bool:
+        return (await device.ask("GET", "/version/target.json")).json()["versionId"] == ids[0]
+
+    await until(noticed, 20)
+    assert await fetched(ids[0]) == [newer] * 3
+    assert await fetched(place.version_id) == [IMAGE] * 3
+    assert await fetched(ids[1]) is None
+    await device.ask("PUT", CURRENT, json={"versionId": ids[0]})
+    assert await fetched(ids[0]) == [newer] * 3
+    assert await fetched(place.version_id) is None  # a version of before
+
+
+async def test_versions_that_are_not_the_thing_s_are_not_here(place: Place) -> None:
     device = await place.activated("K-13")
     for ending in ("bin", "json"):
         assert refusal(await device.ask("GET", f"/versions/{'0' * 32}/firmware.{ending}")) == (404, "NOT_FOUND")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from service.errors import ServiceError
 from service.http.things_calls import decoded, encoded, packed
 from service.pipeline import calls
 from service.pipeline.bounds import Bounds
-from tests.support.pipeline_site import IMAGE_ID, NEW, QUICK, Peer, catalogue, running
+from tests.support.pipeline_site import IMAGE_ID, NEW, OLD, QUICK, Peer, catalogue, running
 
 SESSION = "5" * 32
 TRACE = "7" * 16
@@ -109,22 +110,26 @@ async def test_a_request_without_an_answer_ends(tmp_path, monkeypatch):
     call.answer(b"{}")  # too late: nobody is disturbed
 
 
-async def test_a_fetch_is_answered_and_not_streamed_until_another_version_is_wanted(tmp_path):
+async def test_a_device_may_fetch_its_target_and_what_it_has_and_nothing_is_streamed(tmp_path):
     async with running(tmp_path, bounds=QUICK) as site:
         await activate(site)
         (credential,) = site.store.device("line-1", "sn-1").credentials
-        wanted = {
-            "image": encoded(bytes.fromhex(NEW.image_id)[:8]),
-            "stream": 0,
-            "chunk_size": 256,
-            "first": 0,
-            "count": 1,
-        }
         one = credential.credential_id
-        assert (await refused(serve(site, one, "fetch", **wanted)))[0] == "FORBIDDEN"
+
+        async def fetch(version):
+            return (await serve(site, one, "http-fetch", version_id=version.version_id))["image_id"]
+
+        assert (await refused(fetch(NEW)))[0] == "FORBIDDEN"
         await serve(site, one, "current")
-        assert (await serve(site, one, "fetch", **wanted))["image_id"] == IMAGE_ID
+        assert await fetch(NEW) == IMAGE_ID
+        assert (await refused(fetch(OLD)))[0] == "NOT_FOUND"  # a version of the product, and nothing to this thing
+        await serve(site, one, "installed", version_id=OLD.version_id)
+        assert [await fetch(OLD), await fetch(NEW)] == [OLD.image_id, IMAGE_ID]
         site.set_catalogue(catalogue(target=None))
-        assert (await refused(serve(site, one, "fetch", **wanted)))[0] == "IMAGE_UNKNOWN"
+        assert (await refused(fetch(NEW)))[0] == "NOT_FOUND"
+        assert await fetch(OLD) == OLD.image_id
+        site.set_catalogue(replace(catalogue(), retired_keys=frozenset({OLD.key_id})))
+        assert (await refused(fetch(OLD)))[0] == "NOT_FOUND"
+        assert (await refused(serve(site, one, "fetch", version_id=NEW.version_id)))[0] == "UNKNOWN_VERB"
         await asyncio.sleep(0)
         assert site.pipeline.streamer.chunks_sent == 0
