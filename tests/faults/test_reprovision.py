@@ -67,6 +67,7 @@ async def test_every_device_ends_in_the_new_place_or_at_work_in_the_old_one(
             try:
                 await until(lambda: installed(site) == {"2.0": devices}, 60)
                 await site.set_target("3.0")
+                await until(lambda: downloading(site) > 0, 60)
                 await site.reprovision(EAST, SECOND_OU)
                 await disturb(site, rng, kills)
                 await ended(site, fleet, within_s)
@@ -80,6 +81,10 @@ async def test_every_device_ends_in_the_new_place_or_at_work_in_the_old_one(
 def installed(site: TwoPlaces) -> dict[str, int]:
     query = "SELECT v.name, count(*) FROM thing t JOIN version v ON v.version_id = t.installed_version_id GROUP BY 1"
     return dict(site.query(query))
+
+
+def downloading(site: TwoPlaces) -> int:
+    return site.query("SELECT count(*) FROM device WHERE fw_state = 'downloading'")[0][0]
 
 
 def places(site: TwoPlaces) -> dict[str, str]:
@@ -123,6 +128,10 @@ async def ended(site: TwoPlaces, fleet: Fleet, within_s: float) -> None:
     failed = {serial for (serial,) in site.query("SELECT DISTINCT serial FROM event WHERE kind = 'move_failed'")}
     stayed = {serial for serial, environment in places(site).items() if environment == ENVIRONMENT}
     assert stayed <= failed, "a device stayed and nobody was told why"
+    causes = [cause for (cause,) in site.query("SELECT data ->> 'cause' FROM event WHERE kind = 'move_failed'")]
+    assert all(causes), causes
+    print(f"{len(serials - stayed)} arrived, {len(stayed)} stayed; {len(causes)} moves failed: {sorted(set(causes))}")
+    assert len(stayed) * 2 < len(serials), "most must arrive, for their environment was away for seconds only"
     ous = dict(site.query("SELECT environment, min(ou) FROM thing GROUP BY environment"))
     assert ous.get(EAST, SECOND_OU) == SECOND_OU
     assert ous.get(ENVIRONMENT, OU) == OU
