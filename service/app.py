@@ -20,6 +20,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from service.brokers.expiry import End, Watch
 from service.credentials.authority import Authority, AuthorityError
 from service.credentials.keyfile import KeyFile, KeyFileError
 from service.deployment import Compare, build_deployment
@@ -149,6 +150,7 @@ class Application:
             self.pipeline.attach(link)
             link.on_connect = partial(self.pipeline.link_connected, link)
         self._build_fleet(settings, environments)
+        self.certificates = Watch(_ends(settings), utc_now)
         self._shared = bool(settings.environments.keys() - settings.served)
         self.newcomers = Newcomers(
             database, self.store, self.pipeline.granters, keys.service_private_key(), clock=utc_now
@@ -191,6 +193,7 @@ class Application:
                 group.create_task(self.accounts.run(), name="accounts"),
                 group.create_task(self.publisher.run(), name="publisher"),
                 group.create_task(self.scheduler.run(), name="scheduler"),
+                group.create_task(self.certificates.run(), name="certificates"),
             ]
             if self._shared:
                 tasks.append(group.create_task(self.newcomers.run(), name="newcomers"))
@@ -246,6 +249,7 @@ class Application:
             for name, link in links.items()
             if not link.connected.is_set()
         ]
+        problems += self.certificates.ended
         if self._draining:
             problems.append("stopping")
         storage = await self._storage_problem()
@@ -255,6 +259,7 @@ class Application:
             "service": "firstlight",
             "ok": not problems,
             "problems": problems,
+            "warnings": self.certificates.warnings,
             "uptime_s": round(time.monotonic() - self._started_at, 1),
             "links": {
                 name: {
@@ -297,6 +302,16 @@ class Application:
         except TimeoutError:
             return "no answer in time"
         return None
+
+
+def _ends(settings: Settings) -> dict[str, End]:
+    """Where the brokers of this service's environments show a certificate."""
+    return {
+        f"{name} {end.host}:{end.port}": End(end.host, end.port)
+        for name in sorted(settings.served)
+        for end in settings.environments[name].endpoints.every()
+        if end.tls
+    }
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -13,11 +13,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiomqtt
 
 from device_sdk.wire import ids
+from service.brokers import expiry
 from service.brokers.canary import Canary
 from service.brokers.certified import certified
 from service.brokers.gate import CANARY_PREFIX, AccountLogin, GateError, Login
@@ -52,6 +54,9 @@ async def examine(patient: Patient, *, brief: bool = False) -> AsyncIterator[Che
         else:
             continue
         try:
+            if not brief:
+                for end in _ends(patient, role):
+                    yield await expiry.check(role.value, end, datetime.now(UTC))
             async for check in checks:
                 yield check
         except (aiomqtt.MqttError, GateError, OSError) as error:
@@ -204,6 +209,15 @@ async def _certificates(patient: Patient, trial: Trial) -> AsyncIterator[Check]:
             yield await trial.certified_taken_over(one, two)
             yield await trial.certified_strangers(door)
             yield await trial.certified_revoked(door, two)
+
+
+def _ends(patient: Patient, role: Role) -> list[expiry.End]:
+    """Where this broker shows a certificate to devices."""
+    door = patient.doors.get(role)
+    ends = [expiry.End(door.host, door.port)] if door is not None and door.tls is not None else []
+    if role is Role.OPERATIONAL and patient.certificates is not None:
+        ends.append(expiry.End(patient.certificates.host, patient.certificates.port))
+    return ends
 
 
 def _canary_name(patient: Patient) -> str:

@@ -52,6 +52,8 @@ def _show(of: Settings, service: dict[str, Any] | None, facts: dict[str, Any]) -
         print(f"service: {'runs' if service.get('ok') else 'has problems'}, for {service.get('uptime_s', 0)} s")
         for problem in service.get("problems", []):
             print(f"  problem: {problem}")
+        for warning in service.get("warnings", []):
+            print(f"  warning: {warning}")
         for name, link in sorted(service.get("links", {}).items()):
             state = "connected" if link.get("connected") else f"not connected ({link.get('last_error') or 'trying'})"
             print(f"  link {name}: {state}, {link.get('received', 0)} in, {link.get('sent', 0)} out")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from service.brokers.mosquitto.certificates import revoked_serials
+from service.brokers.mosquitto import certificates
 from service.mqtt.port import Role
 from tests.support import auditor
 from tests.support.site import made_site
@@ -15,9 +16,9 @@ from tests.support.site import made_site
 pytestmark = pytest.mark.mosquitto
 
 
-@pytest.mark.parametrize("certificates", [False, True])
-async def test_the_doctor_leaves_the_running_service_its_connections(tmp_path: Path, certificates: bool) -> None:
-    async with made_site(tmp_path, "mosquitto", certificates=certificates) as site:
+@pytest.mark.parametrize("certified", [False, True])
+async def test_the_doctor_leaves_the_running_service_its_connections(tmp_path: Path, certified: bool) -> None:
+    async with made_site(tmp_path, "mosquitto", certificates=certified) as site:
         for role in (Role.BOOTSTRAP, Role.OPERATIONAL):
             await site.start_broker(role)
         async with site.serving_here() as service:
@@ -30,9 +31,27 @@ async def test_the_doctor_leaves_the_running_service_its_connections(tmp_path: P
             assert [one for one in report["checks"] if not one["ok"]] == []
             assert (control.connects, control.connected.is_set()) == (1, True)
             assert [link.state.connects for link in deployment.links] == [1, 1]
-        assert ("operational: a revoked certificate is out within 2 s" in checks) is certificates
-        if certificates:
+        assert ("operational: a revoked certificate is out within 2 s" in checks) is certified
+        if certified:
             assert site.mosquittos is not None
-            refused = revoked_serials(site.mosquittos.plan.crl.read_bytes())
+            refused = certificates.revoked_serials(site.mosquittos.plan.crl.read_bytes())
             assert len(refused) == 2  # the canaries', for ten minutes
             assert auditor.audit(site.settings.database_path, refused=refused) == []
+
+
+async def test_health_warns_of_every_listener_whose_certificate_soon_ends(tmp_path: Path, monkeypatch) -> None:
+    async with made_site(tmp_path, "mosquitto") as site:
+        for role in (Role.BOOTSTRAP, Role.OPERATIONAL):
+            await site.start_broker(role)
+        async with site.serving_here() as service:
+            await service.certificates.look()
+            assert (await service.health_report({}))["warnings"] == []
+            monkeypatch.setattr("service.brokers.expiry.ENOUGH", certificates.SERVER_LIFE)
+            health = await service.health_report({})
+            assert (health["ok"], len(health["warnings"])) == (True, 2)
+            assert all("ends in 396 days" in one for one in health["warnings"])
+            monkeypatch.setattr(
+                service.certificates, "_clock", lambda: datetime.now(UTC) + certificates.SERVER_LIFE + timedelta(days=1)
+            )
+            health = await service.health_report({})
+            assert (health["ok"], len(health["problems"])) == (False, 2)

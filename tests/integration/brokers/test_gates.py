@@ -10,7 +10,9 @@ import aiomqtt
 import pytest
 
 from service.brokers import doctor
+from service.brokers.expiry import End, shown_until
 from service.brokers.gate import CANARY_PREFIX, GateError, Login
+from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.gate import MosquittoGate, reload_by_command, reload_by_signal
 from service.brokers.mosquitto.revocation import RevocationList
 from service.domain.credential import CredentialKind
@@ -260,3 +262,24 @@ async def test_acl_reload_faults_keep_the_broker_shut(real_site: Site, fault: st
             await service.say(f"pv1/c/{A.credential_id}/dn/last")
             await snoop.heard(f"pv1/c/{A.credential_id}/dn/last")
             assert {payload for _, payload in snoop.received + victim.received} == {b""}
+
+
+@pytest.mark.mosquitto
+async def test_a_new_certificate_of_the_broker_is_shown_after_a_reload_that_ends_no_session(real_site: Site) -> None:
+    real = real_site.real
+    assert real is not None
+    await real_site.gate.grant([A])
+    end = End("127.0.0.1", real_site.ports[Role.OPERATIONAL])
+    before = await shown_until(end)
+    assert before is not None
+    pem, key = certificates.server_certificate(real.issuer, real.plan.hostnames, before)
+    async with real_site.device(A) as device, real_site.service(Role.OPERATIONAL) as service:
+        real.plan.private_key.write_bytes(key)
+        real.plan.certificate.write_bytes(pem)
+        assert await shown_until(end) == before
+        real.hang_up(Role.OPERATIONAL)
+        await real_site.gate.snapshot()  # the broker's loop has been round: the reload is done
+        assert await shown_until(end) == before + certificates.SERVER_LIFE
+        await device.subscribe(f"pv1/c/{A.credential_id}/dn/#")
+        await service.say(f"pv1/c/{A.credential_id}/dn/still", b"")
+        await device.heard(f"pv1/c/{A.credential_id}/dn/still")
