@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import sqlite3
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -94,18 +95,44 @@ async def test_plain_http_to_elsewhere_is_an_ordinary_start_error(site: Installa
     assert "there is no plain HTTP to elsewhere" in await _refusal(site)
 
 
-def test_the_web_is_served_and_drained_with_the_rest(site: Installation) -> None:
+def test_the_web_is_drained_with_the_rest_and_a_request_under_way_is_answered(site: Installation) -> None:
     port = free_ports(1)[0]
     _with_web(site, f"port = {port}")
+    body = json.dumps({"session": "5" * 32, "group_id": "g", "serial": "s", "nonce": "A" * 22}).encode()
+    head = f"POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     with site.serving(FIRSTLIGHT_LOG__FORMAT="json") as serving:
         serving.wait_until(200)
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/nowhere", timeout=10)
         with refused.value as answer:
             assert (answer.code, json.load(answer)["code"]) == (404, "NOT_FOUND")
-        code, output = serving.stop()
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as asking:
+            asking.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+            assert asking.recv(1000).startswith(b"HTTP/1.1 100 ")  # the route waits for the body
+            asking.sendall(body[:10])
+            serving.process.send_signal(signal.SIGTERM)
+            assert _ends(port)
+            assert serving.process.poll() is None
+            asking.sendall(body[10:])
+            with asking.makefile("rb") as answered:
+                said, _, reply = answered.read().partition(b"\r\n\r\n")
+        code, output = serving.process.wait(30), serving.log.read_text()
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(reply)["expires_s"] == 120
     assert code == 0, output
     assert json.loads(output.splitlines()[-1])["message"] == "firstlight has stopped"
+
+
+def _ends(port: int, within_s: float = 20.0) -> bool:
+    """Wait until nobody takes connections there any more."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 async def test_a_missing_key_file_is_an_ordinary_start_error(site: Installation) -> None:
