@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 MICROPYTHON := tests/micropython/node_modules/.installed
 ARGS ?=
 
-.PHONY: demo test bench faults lint install lock system-tools micropython clean
+.PHONY: demo test bench faults soak lint install lock system-tools micropython clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -16,7 +16,8 @@ help:
 	@echo "make demo     devices power up, activate and take their firmware, in a temporary folder"
 	@echo "make test     lint, types, import contracts and tests (installs Mosquitto, node and Chromium where it may)"
 	@echo "make bench    rates, each beside its floor"
-	@echo "make faults   long runs with kills and faults"
+	@echo "make faults   long runs with kills and faults, of many cases a sample: within an hour"
+	@echo "make soak     the same with every case"
 	@echo "make lint     lint, types and import contracts only"
 
 demo: $(INSTALLED)
@@ -30,6 +31,9 @@ bench: $(INSTALLED)
 
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m long --timeout=3600 -s $(ARGS)
+
+soak: $(INSTALLED)
+	FIRSTLIGHT_SOAK=1 $(BIN)/python -m pytest -m long --timeout=7200 -s $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

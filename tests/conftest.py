@@ -2,6 +2,9 @@
 
 A test marked `mosquitto`, `micropython` or `chromium` is skipped where its program is missing, and the last lines of the run say so.
 With FIRSTLIGHT_REQUIRE_ALL or CI set, every skip is a failure.
+
+Of the cases of a test marked `sampled(n)` only n are run, drawn by FIRSTLIGHT_SEED (or a new seed, which is said); with
+FIRSTLIGHT_SOAK set, as `make soak` does, all of them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import sample
 from tests.support.auditor import audit
 
 # Some environments forbid Python to keep compiled modules. Then every program that a test starts would compile all of
@@ -70,6 +74,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in ("mosquitto", "micropython", "chromium"):
         if item.get_closest_marker(marker) is not None and (reason := _missing(marker)):
             pytest.skip(reason)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what the sample does not take, of what -m and -k have left."""
+    seed = sample.seed_of()
+    if out := set(sample.left_out(items, seed)):
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=list(out))
+        if (terminal := config.pluginmanager.get_plugin("terminalreporter")) is not None:
+            terminal.write_line(f"sampled: {len(out)} cases are left to `make soak`; FIRSTLIGHT_SEED={seed}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -80,6 +80,7 @@ def test_killed_at_one_of_a_few_points_the_device_ends_confirmed(tmp_path, start
 
 
 @pytest.mark.long
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize(("start", "name", "number"), MANY)
 def test_killed_at_any_point_the_device_ends_confirmed(tmp_path, start, name, number):
     kill_and_recover(tmp_path, start, name, number)

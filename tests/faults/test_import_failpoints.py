@@ -50,6 +50,7 @@ async def run_import(site: Site, file: Path, fault: str, hit: Path) -> tuple[int
     return process.returncode or 0, [json.loads(line) for line in told.splitlines()]
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("fault", CASES)
 async def test_an_import_that_fails_at_any_point_is_run_again(tmp_path: Path, fault: str) -> None:
     async with made_site(tmp_path) as site:

@@ -105,6 +105,7 @@ async def test_a_service_that_fails_at_one_point_leaves_every_device_confirmed(t
 
 
 @pytest.mark.long
+@pytest.mark.sampled(36)
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("fault", CASES)
 async def test_a_service_that_fails_at_any_point_leaves_every_device_confirmed(tmp_path: Path, fault: str) -> None:

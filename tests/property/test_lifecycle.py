@@ -30,7 +30,7 @@ from tests.support.lifecycle import World
 from tests.support.mishaps import add_clone, lose_flash
 
 EXAMPLES = int(os.environ.get("FIRSTLIGHT_EXAMPLES", "6"))
-MANY = 120
+MANY = 120 if os.environ.get("FIRSTLIGHT_SOAK") else 24
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # nothing here is about disks
 SERIALS = ["sn-1", "sn-2"]
 MAX_DEVICES = 4
@@ -248,7 +248,7 @@ TestLifecycle.settings = settings(
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_many_lives() -> None:
-    """The same with as many examples as an hour has room for."""
+    """The same with as many examples as there is room for in `make faults`, or in `make soak`."""
     run_state_machine_as_test(
         Lifecycle, settings=settings(TestLifecycle.settings, max_examples=MANY, derandomize=False)
     )
