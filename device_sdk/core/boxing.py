@@ -31,20 +31,16 @@ class Box:
         if record is None and context.records.load(ladder.CURRENT) is not None:
             self.is_open = False  # in service already, whatever became of the records of the warehouse
 
-    def skip(self) -> None:
-        """The next boot goes without the warehouse."""
+    def skip(self, values: "dict[str, Any]") -> None:
+        """The next boot goes without the warehouse; with those settings of its site, if there are any."""
+        if values:
+            self._leave(values)
         self._context.records.save("boxed", {"skip": True})
 
     def close(self, values: "dict[str, Any]") -> None:
         """It is staged for good. `values`: the settings of the warehouse step, in force from the next start on."""
-        records = self._context.records
-        site = {"rev": 0, "values": values, "old": {}, "state": APPLIED, "cause": None, "boots": 0}
-        before = records.load(SITE)
-        if values and before != site:
-            records.save(SITE, site)
-        elif not values and before is not None:
-            records.delete(SITE)  # of a staging that an operator has done over
-        records.save("boxed", {"boxed": True})
+        self._leave(values)
+        self._context.records.save("boxed", {"boxed": True})
 
     def other_network(self, values: "dict[str, Any]") -> None:
         """Nobody can be reached: with the settings of the warehouse step, or, when that is so already, without.
@@ -60,6 +56,15 @@ class Box:
             product.apply_site_settings(values if self._given else {})
         except SettingsError as error:
             self._context.trouble("settings_refused", error.cause)
+
+    def _leave(self, values: "dict[str, Any]") -> None:
+        records = self._context.records
+        site = {"rev": 0, "values": values, "old": {}, "state": APPLIED, "cause": None, "boots": 0}
+        before = records.load(SITE)
+        if values and before != site:
+            records.save(SITE, site)
+        elif not values and before is not None:
+            records.delete(SITE)  # of a staging that an operator has done over
 
     def _forget_skip(self) -> None:
         """It was for this boot only."""

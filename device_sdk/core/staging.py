@@ -37,6 +37,7 @@ _CONNECTING = "connecting"
 _CONNECTED = "connected"
 _STOPPED = "stopped"
 
+_LOST_S = 3600.0  # how long a unit that may be anywhere looks for a warehouse that would stage it anew
 _MOUNT = "warehouse/"  # what an older Mosquitto leaves on the topics of the warehouse's connection
 
 
@@ -319,8 +320,9 @@ class StagingClient:
         self._unreached += 1
         policy = self._context.policy
         waited = self._unreached >= policy.rung_tries and now - self._first_fail_at >= policy.rung_span_s
-        if waited and self._work is None:
-            # No warehouse far and wide: the unit lives without for one boot.
+        lost = self._roams and self._staging is not None and now - self._first_fail_at >= _LOST_S
+        if waited and (self._work is None or lost):
+            # No warehouse far and wide, and nothing that it gave is good any more: the unit lives without for one boot.
             self._live_without()
             return
         if waited and self._roams and not self._refused and self._unreached % policy.rung_tries == 0:
@@ -330,7 +332,7 @@ class StagingClient:
         self._wait_until(now + self._backoff.next())
 
     def _live_without(self) -> None:
-        self._box.skip()
+        self._box.skip(self._values if self._roams else {})
         self._context.note("warning", "no_warehouse", "going on without it until the next start")
         self._stop(Reboot())
 

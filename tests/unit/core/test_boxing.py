@@ -123,6 +123,32 @@ def test_a_unit_that_was_shipped_after_such_a_cut_comes_to_life_at_its_second_st
         assert (rig.peer.step, rig.off) == ("at_site", False)
 
 
+@pytest.mark.parametrize("wired", [True, False])
+def test_a_unit_cut_so_and_kept_for_longer_than_its_credential_lives_comes_in_by_the_ordinary_door(wired):
+    for cut_at, how in every_moment(wired=wired):
+        rig, _ = staged(wired=wired, cut_at=cut_at, how=how)
+        (lapsed,) = rig.peer.credentials.values()
+        lapsed["state"], rig.peer.step, rig.peer.down = "dropped", "shipped", ("depot",)
+        rig.product.arrive()
+        rig.unpack()
+        rig.run(lambda rig=rig: rig.product.values == HALL and rig.client.status.state == "online")
+        assert (rig.peer.step, rig.peer.stages) == ("at_site", 1)
+        rig.boot()
+        assert isinstance(rig.client, Client)
+
+
+def test_a_restaged_unit_waits_for_a_warehouse_that_is_down_for_a_while():
+    rig, _ = staged(wired=True, cut_at=1)
+    (lapsed,) = rig.peer.credentials.values()
+    lapsed["state"], rig.peer.step, rig.peer.down = "dropped", "received", ("depot",)
+    rig.peer.used, rig.peer.said_items = set(), {}
+    rig.unpack()
+    rig.run_for(1800)
+    rig.peer.down = ()
+    rig.run(lambda: rig.off)
+    assert (rig.peer.step, rig.peer.stages) == ("out_of_box", 2)
+
+
 def test_a_unit_that_nobody_answers_tries_with_and_without_the_network_of_its_site():
     rig, _ = staged(wired=False, cut_at=1)
     rig.peer.up = False
