@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,7 @@ from service.operations.asked import field_refused
 from service.operations.command_rows import Command, CommandState, Status
 from service.operations.commands import Commands, Request
 from service.operations.outcomes import Result
+from service.operations.selectors import Selector
 from service.storage.database import Database
 
 Action = Callable[[Commands, Database], Any]
@@ -53,6 +55,15 @@ _MORE: dict[str, tuple[Any, Any]] = {
         Annotated[str | None, typer.Option("--id", help="Of this command; the same id again does nothing new.")],
         None,
     ),
+    "expires_at": (
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="TIME", help="Nothing is done or waited for later: unix seconds or 2030-07-01T12:00Z."
+            ),
+        ],
+        None,
+    ),
     "as_json": (context.JsonOption, False),
 }
 _FIELDS = ("dry_run", "expected_rev", "rate", "at_most")  # of the request, under the names of their options
@@ -61,20 +72,43 @@ _FIELDS = ("dry_run", "expected_rev", "rate", "at_most")  # of the request, unde
 def selected_command(function: Callable[..., dict[str, Any]]) -> Callable[..., None]:
     """A typer command from a function that makes a verb's arguments out of its own options.
 
-    Its name with hyphens is the verb. The options that select devices are added to its own.
+    Its name with hyphens is the verb. The options that select devices and those of every command are added to its own.
     """
     verb = function.__name__.replace("_", "-")
-    own = inspect.signature(function, eval_str=True).parameters
-    added = {name: given for name, given in {**_SELECTION, **_MORE}.items() if name not in own}
+    own = list(inspect.signature(function).parameters)
 
     def command(**given: Any) -> None:
         arguments = function(**{name: given.pop(name) for name in own})
-        as_json = given.pop("as_json")
-        ask(verb, request_of(given, arguments), as_json=as_json)
+        body = {"arguments": arguments, **fields_of(given)}
+        selector = selector_of(given)
+        ask(verb, request_from({**body, "selector": selector} if selector else body), as_json=given["as_json"])
 
+    return _extended(function, {**_SELECTION, **_MORE}, command)
+
+
+def with_more(function: Callable[..., None], *names: str) -> Callable[..., None]:
+    """A typer command from one that takes the fields which every command has, as a map `more`.
+
+    `names`: of those that this one has; all of them where none is named.
+    """
+    added = {name: _MORE[name] for name in names or _MORE if name != "as_json"}
+
+    def command(**given: Any) -> None:
+        more = {name: given.pop(name) for name in added}
+        function(**given, more=fields_of(more))
+
+    return _extended(function, added, command)
+
+
+def _extended(
+    function: Callable[..., Any], added: dict[str, tuple[Any, Any]], command: Callable[..., None]
+) -> Callable[..., None]:
+    """`command` with the parameters of `function`, but for `more`, and those that are added."""
+    own = {name: one for name, one in inspect.signature(function, eval_str=True).parameters.items() if name != "more"}
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, (annotation, default) in added.items()
+        if name not in own
     ]
     everything = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own.values()), *parameters]
     command.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
@@ -84,8 +118,8 @@ def selected_command(function: Callable[..., dict[str, Any]]) -> Callable[..., N
     return command
 
 
-def request_of(given: dict[str, Any], arguments: dict[str, Any]) -> Request:
-    """From the common options. Ends the command where they are no request."""
+def selector_of(given: dict[str, Any]) -> dict[str, Any]:
+    """From the options that select devices; empty where there are none."""
     names = {
         "devices": given.get("device") or None,
         "things": given.get("thing") or None,
@@ -96,15 +130,33 @@ def request_of(given: dict[str, Any], arguments: dict[str, Any]) -> Request:
         "batch": given.get("batch"),
         "state": given["state"].value if given.get("state") is not None else None,
     }
-    selector = {name: value for name, value in names.items() if value is not None}
-    return request_from(
-        {
-            "id": given.get("request_id") or os.urandom(8).hex(),
-            **({"selector": selector} if selector else {}),
-            "arguments": arguments,
-            **{name: given[name] for name in _FIELDS if given.get(name) is not None},
-        }
-    )
+    return {name: value for name, value in names.items() if value is not None}
+
+
+def selector_read(given: dict[str, Any]) -> Selector:
+    """The same as a selector. Ends the command where it is none."""
+    try:
+        return Selector.model_validate(selector_of(given))
+    except ValidationError as error:
+        context.fail(field_refused(error, "option").public)
+
+
+def fields_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request from the options that every command has. Ends the command where one is none."""
+    found = {name: given[name] for name in _FIELDS if given.get(name) is not None}
+    if given.get("expires_at") is not None:
+        found["expires_at"] = _unix_seconds(given["expires_at"])
+    return {"id": given.get("request_id") or os.urandom(8).hex(), **found}
+
+
+def _unix_seconds(text: str) -> int:
+    try:
+        if text.isascii() and text.isdigit():
+            return int(text)
+        at = datetime.fromisoformat(text)
+        return int((at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        context.fail("--expires-at: unix seconds, or a time such as 2030-07-01T12:00Z")
 
 
 def request_from(body: dict[str, Any]) -> Request:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import context, device_file
+from service.cli import asking, context, device_file
 from service.domain.device import Device, DeviceState
 from service.errors import ServiceError
 from service.operations import devices, imports, registration
@@ -138,14 +138,19 @@ def show(device: DeviceArgument, as_json: context.JsonOption = False) -> None:
 def list_(
     state: Annotated[DeviceState | None, typer.Option(help="Only devices in this state.")] = None,
     group: Annotated[str | None, typer.Option(help="Only devices of this group.")] = None,
+    product: Annotated[str | None, typer.Option(help="Only devices of this product.")] = None,
+    in_ou: Annotated[str | None, typer.Option(help="Only what is in this OU or below it.")] = None,
+    in_environment: Annotated[str | None, typer.Option(help="Only what is in this environment.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only devices with this batch tag.")] = None,
+    thing: Annotated[list[str] | None, typer.Option(help="Only this thing, by its id; may stand often.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many, 1 to 1000.")] = 100,
     after: Annotated[str | None, typer.Option(metavar="GROUP/SERIAL", help="The last one of the page before.")] = None,
     as_json: context.JsonOption = False,
 ) -> None:
     """Devices by group and serial, page by page."""
-    page = context.run(
-        lambda database: devices.list_page(database, state=state, group_id=group, after=after, limit=limit)
-    )
+    named = {"state": state, "group": group, "product": product, "batch": batch, "thing": thing}
+    selector = asking.selector_read({**named, "in_ou": in_ou, "in_environment": in_environment})
+    page = context.run(lambda database: devices.list_page(database, selector, after=after, limit=limit))
 
     def text() -> None:
         columns = ["device", "state", "thing", "environment", "firmware", "version", "registered"]

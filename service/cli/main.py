@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from service.cli import (
     account,
     administrators,
+    asking,
     audit,
     backup,
     batch,
@@ -107,7 +108,7 @@ app.command("audit")(audit.audit)
 app.command("events")(events.events)
 app.command("stats")(stats.stats)
 app.command("labels")(labels.labels)
-app.command("onboard")(onboard.onboard)
+app.command("onboard")(asking.with_more(onboard.onboard, "dry_run", "request_id", "expires_at"))
 app.command("openapi")(openapi.openapi)
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)

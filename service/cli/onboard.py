@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import context
+from service.cli.asking import request_from
 from service.installation import domain_environments
 from service.operations import accounts
 from service.operations.command_rows import Status
-from service.operations.commands import Commands, Request
+from service.operations.commands import Commands
 from service.operations.verbs import onboard as verb
 from service.storage.database import Database
 
@@ -30,7 +31,8 @@ def onboard(
         ),
     ] = None,
     account: Annotated[str | None, typer.Option(help="In the name of this operator's account, within its OU.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would happen.")] = False,
+    *,
+    more: dict[str, Any],
     as_json: context.JsonOption = False,
 ) -> None:
     """Register the device of a label if need be, tag, place and describe it. A label works once.
@@ -45,11 +47,8 @@ def onboard(
         "attributes": _map(attributes),
         "device_key": device_key,
     }
-    request = Request(
-        id=os.urandom(8).hex(),
-        arguments={name: value for name, value in given.items() if value is not None},
-        dry_run=dry_run,
-    )
+    arguments = {name: value for name, value in given.items() if value is not None}
+    request = request_from({"arguments": arguments, **more})
     environments = domain_environments(context.settings())
 
     async def submit(database: Database) -> Status:
@@ -64,7 +63,7 @@ def onboard(
     name = f"{outcome.group_id}/{outcome.serial}"
     if outcome.reason is not None:
         context.fail(f"{name}: {outcome.reason}")
-    words = "would be onboarded" if dry_run else "onboarded"
+    words = "would be onboarded" if request.dry_run else "onboarded"
     if outcome.result == "unchanged":
         words = "was onboarded already"
     context.emit(

@@ -51,8 +51,8 @@ def replace_(
     deadline_s: Annotated[
         int | None, typer.Option(help="A new device that has not appeared by then is let go.")
     ] = None,
-    expected_rev: Annotated[int | None, typer.Option(help="Only where the thing has this revision.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    *,
+    more: dict[str, Any],
     as_json: context.JsonOption = False,
 ) -> None:
     """Let a new device become the thing of an old one: name, place, settings, target and history stay.
@@ -70,8 +70,7 @@ def replace_(
         "register_new": register or file is not None or None,
         "deadline_s": deadline_s,
     }
-    more = {"expected_rev": expected_rev, "dry_run": dry_run}
-    if file is None or dry_run:
+    if file is None or more["dry_run"]:
         asking.ask_one("replace", old, arguments, as_json, **more)
         return
 
@@ -85,11 +84,11 @@ def replace_(
 
 def undo_replace(
     device: DeviceArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen.")] = False,
+    more: dict[str, Any],
     as_json: context.JsonOption = False,
 ) -> None:
     """Let a named successor go, for as long as it has not confirmed; either device may be named."""
-    asking.ask_one("undo-replace", device, {}, as_json, dry_run=dry_run)
+    asking.ask_one("undo-replace", device, {}, as_json, **more)
 
 
 async def _with_file(

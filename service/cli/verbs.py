@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import context, replacing
-from service.cli.asking import ask_one, given, selected_command
+from service.cli.asking import ask_one, given, selected_command, with_more
 from service.cli.replacing import DeviceArgument
 from service.domain.group import MoveMethod
 
@@ -99,11 +99,11 @@ def set_settings(
 def rename(
     device: DeviceArgument,
     name: Annotated[str, typer.Argument(help="1 to 128 printable characters.")],
-    expected_rev: Annotated[int | None, typer.Option(help="Only where the thing has this revision.")] = None,
+    more: dict[str, Any],
     as_json: context.JsonOption = False,
 ) -> None:
     """Give a thing another name."""
-    ask_one("rename", device, {"name": name}, as_json, expected_rev=expected_rev)
+    ask_one("rename", device, {"name": name}, as_json, **more)
 
 
 def set_target(
@@ -140,7 +140,7 @@ def mount(app: typer.Typer) -> None:
         ("undo-replace", replacing.undo_replace),
         ("rename", rename),
     ):
-        app.command(name)(command)
+        app.command(name)(with_more(command))
 
 
 def _pairs(values: Sequence[str], unset: Sequence[str]) -> dict[str, Any]:

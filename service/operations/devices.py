@@ -6,20 +6,28 @@ a second that credentials were dropped and ends their sessions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import ModuleType
+from typing import Any
 
 from sqlalchemy import select
 
-from device_sdk.wire import codes
 from service.domain import event, moves
+from service.domain.catalogue import Catalogue
 from service.domain.changes import Changes, Trace
 from service.domain.credential import Credential, CredentialState
-from service.domain.device import Device, DeviceState
-from service.errors import ServiceError
+from service.domain.device import Device
+from service.operations import selectors
+from service.operations.accounts import LOCAL
 from service.operations.placing import placed
 from service.operations.requests import bad_request, conflict, find_device, parse_device
+from service.operations.selectors import Selection, Selector
+from service.operations.verbs import block as verb_block
+from service.operations.verbs import unblock as verb_unblock
+from service.operations.verbs.verb import Applied, World
 from service.storage import queries
 from service.storage.database import Database
 from service.storage.rows import from_ms
@@ -61,43 +69,34 @@ async def show(database: Database, name: str) -> Device:
 
 
 async def list_page(
-    database: Database,
-    *,
-    state: DeviceState | None = None,
-    group_id: str | None = None,
-    after: str | None = None,
-    limit: int = 100,
+    database: Database, selector: Selector | None = None, *, after: str | None = None, limit: int = 100
 ) -> Page:
-    """Devices by group and serial, at most `limit` (1 to 1000). `after` is the last name of the page before.
+    """Selected devices (without a selector: all) by group and serial, at most `limit` (1 to 1000).
 
-    Raises ServiceError BAD_REQUEST.
+    `after` is the last name of the page before. Raises ServiceError BAD_REQUEST.
     """
     if not 1 <= limit <= MAX_PAGE:
         raise bad_request("limit_illegal", f"a page has 1 to {MAX_PAGE} devices")
+    asked = Selection(selector or Selector(), None, None)
+    if not asked.selector.is_empty:
+        selectors.check(asked.selector)
     of = device_table.c
+    columns = (
+        of.group_id,
+        of.serial,
+        of.state,
+        thing_table.c.name,
+        thing_table.c.environment,
+        of.fw_state,
+        version_table.c.name,
+        of.registered_at,
+    )
     query = (
-        select(
-            of.group_id,
-            of.serial,
-            of.state,
-            thing_table.c.name,
-            thing_table.c.environment,
-            of.fw_state,
-            version_table.c.name,
-            of.registered_at,
-        )
-        .select_from(
-            device_table.outerjoin(thing_table, thing_table.c.holder_device_id == of.device_id).outerjoin(
-                version_table, version_table.c.version_id == thing_table.c.installed_version_id
-            )
-        )
+        selectors.statement(asked, *columns)
+        .outerjoin(version_table, version_table.c.version_id == thing_table.c.installed_version_id)
         .order_by(of.group_id, of.serial)
         .limit(limit + 1)
     )
-    if state is not None:
-        query = query.where(of.state == state.value)
-    if group_id is not None:
-        query = query.where(of.group_id == group_id)
     if after is not None:
         last_group, last_serial = parse_device(after)
         if last_group is None:
@@ -107,39 +106,40 @@ async def list_page(
             of.group_id >= last_group,
         )
     async with database.read() as connection:
-        found = [DeviceLine(*row[:-1], from_ms(row[-1])) for row in await connection.execute(query)]
+        rows = await connection.execute(query, selectors.values(asked))
+        found = [_line(tuple(row)) for row in rows]
     shown = found[:limit]
     more = f"{shown[-1].group_id}/{shown[-1].serial}" if len(found) > limit else None
     return Page(shown, more)
 
 
+def _line(row: tuple[Any, ...]) -> DeviceLine:
+    values: list[Any] = [*row[:-1], from_ms(row[-1])]
+    return DeviceLine(*values)
+
+
 async def block(database: Database, name: str, *, now: datetime, trace_id: str) -> Device:
-    """Refuse a device from now on: its credentials are dropped and are dead at the broker within 2 s.
+    """What the verb `block` does, for one device that may be named by its serial alone.
 
     Raises ServiceError NOT_FOUND, CONFLICT.
     """
-
-    def decide(before: Device) -> Device:
-        if before.state is DeviceState.BLOCKED:
-            return before
-        dropped = tuple(
-            one if one.state is CredentialState.DROPPED else moves.drop(one, now, "blocked")
-            for one in before.credentials
-        )
-        return replace(_enter(before, DeviceState.BLOCKED), credentials=dropped)
-
-    return await _change(database, name, decide, step="blocked", now=now, trace_id=trace_id)
+    return await _change(database, name, _by(verb_block, now), step="blocked", now=now, trace_id=trace_id)
 
 
 async def unblock(database: Database, name: str, *, now: datetime, trace_id: str) -> Device:
-    """Let a blocked device activate again; it keeps its thing. Raises ServiceError NOT_FOUND, CONFLICT."""
+    """What the verb `unblock` does. Raises ServiceError NOT_FOUND, CONFLICT."""
+    return await _change(database, name, _by(verb_unblock, now), step="unblocked", now=now, trace_id=trace_id)
+
+
+def _by(verb: ModuleType, now: datetime) -> Callable[[Device], Device]:
+    """A verb's rule, where that needs to know nothing but its device and the time."""
+    world = World(now, Catalogue(0), LOCAL, "", None, os.urandom)
 
     def decide(before: Device) -> Device:
-        if before.state is not DeviceState.BLOCKED:
-            raise conflict("not_blocked", f"the device is not blocked but {before.state.value}")
-        return _enter(before, DeviceState.REGISTERED)
+        applied: Applied = verb.apply(before, verb.Arguments(), world)
+        return applied.device
 
-    return await _change(database, name, decide, step="unblocked", now=now, trace_id=trace_id)
+    return decide
 
 
 async def approve(
@@ -191,15 +191,6 @@ async def _change(
                 )
             )
     return after
-
-
-def _enter(device: Device, state: DeviceState) -> Device:
-    try:
-        return moves.enter(device, state)
-    except moves.IllegalMove as error:
-        raise ServiceError(
-            codes.CONFLICT, f"a device that is {device.state.value} cannot become {state.value}", cause="illegal_move"
-        ) from error
 
 
 async def chain(database: Database, device: Device) -> list[str]:

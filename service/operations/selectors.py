@@ -59,7 +59,7 @@ class Selection:
 
     selector: Selector
     scope: str | None  # an OU; None: everything
-    before: datetime
+    before: datetime | None
 
 
 def is_within(ou: str | None, scope: str | None) -> bool:
@@ -97,7 +97,7 @@ async def resolve(connection: AsyncConnection, asked: Selection) -> int:
     await _check_known(connection, asked.selector)
     if asked.selector.devices is not None or asked.selector.things is not None:
         await _check_names(connection, asked)
-    total = int((await connection.execute(_statement(asked, func.count()), _values(asked))).scalar_one())
+    total = int((await connection.execute(statement(asked, func.count()), values(asked))).scalar_one())
     if not total:
         raise not_found("selection_empty", "no device is selected")
     return total
@@ -105,21 +105,21 @@ async def resolve(connection: AsyncConnection, asked: Selection) -> int:
 
 async def page(connection: AsyncConnection, asked: Selection, *, after: str, limit: int) -> list[str]:
     """Ids of the next devices, by id after `after`."""
-    of_page = _statement(asked, device.c.device_id).where(device.c.device_id > after).order_by(device.c.device_id)
-    return list((await connection.execute(of_page.limit(limit), _values(asked))).scalars())
+    of_page = statement(asked, device.c.device_id).where(device.c.device_id > after).order_by(device.c.device_id)
+    return list((await connection.execute(of_page.limit(limit), values(asked))).scalars())
 
 
 async def names_page(
     connection: AsyncConnection, asked: Selection, *, after: tuple[str, str] | None, limit: int
 ) -> list[tuple[str, str]]:
     """(group_id, serial) of the next devices, by name."""
-    query = _statement(asked, device.c.group_id, device.c.serial).order_by(device.c.group_id, device.c.serial)
+    query = statement(asked, device.c.group_id, device.c.serial).order_by(device.c.group_id, device.c.serial)
     if after is not None:
         query = query.where(
             device.c.group_id >= after[0],
             (device.c.group_id > after[0]) | (device.c.serial > after[1]),
         )
-    found = await connection.execute(query.limit(limit), _values(asked))
+    found = await connection.execute(query.limit(limit), values(asked))
     return [(row[0], row[1]) for row in found]
 
 
@@ -138,17 +138,19 @@ def at_or_below(what: ColumnElement[Any], ou: str) -> ColumnElement[bool]:
     return or_(what == ou, func.substr(what, 1, len(ou) + 1) == ou + "/")
 
 
-def _statement(asked: Selection, *columns: Any) -> Select[Any]:
+def statement(asked: Selection, *columns: Any) -> Select[Any]:
+    """These columns of the devices that are selected, joined with their group and the thing that they hold.
+
+    To be executed with `values(asked)`.
+    """
     selector = asked.selector
-    query = (
-        select(*columns)
-        .select_from(
-            device.join(registration_group, registration_group.c.group_id == device.c.group_id).outerjoin(
-                thing, thing.c.holder_device_id == device.c.device_id
-            )
+    query = select(*columns).select_from(
+        device.join(registration_group, registration_group.c.group_id == device.c.group_id).outerjoin(
+            thing, thing.c.holder_device_id == device.c.device_id
         )
-        .where(device.c.registered_at <= to_ms(asked.before))
     )
+    if asked.before is not None:
+        query = query.where(device.c.registered_at <= to_ms(asked.before))
     if selector.devices is not None:
         query = query.where(device.c.device_id.in_(_NAMED))
     if selector.things is not None:
@@ -164,14 +166,14 @@ def _statement(asked: Selection, *columns: Any) -> Select[Any]:
     return query.where(*(at_or_below(OU, ou) for ou in (selector.ou, asked.scope) if ou is not None))
 
 
-def _values(asked: Selection) -> dict[str, str]:
+def values(asked: Selection) -> dict[str, str]:
     """Names go in as one JSON parameter each."""
-    values = {}
+    found = {}
     if asked.selector.devices is not None:
-        values["devices"] = json.dumps([parse_device(name) for name in dict.fromkeys(asked.selector.devices)])
+        found["devices"] = json.dumps([parse_device(name) for name in dict.fromkeys(asked.selector.devices)])
     if asked.selector.things is not None:
-        values["things"] = json.dumps(asked.selector.things)
-    return values
+        found["things"] = json.dumps(asked.selector.things)
+    return found
 
 
 _ASKED = func.json_each(bindparam("devices", type_=String)).table_valued(column("value", String), name="asked")
@@ -205,19 +207,19 @@ async def _check_names(connection: AsyncConnection, asked: Selection) -> None:
     if selector.devices is not None:
         wanted = set(selector.devices)
         query = select(device.c.group_id, device.c.serial).where(device.c.device_id.in_(_NAMED))
-        found = {"/".join(row) for row in await connection.execute(query, _values(plain))}
+        found = {"/".join(row) for row in await connection.execute(query, values(plain))}
     else:
         wanted, found = set(), set()
     if selector.things is not None:
         wanted |= set(selector.things)
-        known = await connection.execute(select(thing.c.thing_id).where(thing.c.thing_id.in_(_THINGS)), _values(plain))
+        known = await connection.execute(select(thing.c.thing_id).where(thing.c.thing_id.in_(_THINGS)), values(plain))
         found |= set(known.scalars())
     _refuse(sorted(wanted - found), "NOT_FOUND", "device_unknown", "not registered")
     if asked.scope is not None:
-        outside = _statement(plain, device.c.group_id, device.c.serial).where(
+        outside = statement(plain, device.c.group_id, device.c.serial).where(
             or_(OU.is_(None), ~at_or_below(OU, asked.scope)) if asked.scope else false()
         )
-        names = ["/".join(row) for row in await connection.execute(outside, _values(plain))]
+        names = ["/".join(row) for row in await connection.execute(outside, values(plain))]
         _refuse(sorted(names), "FORBIDDEN", "out_of_scope", f"outside of {asked.scope}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from typer.main import get_command
 
 from service.cli.main import app
 from service.domain import event
@@ -68,7 +69,7 @@ def test_a_verb_selects_changes_and_says_what_came_of_it(run):
 async def _put_in_service(database):
     """The device g/s, confirmed, with a thing of revision 1."""
     device = a_device("s", group_id="g", state=DeviceState.CONFIRMED, registered_at=datetime(2020, 1, 1, tzinfo=UTC))
-    device = replace(device, thing=a_thing(device, environment="local", rev=1))
+    device = replace(device, thing=a_thing(device, environment="local", rev=1, thing_id="f" * 32))
     async with SqlStore(database, {}).batch() as batch:
         await batch.save(Changes(devices=((None, device),)))
 
@@ -194,3 +195,49 @@ def test_a_group_s_template_is_given_shown_and_cleared(run, tmp_path):
         assert "--template: a JSON map" in run("group", "change", "g", "--template", wrong, code=1)
     assert "no version '9'" in run("group", "change", "g", "--target", "9", code=1)
     assert "target, template" in run("group", "change", "g", "--clear", "nothing", code=1)
+
+
+EVERY = ("--dry-run", "--expected-rev", "--rate", "--at-most", "--id", "--expires-at")
+VERBS = ("rename", "replace", "undo-replace", "block", "reprovision", "set-target")
+
+
+def test_every_verb_has_the_options_of_every_command():
+    known = {
+        name: {option for one in command.params for option in one.opts}
+        for name, command in get_command(app).commands.items()
+    }
+    for verb in VERBS:
+        assert known[verb].issuperset(EVERY), verb
+    assert known["onboard"].issuperset(("--dry-run", "--id", "--expires-at"))
+
+
+def test_what_every_command_has_is_in_the_request_of_each(run, installed):  # noqa: F811
+    in_database(installed, _put_in_service)
+    for late in ("1", "2020-01-01", "2020-01-01T12:00Z"):
+        for verb in (("rename", "g/s", "Hall"), ("replace", "g/s", "a"), ("undo-replace", "g/s"), ("block", "g/s")):
+            assert "after its time" in run(*verb, "--expires-at", late, code=1)
+    assert "--expires-at: unix seconds" in run("block", "g/s", "--expires-at", "tomorrow", code=1)
+    assert "1 would be changed" in run("rename", "g/s", "Hall", "--dry-run", "--expires-at", "2999-01-01")
+    for _ in range(2):
+        assert "1 changed" in run("rename", "g/s", "Hall", "--id", "once", "--expected-rev", "1")
+    assert "1 changed" in run("replace", "g/s", "a", "--id", "r", "--expires-at", "2999-01-01", "--rate", "1")
+    assert "the revision is" in run("undo-replace", "g/s", "--expected-rev", "0", code=1)
+    assert "1 changed" in run("undo-replace", "g/s", "--id", "u")
+
+
+def test_devices_are_listed_by_what_selects_them(run, installed):  # noqa: F811
+    in_database(installed, _put_in_service)
+    run("allocate", "g/a", "g/b", "--tag", "B42")
+    run("allocate", "g/b", "--ou", "acme/x")
+    thing = json.loads(run("device", "show", "g/s", "--json"))["thing"]["thing_id"]
+    for words, serials in (
+        (("--batch", "B42"), "ab"),
+        (("--batch", "B42", "--in-ou", "acme/x"), "b"),
+        (("--in-ou", "acme"), "abcs"),
+        (("--in-environment", "local", "--state", "confirmed"), "s"),
+        (("--product", "nothing"), ""),
+        (("--thing", thing), "s"),
+    ):
+        found = json.loads(run("device", "list", *words, "--json"))["devices"]
+        assert "".join(one["serial"] for one in found) == serials, words
+    assert "an OU is a path" in run("device", "list", "--in-ou", "a//b", code=1)

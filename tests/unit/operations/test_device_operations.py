@@ -24,6 +24,7 @@ from service.domain.group import Group, KeyKind
 from service.errors import Secret, ServiceError
 from service.operations import devices, groups, imports, registration, stats, traces
 from service.operations.registration import Registration, Result
+from service.operations.selectors import Selector
 from service.storage.store import SqlStore
 from tests.support.storage import DERIVED, GROUP, NOW, PRODUCT, a_credential, a_device, a_thing, new_database
 
@@ -279,9 +280,9 @@ async def test_a_list_goes_on_page_by_page_in_one_order(database):
         if after is None:
             break
     assert names == ["line-1/a", "line-1/b", "line-1/c", "line-2/a"]
-    only = await devices.list_page(database, group_id="line-2")
+    only = await devices.list_page(database, Selector(group="line-2"))
     assert [one.serial for one in only.devices] == ["a"]
-    assert (await devices.list_page(database, state=DeviceState.BLOCKED)).devices == []
+    assert (await devices.list_page(database, Selector(state=DeviceState.BLOCKED))).devices == []
     for wrong in ({"limit": 0}, {"limit": 1001}, {"after": "bare"}, {"after": "a/b/c"}):
         assert (await refused(devices.list_page(database, **wrong)))[0] == "BAD_REQUEST"
 
@@ -289,7 +290,9 @@ async def test_a_list_goes_on_page_by_page_in_one_order(database):
 async def test_one_state_is_listed_by_its_index(database):
     await register(database)
     await devices.block(database, "sn-1", now=NOW, trace_id="0" * 16)
-    assert [one.state for one in (await devices.list_page(database, state=DeviceState.BLOCKED)).devices] == ["blocked"]
+    assert [one.state for one in (await devices.list_page(database, Selector(state=DeviceState.BLOCKED))).devices] == [
+        "blocked"
+    ]
 
 
 # An operator's word

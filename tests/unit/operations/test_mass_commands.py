@@ -10,6 +10,7 @@ from service.operations import accounts, command_page, devices
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
 from service.operations.command_rows import CommandState
 from service.operations.commands import Commands, MassGuard
+from service.operations.selectors import Selector
 from service.operations.verbs.verb import Role
 from service.storage.rows import to_ms
 from service.storage.tables import audit, event
@@ -84,7 +85,7 @@ async def test_a_command_is_paused_resumed_and_cancelled(database, commands, mon
     assert await commands.work(status.command.command_id) is None
     for move in (commands.pause, commands.resume):
         assert await refused(move(THIS_MACHINE, "1")) == ("CONFLICT", "command_state")
-    page = await devices.list_page(database, state=DeviceState.BLOCKED)
+    page = await devices.list_page(database, Selector(state=DeviceState.BLOCKED))
     assert len(page.devices) == 4
 
 
