@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from device_sdk.wire import limits
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -59,8 +61,15 @@ class Bounds:
     open_images: int = 16
     # Clock
     tick_s: float = 1.0
-    dropped_kept_s: int = 900  # rows of dropped credentials; at least limits.DROPPED_KEPT_S
+    dropped_kept_s: int = (
+        3 * limits.DROPPED_KEPT_S // 2
+    )  # rows of dropped credentials; the protocol promises a repeat 2/3
     # History; an installation sets its own
     events_kept_s: int = 90 * 86400
     commands_kept_s: int = 90 * 86400  # since they finished
     audit_kept_s: int = 400 * 86400
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a promise of the protocol would not hold."""
+        if self.dropped_kept_s < limits.DROPPED_KEPT_S:
+            raise ValueError(f"rows of dropped credentials are kept for {limits.DROPPED_KEPT_S} s at least")
