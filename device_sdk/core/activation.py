@@ -160,7 +160,11 @@ class Activation:
                 key, self._nonce, self._server_nonce, record["thing_id"], record["credential_id"], hmac
             )
         elif record["kind"] == "x509" and self._csr is not None:
-            record["certificate"] = fields.text(values, "certificate", _MAX_PEM_CHARS)
+            certificate = fields.text(values, "certificate", _MAX_PEM_CHARS)
+            # 4. It is for the key of this attempt: another's could be stored, and never used.
+            if self._context.crypto.owns_certificate(certificate, self._csr[0]) is False:
+                raise MalformedError("foreign_certificate")
+            record["certificate"] = certificate
             record["private_key"] = self._csr[1]
         else:
             raise MalformedError("kind")

@@ -176,6 +176,13 @@ class Crypto:
         """A new key's (certificate request as DER, private key as PEM or None if in hardware); None: API keys only."""
         return None
 
+    def owns_certificate(self, certificate: str, csr: bytes) -> "bool | None":  # noqa: ARG002
+        """Whether a certificate (PEM, the leaf first) has the key of that request (DER); None where it cannot tell.
+
+        Stock MicroPython reads no X.509. There a wrong certificate shows at the TLS handshake only.
+        """
+        return None
+
     def sign(self, message: bytes) -> "bytes | None":  # noqa: ARG002
         """Sign with the device's private key (groups of kind public_key); None where it has none."""
         return None

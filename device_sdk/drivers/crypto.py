@@ -75,6 +75,15 @@ class FullCrypto(Crypto):
         )
         return request.public_bytes(serialization.Encoding.DER), pem.decode("ascii")
 
+    def owns_certificate(self, certificate: str, csr: bytes) -> bool:
+        form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        try:
+            leaf = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+            asked = x509.load_der_x509_csr(csr).public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+            return False
+        return leaf.public_bytes(*form) == asked.public_bytes(*form)
+
     def sign(self, message: bytes) -> bytes | None:
         """By Ed25519, by ECDSA with SHA-256 as r then s of 32 bytes each, or by RSA-PSS with SHA-256."""
         key = self._signing_key

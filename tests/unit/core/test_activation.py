@@ -212,15 +212,15 @@ class WithCertificates(Crypto):
         return b"csr", "-----PRIVATE-----"
 
 
-def test_a_certificate_is_used_with_the_key_that_was_made_for_it():
-    rig = Rig(crypto=WithCertificates())
+def grant_certificates(rig, certificate="-----CERTIFICATE-----"):
+    """Have the service grant a certificate instead of an API key."""
     answer = rig.peer._activate
 
     def with_certificate(session, request, out):
         reply = answer(session, request, out)
         values = unpackb(reply["grant"])
         values["kind"] = "x509"
-        values["certificate"] = "-----CERTIFICATE-----"
+        values["certificate"] = certificate
         values["ca"] = "-----CA-----"
         claim = request["claim"]
         assert unpackb(claim)["csr"] == b"csr"
@@ -230,11 +230,35 @@ def test_a_certificate_is_used_with_the_key_that_was_made_for_it():
 
     rig.peer._activate = with_certificate
     rig.peer.admit = rig.peer.connects.append
+
+
+def test_a_certificate_is_used_with_the_key_that_was_made_for_it():
+    rig = Rig(crypto=WithCertificates())
+    grant_certificates(rig)
     rig.run(online(rig))
     connect = rig.peer.connects[-1]
     assert (connect.certificate_pem, connect.private_key_pem) == ("-----CERTIFICATE-----", "-----PRIVATE-----")
     assert (connect.username, connect.password, connect.ca_pem) == (None, None, "-----CA-----")
     assert "PRIVATE" not in repr(connect)
+
+
+class ReadsCertificates(WithCertificates):
+    def owns_certificate(self, certificate, csr):
+        assert csr == b"csr"
+        return certificate == "-----OWN-----"
+
+
+def test_a_certificate_for_another_key_is_ignored_and_one_for_its_own_is_used():
+    rig = Rig(crypto=ReadsCertificates())
+    grant_certificates(rig, "-----OF ANOTHER-----")
+    rig.boot()
+    rig.run(lambda: rig.client.counters.get("foreign_certificate", 0) > 0)
+    assert not any(b"OF ANOTHER" in data for data in rig.machine.flash.values())
+    assert [connect.certificate_pem for connect in rig.peer.connects] == [None]  # bootstrap only
+    rig = Rig(crypto=ReadsCertificates())
+    grant_certificates(rig, "-----OWN-----")
+    rig.run(online(rig))
+    assert rig.peer.connects[-1].certificate_pem == "-----OWN-----"
 
 
 class Signing(Crypto):

@@ -1,5 +1,7 @@
 """The crypto port on the cryptography package."""
 
+from datetime import UTC, datetime
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -7,8 +9,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from device_sdk.core.ports import Crypto
 from device_sdk.drivers.crypto import FullCrypto, SigningKeyError, load_signing_key
 from device_sdk.wire import keys
+from service.credentials.authority import Authority, read_csr
+from tests.support.mosquitto import make_issuer
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 PUBLIC = KEY.public_key().public_bytes_raw()
@@ -91,3 +96,21 @@ def test_a_private_key_of_another_kind_is_refused(pem):
 
 def test_the_fast_hmac_gives_what_the_pure_one_gives():
     assert FullCrypto().hmac_sha256(b"k" * 70, b"data") == keys.hmac_sha256(b"k" * 70, b"data")
+
+
+def test_a_certificate_is_its_own_only_with_the_key_of_the_request() -> None:
+    crypto = FullCrypto(x509_credentials=True)
+    issuer = make_issuer()
+    made, other = crypto.make_csr(), crypto.make_csr()
+    assert made is not None
+    assert other is not None
+    authority = Authority(issuer.private_key, issuer.certificate)
+    issued = authority.sign_csr(read_csr(made[0]), "c" * 32, datetime.now(UTC), bytes(range(20)))
+    assert crypto.owns_certificate(issued.pem, made[0])
+    assert crypto.owns_certificate(issued.pem + authority.ca_pem, made[0])  # the leaf first
+    assert not crypto.owns_certificate(issued.pem, other[0])
+    assert not crypto.owns_certificate(authority.ca_pem + issued.pem, made[0])
+    for nothing in ("", "-----BEGIN CERTIFICATE-----", issued.pem[:200], "PEM"):
+        assert not crypto.owns_certificate(nothing, made[0])
+    assert not crypto.owns_certificate(issued.pem, b"no request")
+    assert Crypto().owns_certificate(issued.pem, made[0]) is None
