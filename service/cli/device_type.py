@@ -15,7 +15,7 @@ from service.operations.warehouse_pages import Asked
 
 app = typer.Typer(help="Device types: group, manifest, and which settings belong to which step.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A word such as tablet.")]
-_HELP = "A section (features, payment, network) or one value as network.ssid; may stand often."
+_HELP = "A section (features, payment, network) or one value as network.ssid or network.ssid:text; may stand often."
 WarehouseOption = Annotated[list[str] | None, typer.Option("--warehouse-setting", help=f"Given with stage. {_HELP}")]
 HandshakeOption = Annotated[list[str] | None, typer.Option("--handshake-setting", help=f"Given at its site. {_HELP}")]
 _SHOWN = (

@@ -14,6 +14,10 @@ from enum import StrEnum
 SECTIONS = ("features", "payment", "network")  # of a site's settings
 
 
+# What a device type may ask a value to be. A truth value is no number.
+KINDS: Mapping[str, type] = {"text": str, "number": int, "flag": bool, "list": list, "map": dict}
+
+
 class Step(StrEnum):
     RECEIVED = "received"  # in the warehouse; once handed over it is the device's turn: `stage`
     STAGED = "staged"  # the device's turn: fetch, install and report every item of its manifest
@@ -44,7 +48,9 @@ class IllegalStepError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeviceType:
-    """What a maker sells. The two lists name settings: a section such as `network`, or one value as `network.ssid`."""
+    """What a maker sells. The two lists name settings: a section such as `network`, or one value as `network.ssid`,
+    perhaps with what it must be: `network.ssid:text`.
+    """
 
     name: str
     group_id: str  # its units register here
@@ -149,9 +155,26 @@ def restage(unit: Equipment, now: datetime) -> Equipment:
     )
 
 
+def setting_name(entry: str) -> str:
+    """The setting that an entry of a device type's lists names, without what it must be."""
+    name, _, kind = entry.rpartition(":")
+    return name if kind in KINDS else entry
+
+
+def misfit(settings: Mapping[str, Mapping[str, object]], of: DeviceType) -> str | None:
+    """The first value that is not what the device type says it must be, in words; None: all fit."""
+    for entry in (*of.warehouse_settings, *of.handshake_settings):
+        name, _, kind = entry.rpartition(":")
+        section, _, value_name = name.partition(".")
+        value = settings.get(section, {}).get(value_name)
+        if kind in KINDS and value is not None and type(value) is not KINDS[kind]:
+            return f"{name} is {kind} for {of.name}"
+    return None
+
+
 def values_named(settings: Mapping[str, Mapping[str, object]], names: Iterable[str]) -> dict[str, dict[str, object]]:
     """The values of a site's settings that these names mean; sections without any are left out."""
-    wanted = set(names)
+    wanted = {setting_name(one) for one in names}
     found: dict[str, dict[str, object]] = {}
     for section, values in settings.items():
         kept = {name: one for name, one in values.items() if section in wanted or f"{section}.{name}" in wanted}

@@ -6,10 +6,10 @@ They travel to devices in the desired document, so the wire's rules and size hol
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from service.domain.warehouse import SECTIONS
+from service.domain.warehouse import SECTIONS, DeviceType, misfit
 from service.operations.requests import bad_request
 from service.operations.verbs import set_settings
 from service.storage.warehouse_queries import Settings
@@ -38,6 +38,14 @@ def merged(before: Settings, asked: Mapping[str, Any]) -> Settings:
     if len(json.dumps(found)) > set_settings.MAX_BYTES:
         raise bad_request("settings_illegal", f"settings have at most {set_settings.MAX_BYTES} bytes as JSON")
     return found
+
+
+def check_kinds(settings: Settings, types: Iterable[DeviceType]) -> None:
+    """Raise ServiceError BAD_REQUEST unless each value is what these device types say it must be."""
+    for one in types:
+        wrong = misfit(settings, one)
+        if wrong is not None:
+            raise bad_request("setting_kind", wrong)
 
 
 def _is_name(text: str) -> bool:

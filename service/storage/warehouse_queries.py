@@ -70,6 +70,18 @@ async def units_at(connection: AsyncConnection, site_name: str) -> int:
     return int((await connection.execute(query)).scalar_one())
 
 
+async def types_at(connection: AsyncConnection, site_name: str) -> list[str]:
+    """Names of the device types of which units are for this site, or ordered for it."""
+    there = select(equipment.c.device_type).where(equipment.c.site == site_name)
+    open_ = [one.value for one in (OrderState.OPEN, OrderState.DISPATCHED)]
+    ordered = (
+        select(order_line.c.device_type)
+        .join(sales_order, sales_order.c.order_id == order_line.c.order_id)
+        .where(sales_order.c.site == site_name, sales_order.c.state.in_(open_))
+    )
+    return list((await connection.execute(there.union(ordered))).scalars())
+
+
 async def sites_told(connection: AsyncConnection, types: Collection[str]) -> list[str]:
     """Names of the sites whose settings were given to a unit of these device types."""
     of = equipment.c

@@ -11,6 +11,7 @@ from service.domain.warehouse import Site
 from service.operations.requests import check_placement, check_text, conflict
 from service.operations.site_settings import merged
 from service.operations.verbs.making import Made
+from service.operations.verbs.set_settings import same
 from service.operations.verbs.verb import Arguments as Arguments_
 from service.operations.verbs.verb import Role, World
 from service.operations.verbs.warehouse_rows import MAX_ROWS, check_scope, check_word, decide
@@ -54,8 +55,8 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
         settings = merged({}, one.settings or {})
         before = known.get(one.name)
         if before is not None:
-            same = (one.ou, one.title) == (before.ou, before.title)
-            if not same or (one.settings is not None and settings != in_force[one.name]):
+            as_it_is = (one.ou, one.title) == (before.ou, before.title)
+            if not as_it_is or (one.settings is not None and not same(settings, in_force[one.name])):
                 raise conflict("site_exists", f"there is a site {one.name}; `set-site` changes it")
             return False
         rev = next_rev + sum(1 for made, _ in new.values() if made.settings_rev)

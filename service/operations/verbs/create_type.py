@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.domain.warehouse import SECTIONS, DeviceType
+from service.domain.warehouse import KINDS, SECTIONS, DeviceType, setting_name
 from service.operations.requests import bad_request, check_text, conflict, not_found
 from service.operations.verbs.making import Made
 from service.operations.verbs.verb import Arguments as Arguments_
@@ -102,10 +103,15 @@ class Manifests:
 
 def check_settings(of: DeviceType) -> None:
     """Each name is a section or a value of one, and belongs to one step. Raises ServiceError BAD_REQUEST."""
-    for name in (*of.warehouse_settings, *of.handshake_settings):
+    of_steps = [[setting_name(one) for one in names] for names in (of.warehouse_settings, of.handshake_settings)]
+    for entry, name in zip((*of.warehouse_settings, *of.handshake_settings), itertools.chain(*of_steps), strict=True):
         section, dot, value = name.partition(".")
         if section not in SECTIONS or (dot and not value) or len(name) > MAX_SETTING_CHARS:
             raise bad_request("setting_name_illegal", f"a setting is named {' or '.join(SECTIONS)}, or SECTION.VALUE")
-    both = sorted(set(of.warehouse_settings) & set(of.handshake_settings))
+        if entry != name and not dot:
+            raise bad_request(
+                "setting_name_illegal", f"{section} is a section; only its values are {' or '.join(KINDS)}"
+            )
+    both = sorted(set(of_steps[0]) & set(of_steps[1]))
     if both:
         raise bad_request("setting_twice", f"{both[0]} belongs to one step, the warehouse's or the handshake's")

@@ -19,6 +19,7 @@ from service.domain.device import Device
 from service.domain.warehouse import GONE, Binding, DeviceType, Equipment, Line, Order, OrderState, Site
 from service.errors import ServiceError
 from service.operations.requests import bad_request, conflict, not_found, raise_catalogue_rev
+from service.operations.site_settings import check_kinds
 from service.operations.verbs import warehouse_units
 from service.operations.verbs.making import Made
 from service.operations.verbs.verb import Arguments as Arguments_
@@ -28,7 +29,7 @@ from service.operations.verbs.warehouse_units import Known
 from service.storage import warehouse_queries as queries
 from service.storage import warehouse_writes as writes
 from service.storage.store import SqlBatch
-from service.storage.warehouse_queries import Name
+from service.storage.warehouse_queries import Name, Settings
 
 NAME = "enter-order"
 ROLE = Role.OPERATOR
@@ -67,6 +68,7 @@ class _Book:
     units: dict[Name, Equipment]
     known: Known  # the units as they were before
     devices: Mapping[Name, Device]
+    settings: Mapping[str, Settings]  # of the sites that the orders are for
     new_orders: list[str] = field(default_factory=list)
     new_lines: dict[tuple[str, int], Line] = field(default_factory=dict)
     new_bound: list[Binding] = field(default_factory=list)
@@ -147,6 +149,7 @@ class _Book:
         number = one.line or max(numbers, default=0) + 1
         if number > MAX_LINES:
             raise bad_request("line_count", f"an order has at most {MAX_LINES} lines")
+        check_kinds(self.settings.get(order.site or "", {}), [self.types[one.type]])
         return self._keep(Line(order.order_id, number, one.type, one.quantity or 0))
 
     def _lines(self) -> Mapping[tuple[str, int], Line]:
@@ -202,15 +205,16 @@ async def _book(batch: SqlBatch, connection: AsyncConnection, rows: Sequence[One
     wanted = {one.order for one in rows}
     orders = await queries.orders(connection, wanted)
     types = await queries.device_types(connection)
-    known = [one.site for one in orders.values() if one.site is not None]
     groups = {one.group_id for one in types.values()}
     names = [(group_id, one.serial) for one in rows if one.serial is not None for group_id in groups]
     lines = await queries.lines(connection, wanted)
     units = await warehouse_units.load(connection, names, world)
+    known = [one.site for one in orders.values() if one.site is not None]
+    sites = await queries.sites(connection, {*known, *(one.site for one in rows if one.site is not None)})
     devices = {} if world.scope is None else (await batch.load(serials=names)).by_serial
     return _Book(
         world,
-        await queries.sites(connection, {*known, *(one.site for one in rows if one.site is not None)}),
+        sites,
         types,
         orders,
         {(one.order_id, one.line): one for one in lines},
@@ -219,6 +223,7 @@ async def _book(batch: SqlBatch, connection: AsyncConnection, rows: Sequence[One
         dict(units.units),
         units,
         devices,  # they are asked for where they are, which only an operator with a scope must know
+        {name: await queries.settings_of(connection, batch.sealer, one) for name, one in sites.items()},
     )
 
 

@@ -40,7 +40,7 @@ def apply(device: Device, arguments: Arguments, _world: World) -> Applied:
     before: Mapping[str, object] = {} if arguments.replace else thing.settings
     after = {name: value for name, value in {**before, **arguments.settings}.items() if value is not None}
     _check_size(after)
-    if after == dict(thing.settings):
+    if same(after, thing.settings):
         return Applied(device)
     rev = thing.settings_rev + 1
     changed = replace(device, thing=replace(thing, settings=after, settings_rev=rev, settings_state=None))
@@ -82,3 +82,8 @@ def check(value: Any, level: int = 1) -> None:
     elif isinstance(value, list):
         for item in value:
             check(item, level + 1)
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a device would get the same: 1 is not true."""
+    return json.dumps(one, sort_keys=True) == json.dumps(dict(other), sort_keys=True)

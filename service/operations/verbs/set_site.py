@@ -20,8 +20,9 @@ from service.operations.requests import (
     not_found,
     raise_catalogue_rev,
 )
-from service.operations.site_settings import merged
+from service.operations.site_settings import check_kinds, merged
 from service.operations.verbs.making import Made
+from service.operations.verbs.set_settings import same
 from service.operations.verbs.verb import Arguments as Arguments_
 from service.operations.verbs.verb import Role, World
 from service.operations.verbs.warehouse_rows import check_scope, decide
@@ -60,6 +61,7 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
     in_force: Settings = {} if known is None else await queries.settings_of(connection, batch.sealer, known)
     next_rev = await queries.next_settings_rev(connection)
     units = await queries.units_at(connection, arguments.site)
+    types = await queries.device_types(connection, await queries.types_at(connection, arguments.site))
     changed: list[tuple[Site, Settings | None]] = []
 
     def take(asked: Arguments) -> bool:
@@ -69,6 +71,7 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
         if asked.ou is not None and asked.ou != known.ou:
             _check_ou(asked.ou, units, world)
         after, settings = _changed(known, in_force, asked, next_rev)
+        check_kinds(settings or {}, types.values())
         if after != known:
             changed.append((after, settings))
         return after != known
@@ -106,6 +109,6 @@ def _changed(before: Site, in_force: Settings, asked: Arguments, next_rev: int) 
     if asked.settings is None:
         return after, None
     settings = merged({} if asked.replace else in_force, asked.settings)
-    if settings == in_force:
+    if same(settings, in_force):
         return after, None
     return replace(after, settings_rev=next_rev), settings

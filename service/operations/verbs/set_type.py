@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.domain.warehouse import DeviceType
+from service.domain.warehouse import DeviceType, setting_name
 from service.operations.requests import bad_request, check_text, not_found, raise_catalogue_rev
 from service.operations.verbs.create_type import ROLE as ROLE_
 from service.operations.verbs.create_type import Manifests, Names, check_settings
@@ -76,7 +76,7 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
 
 def _takes(of: DeviceType) -> set[str]:
     """What a handshake gives: the settings of both steps."""
-    return {*of.warehouse_settings, *of.handshake_settings}
+    return {setting_name(one) for one in (*of.warehouse_settings, *of.handshake_settings)}
 
 
 async def _renew(connection: AsyncConnection, batch: SqlBatch, name: str, world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from device_sdk.wire.packer import packb, unpackb
-from service.domain.warehouse import Step
+from service.domain.warehouse import Step, values_named
 from service.operations.accounts import Operator
 from service.operations.enrolment import dispatch
 from service.operations.verbs.verb import Role
@@ -171,6 +171,14 @@ async def test_half_a_character_is_refused_before_it_is_stored_anywhere(database
     assert await revisions(database) == {"hall-1": 0}
 
 
+async def test_one_is_not_true(database, house):
+    await house.done("create-site", sites=[{**HALL_2, "settings": {"features": {"kiosk": True}}}])
+    one = {"features": {"kiosk": 1}}
+    assert await house.results("create-site", sites=[{**HALL_2, "settings": one}]) == ["site_exists"]
+    assert await house.results("set-site", site="hall-2", settings=one) == ["changed"]
+    assert (await settings(database, "hall-2"))["features"]["kiosk"] is not True
+
+
 async def test_what_is_entered_is_what_the_wire_carries(database, house):
     good = {"features": {"b": True, "n": 2**53 - 1, "t": "\u00e9\U0001f600", "l": [1, "x", {}], "m": {"k" * 64: 0}}}
     await house.done("create-site", sites=[{**HALL_2, "settings": good}])
@@ -190,3 +198,61 @@ async def test_a_site_changes_its_ou_only_while_no_unit_is_for_it(database, hous
     eve = Warehouse(commands, Operator("eve", Role.OPERATOR, "acme/eu"))
     assert await eve.results("set-site", site="hall-1", ou="acme/us") == ["out_of_scope"]
     assert await eve.results("set-site", site="hall-1", ou="acme/eu/x") == ["changed"]
+
+
+KINDS = [
+    "payment.terminal:text",
+    "payment.floor:number",
+    "features.kiosk:flag",
+    "features.menu:list",
+    "network.wifi:map",
+]
+FIT = {
+    "payment": {"terminal": "T1", "floor": 3, "more": 1},
+    "features": {"kiosk": True, "menu": [1]},
+    "network": {"wifi": {"ssid": "hall"}},
+}
+MISFITS = [
+    {"payment": {"terminal": 1}},
+    {"payment": {"floor": True}},
+    {"payment": {"floor": "3"}},
+    {"features": {"kiosk": 1}},
+    {"features": {"menu": {}}},
+    {"network": {"wifi": "hall"}},
+]
+
+
+@pytest.mark.parametrize("wrong", MISFITS)
+async def test_a_value_is_what_the_device_types_at_its_site_say_it_must_be(database, house, wrong):
+    await house.furnish()
+    await house.done("set-type", type="tablet", handshake_settings=[*KINDS, "payment"])
+    assert await house.results("set-site", site="hall-1", settings=FIT) == ["changed"]
+    assert await house.results("set-site", site="hall-1", settings=wrong) == ["setting_kind"]
+    assert await settings(database, "hall-1") == FIT
+    # Of another site, where no such unit goes, they are nobody's business, until one is ordered.
+    await house.done("create-site", sites=[{**HALL_2, "settings": wrong}])
+    row = {"order": "SO-2", "site": "hall-2", "type": "tablet"}
+    assert await house.results("enter-order", rows=[row]) == ["setting_kind"]
+    await house.done("set-site", site="hall-2", settings=FIT, replace=True)
+    assert await house.results("enter-order", rows=[row]) == ["changed"]
+
+
+async def test_what_a_value_must_be_changes_nothing_of_what_a_device_gets(database, house):
+    await house.furnish("t-1")
+    await house.done("set-site", site="hall-1", settings=FIT)
+    await house.done("hand-over", order="SO-1")
+    await at(database, Step.AT_SITE, sent_rev=1)
+    await house.done("set-type", type="tablet", handshake_settings=["payment.terminal", "features"])
+    assert await revisions(database) == {"hall-1": 2}
+    await house.done("set-type", type="tablet", handshake_settings=["payment.terminal:text", "features"])
+    assert await revisions(database) == {"hall-1": 2}
+    of = (await read(database, queries.device_types))["tablet"]
+    assert values_named(FIT, of.handshake_settings) == {"payment": {"terminal": "T1"}, "features": FIT["features"]}
+
+
+@pytest.mark.parametrize("names", [["payment:map"], ["payment.:text"], ["sound.a:text"]])
+async def test_what_a_value_must_be_is_said_of_a_value(house, names):
+    await house.furnish()
+    assert await house.results("set-type", type="tablet", handshake_settings=names) == ["setting_name_illegal"]
+    twice = {"warehouse_settings": ["payment.a:text"], "handshake_settings": ["payment.a"]}
+    assert await house.results("set-type", type="tablet", **twice) == ["setting_twice"]
