@@ -90,5 +90,5 @@ def list_(as_json: context.JsonOption = False) -> None:
 def _parse(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or len(port) > 5:
-        raise bad_request("bootstrap_illegal", "an endpoint is HOST:PORT, such as boot-2.example.org:8885")
+        raise bad_request("bootstrap_illegal", "an endpoint is HOST:PORT, such as boot-2.example.org:8884")
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from service.cli import config_text
 from service.cli.main import app
 
 TOP = Path(__file__).parents[3]
@@ -22,15 +23,36 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def links(document: Path) -> list[tuple[str, Path, str]]:
+    """(as it is written, the file, the heading) of each link that stays here."""
+    found = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if not target.startswith(("http://", "https://")):
+            name, _, anchor = target.partition("#")
+            found.append((target, (document.parent / name).resolve() if name else document, anchor))
+    return found
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=NAMES)
 def test_every_link_leads_to_a_file_and_a_heading_that_exist(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
-        if target.startswith(("http://", "https://")):
-            continue
-        name, _, anchor = target.partition("#")
-        led_to = (document.parent / name).resolve() if name else document
+    for target, led_to, anchor in links(document):
         assert led_to.exists(), target
         assert not anchor or anchor in anchors(led_to), target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, new = set[Path](), {TOP / "README.md"}
+    while new:
+        reached |= new
+        new = {to for one in new for _, to, _ in links(one) if to.suffix == ".md"} - reached
+    assert [str(one.relative_to(TOP)) for one in DOCUMENTS if one not in reached] == []
+
+
+def test_a_bootstrap_address_in_the_documents_has_the_port_of_the_bootstrap_listener() -> None:
+    text = "".join(one.read_text() for one in DOCUMENTS)
+    ports = re.findall(r'"bootstrap": ?\[\{[^}]*"port": ?(\d+)', text) + re.findall(r"\bboot[\w.-]*\.org:(\d+)", text)
+    assert len(ports) >= 2
+    assert {int(one) for one in ports} <= {config_text.BOOTSTRAP_PORT, config_text.EMBEDDED_BOOTSTRAP_PORT}
 
 
 def test_every_test_that_the_security_document_names_exists() -> None:
