@@ -86,6 +86,7 @@ class Activation:
         self._context.trouble(code.lower(), "%s refused" % verb)
         if code == codes.NONCE_EXPIRED and self._nonce_retries < _MAX_NONCE_RETRIES:
             self._nonce_retries += 1
+            self._csr = None  # its key may be that of a credential that was dropped, which is not certified again
             self.start(now)
             return None
         if code in _LATER and wait_s is not None and wait_s <= _PATIENCE_S:

@@ -84,7 +84,7 @@ HINTS: dict[str, str] = {
     "activate_dropped": "The device repeats an old activation; it says hello again by itself.",
     "authority_missing": "This environment has no certificate authority; run `firstlight init` for it.",
     "blocked": "An operator has blocked this device; `firstlight device unblock` lets it in again.",
-    "csr_key_in_use": "Two devices use the same key pair for their certificate: look for cloned storage.",
+    "csr_key_in_use": "Two devices use the same key pair for their certificate, or one that of an earlier certificate again: look for cloned storage.",
     "csr_missing": "This environment wants client certificates; the device must send a CSR.",
     "csr_key_type": "The device's certificate key is of a kind that is not taken: P-256, Ed25519 or RSA from 2048 bits.",
     "csr_malformed": "The device sends something else than a CSR in DER; ask who made its software.",

@@ -260,6 +260,23 @@ def test_a_certificate_for_another_key_is_ignored_and_one_for_its_own_is_used():
     assert rig.peer.connects[-1].certificate_pem == "-----OWN-----"
 
 
+def test_a_new_claim_after_an_expired_nonce_asks_for_a_certificate_with_a_new_key():
+    """The key of the one before may be that of a credential that was dropped: it is not certified again."""
+
+    class Numbered(Crypto):
+        made = 0
+
+        def make_csr(self):
+            self.made += 1
+            return b"csr %d" % self.made, "-----PRIVATE-----"
+
+    rig = Rig(crypto=Numbered())
+    rig.peer.refuse["activate"] = {"code": "NONCE_EXPIRED"}
+    rig.run(lambda: len(rig.peer.said("activate")) >= 2)
+    claims = [unpackb(request["claim"])["csr"] for request in rig.peer.said("activate")]
+    assert claims[:2] == [b"csr 1", b"csr 2"]
+
+
 class Signing(Crypto):
     """A public-key device in miniature: "signatures" are HMACs under two keys."""
 
