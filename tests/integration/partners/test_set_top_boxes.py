@@ -36,7 +36,7 @@ async def test_a_box_is_made_sold_signs_in_and_is_entitled(tmp_path: Path) -> No
         await site.start_service(level="debug")
         with access_provider() as provider:
             token = await procedure(site, f"http://127.0.0.1:{port}", provider.url, keys)
-            assert [package for _, package in provider.granted.values()] == ["CINEMA-1"]
+            assert [package for _, package in provider.granted.values()] == ["CINEMA-1", "DVB-1", "CINEMA-1"]
         assert await site.stop_service() == 0
         said = site.log()
     assert "link_user" in said
@@ -51,16 +51,20 @@ async def procedure(site: Site, url: str, provider_url: str, keys: list[Ed25519P
     place = ("--ou", OU, "--environment", ENVIRONMENT)
     await site.command("group", "create", GROUP, "--product", PRODUCT_ID, "--key-kind", "public_key", *place)
     made = await site.command("partner", "service", "create", "tv", "--group", GROUP, "--json")
-    token = json.loads(made)["token"]
     await site.command("partner", "service", "allow-ip", "tv", "127.0.0.1")
+    token = json.loads(await site.command("partner", "service", "rotate", "tv", "--json"))["token"]
+    first = json.loads(made)["token"]
+    old = httpx.post(f"{url}/api/management/user", headers={"Service-Token": first}, trust_env=False)
+    assert (old.status_code, old.content) == (401, b"")
     # 2. At manufacture: the factory's list, here with the first key only.
     listed = site.folder / "boxes.csv"
     listed.write_text(f"serial_no,public_keys\n{SERIAL},{texts[0]}\n", encoding="utf-8")
     assert "imported" in await site.command("stb", "import", str(listed), "--service", "tv")
     async with httpx.AsyncClient(base_url=url, headers={"Service-Token": token}, trust_env=False) as client:
-        # 3. The user.
+        # 3. The user: by hand, or by the business system, which finds one that is there.
+        by_hand = json.loads(await site.command("partner", "user", "add", "tv", EMAIL, "--json"))
         user = await client.post("/api/management/user", data={"email": EMAIL})
-        assert user.json()["email"] == EMAIL
+        assert user.json() == {"id": str(by_hand["user_id"]), "email": EMAIL}
         # 4. The sale.
         sale = {"serial_no": SERIAL, "email": EMAIL, "public_keys": ";".join(texts), "mac": "00:11:22:33:44:55"}
         sold = await client.post("/api/management/stb/link_user", data=sale)
@@ -80,6 +84,18 @@ async def procedure(site: Site, url: str, provider_url: str, keys: list[Ed25519P
         bought = [(await client.get(path)).json() for _ in range(2)]
         assert bought[0] == bought[1]
         assert bought[0]["reference"].startswith("ref-")
+        # ... and a DVB package by the same call, from its own provider.
+        await site.command("partner", "provider", "set", "dvb", "--url", provider_url, "--kind", "dvb")
+        await site.command("partner", "offer", "set", "tv", "basic", "dvb", "--provider", "dvb", "--package", "DVB-1")
+        assert (await client.get(f"/api/user/{EMAIL}/product/basic/buy/option/dvb")).status_code == 200
+        # A subscription that has ended is bought again, under a new number.
+        sales = json.loads(await site.command("partner", "purchase", "list", "tv", "--email", EMAIL, "--json"))
+        assert [one["package"] for one in sales] == ["CINEMA-1", "DVB-1"]
+        await site.command("partner", "purchase", "end", "tv", bought[0]["id"])
+        assert (await client.get(path)).json()["id"] not in [one["purchase_id"] for one in sales]
+        # A box that came back is sold again.
+        await site.command("stb", "unlink", SERIAL, "--service", "tv")
+        assert (await client.post("/api/management/stb/link_user", data=sale)).status_code == 200
     return token
 
 
