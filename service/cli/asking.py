@@ -247,6 +247,8 @@ def _print(status: Status) -> None:
         if one.result is Result.REFUSED or of.dry_run:
             why = f": {one.reason} ({one.cause})" if one.cause else ""
             print(f"  {one.group_id}/{one.serial} {would}{one.result.value}{why}")
+            if one.state is not None:
+                print(f"    now: {', '.join(f'{name} {value}' for name, value in one.state.items())}")
     if status.after is not None:
         print(f"  more: firstlight command status {of.command_id} --after {status.after}")
     for kind, count in status.later.items():

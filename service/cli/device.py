@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import asking, context, device_file
-from service.domain.device import Device, DeviceState
+from service.domain.device import Device, DeviceState, Firmware
 from service.errors import ServiceError
 from service.operations import devices, imports, registration
 from service.operations.registration import Outcome, Registration, Result
@@ -249,6 +249,17 @@ def _device(device: Device) -> dict[str, Any]:
     return shown
 
 
+def _firmware(said: Firmware) -> str:
+    """The state, the version that it is about, and what the device says of it."""
+    words = [said.state.value if said.state is not None else "", said.version_id or "of the factory"]
+    if said.progress is not None:
+        words.append(f"{said.progress} %")
+    if said.deferred_until is not None:
+        words.append(f"until {context.moment(said.deferred_until)}")
+    words += [said.deferred_reason or "", said.cause or ""]
+    return ", ".join(dict.fromkeys(word for word in words if word))
+
+
 def _print_device(device: Device, chain: list[str]) -> None:
     firmware = device.firmware
     lines = {
@@ -259,7 +270,7 @@ def _print_device(device: Device, chain: list[str]) -> None:
         "boot count": device.boot_count,
         "thing": device.thing and f"{device.thing.name} ({device.thing.thing_id})",
         "place": device.thing and f"{device.thing.ou} in {device.thing.environment}",
-        "firmware": firmware.state and f"{firmware.state.value} {firmware.cause or ''}".strip(),
+        "firmware": firmware.state and _firmware(firmware),
         "batch": device.batch,
         "frozen": "yes: two devices speak under this serial" if device.frozen else None,
         "retired": device.retired_reason,

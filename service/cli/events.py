@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from device_sdk.wire import ids
 from service.cli import context
 from service.domain.event import KINDS
 from service.operations import events as reading
@@ -28,6 +29,9 @@ def events(
     ou: Annotated[str | None, typer.Option(help="Only of this OU and what is below it.")] = None,
     kind: Annotated[list[str], typer.Option(help="Only of this kind; may stand often.")] = [],  # noqa: B006
     device: Annotated[str | None, typer.Option(metavar="GROUP/SERIAL", help="Only of this device.")] = None,
+    thing: Annotated[
+        str | None, typer.Option(help="Only of this thing, by its id, whichever device held it at the time.")
+    ] = None,
     command: Annotated[str | None, typer.Option(help="Only what followed from this command, by its id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line instead of text.")] = False,
 ) -> None:
@@ -41,6 +45,8 @@ def events(
         group_id, serial = parse_device(device) if device is not None else (None, "")
         if device is not None and group_id is None:
             context.fail("name the device as GROUP/SERIAL")
+        if thing is not None and not ids.is_hex_id(thing):
+            context.fail("a thing is named by its 32 lower-case hex digits")
         last, left = after, limit
         while left is None or left > 0:
             page = await reading.page(
@@ -51,6 +57,7 @@ def events(
                 kinds=kind,
                 device=(group_id, serial) if group_id is not None else None,
                 command_id=command,
+                thing_id=thing,
             )
             _print(page, as_json=as_json)
             if page:

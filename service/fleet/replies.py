@@ -85,6 +85,7 @@ def outcome_fields(one: Outcome) -> dict[str, Any]:
         "cause": one.cause,
         "reason": one.reason,
         "enos_code": one.enos_code,
+        "state": one.state,
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -22,7 +22,7 @@ from device_sdk.wire import codes, ids
 from device_sdk.wire.canon import canon
 from service.domain.changes import Changes
 from service.errors import ServiceError
-from service.operations import accounts, aftermath, asked, command_page, command_rows, selectors
+from service.operations import accounts, aftermath, asked, command_page, command_rows, looking, selectors
 from service.operations.accounts import Operator
 from service.operations.command_page import PageDone, Setting
 from service.operations.command_rows import OPEN, Command, CommandState, Status, ended
@@ -95,7 +95,7 @@ class Commands:
         """
         digest = hashlib.sha256(_canonical(verb, request)).digest()
         try:
-            return await self._submit(operator, verb, request, digest)
+            return await self._with_states(operator, await self._submit(operator, verb, request, digest))
         except ServiceError as error:
             if error.code != codes.UNAVAILABLE and error.cause != "command_id_taken":
                 await self._note_refused(operator, verb, request, digest, error)
@@ -269,7 +269,20 @@ class Commands:
             failed = await aftermath.failures(connection, command.command_id, after=failed_after)
         more = outcomes[-1].device_id if len(outcomes) == limit else None
         more_failed = failed[-1].seq if len(failed) == aftermath.MAX_PAGE else None
-        return Status(command, tuple(outcomes), later, more, tuple(failed), more_failed)
+        found = Status(command, tuple(outcomes), later, more, tuple(failed), more_failed)
+        return await self._with_states(operator, found)
+
+    async def _with_states(self, operator: Operator, status: Status) -> Status:
+        """With each device that a CONFLICT is about, as it is now."""
+        names = {(one.group_id, one.serial) for one in status.outcomes if one.code == codes.CONFLICT}
+        if not names:
+            return status
+        now = await looking.states(self._database, operator, sorted(names))
+        shown = (
+            replace(one, state=now.get(f"{one.group_id}/{one.serial}")) if one.code == codes.CONFLICT else one
+            for one in status.outcomes
+        )
+        return replace(status, outcomes=tuple(shown))
 
     async def newest(self, operator: Operator, *, limit: int = 20) -> list[Command]:
         """The newest commands of this operator; an admin without a scope sees everybody's."""

@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.domain.event import Event
 from service.operations.selectors import at_or_below, is_within
 from service.storage.database import Database
+from service.storage.operator_tables import event
 from service.storage.rows import from_ms, to_ms
-from service.storage.tables import event
 
 MAX_PAGE = 1000
 LEFT = "from_ou"  # in the data of an event: the OU that the thing was in before
@@ -70,11 +70,19 @@ async def page(
     kinds: Collection[str] = (),
     device: tuple[str, str] | None = None,
     command_id: str | None = None,
+    thing_id: str | None = None,
 ) -> list[Recorded]:
     """The next events by number. `scope`: only those of this OU and below, and of what has just left it."""
     async with database.read() as connection:
         return await read(
-            connection, after=after, limit=limit, scope=scope, kinds=kinds, device=device, command_id=command_id
+            connection,
+            after=after,
+            limit=limit,
+            scope=scope,
+            kinds=kinds,
+            device=device,
+            command_id=command_id,
+            thing_id=thing_id,
         )
 
 
@@ -87,6 +95,7 @@ async def read(
     kinds: Collection[str] = (),
     device: tuple[str, str] | None = None,
     command_id: str | None = None,
+    thing_id: str | None = None,
 ) -> list[Recorded]:
     query = select(event).where(event.c.seq > after).order_by(event.c.seq).limit(min(limit, MAX_PAGE))
     if scope is not None:
@@ -96,6 +105,8 @@ async def read(
         query = query.where(event.c.kind.in_(kinds))
     if device is not None:
         query = query.where(event.c.group_id == device[0], event.c.serial == device[1])
+    if thing_id is not None:
+        query = query.where(event.c.thing_id == thing_id)
     if command_id is not None:
         query = query.where(event.c.command_id == command_id)
     return [recorded(row) for row in await connection.execute(query)]

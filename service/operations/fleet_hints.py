@@ -56,6 +56,7 @@ FLEET_HINTS: dict[str, str] = {
     "replace_new_state": "Take a device that is registered and has never been activated.",
     "replace_not_activated": "There is nothing to take over: put the new device to work as it is.",
     "replace_not_found": "Register the new device first, or along with the replacement: --device-file, --key-file, --device-key or --register.",
+    "replace_other_key": "Another device may have this serial: check both, or leave the key out if the registered one is right.",
     "replace_other_group": "Take a device of the same group, or register it in that group.",
     "replace_replaced": "Replace the device that has taken its place.",
     "replace_retired": "A retired device is not replaced.",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from service.domain.catalogue import Catalogue
 from service.domain.device import Device
 from service.errors import ServiceError
 from service.operations import selectors, traces
@@ -31,8 +33,33 @@ class Seen:
 
 async def get(database: Database, operator: Operator, name: str) -> dict[str, Any]:
     """A device by GROUP/SERIAL. Raises ServiceError: none, or outside of the operator's OU."""
-    device = await _seen(database, operator, name)
-    return picture(device)
+    device, catalogue = await _seen(database, operator, name)
+    return _with_names(picture(device), catalogue)
+
+
+async def states(database: Database, operator: Operator, names: Sequence[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """By GROUP/SERIAL, in short, what a CONFLICT is about; without what is outside of the operator's OU."""
+    catalogue = await SqlStore(database, {}).catalogue()
+    async with database.read() as connection:
+        found = await queries.devices(connection, database.sealer, serials=list(names))
+    return {
+        f"{one.group_id}/{one.serial}": _line(one, _NOW)
+        for one in found
+        if (one.group_id, one.serial) in names and operator.may_see(ou_of(one, catalogue.groups.get(one.group_id)))
+    }
+
+
+def _with_names(shown: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """With the names of the versions that it speaks of, where they are ours."""
+    for of, name in (
+        ("firmware_version_id", "firmware_version"),
+        ("installed", "installed_version"),
+        ("target", "target_version"),
+    ):
+        version = catalogue.versions.get(shown.get(of, ""))
+        if version is not None:
+            shown[name] = version.name
+    return shown
 
 
 async def list_page(
@@ -82,7 +109,7 @@ async def trace(database: Database, operator: Operator, name: str, *, limit: int
     ]
 
 
-async def _seen(database: Database, operator: Operator, name: str) -> Device:
+async def _seen(database: Database, operator: Operator, name: str) -> tuple[Device, Catalogue]:
     if parse_device(name)[0] is None:  # who else has this serial is not for everybody to know
         raise bad_request("device_illegal", "name a device as GROUP/SERIAL", name[:80])
     async with database.read() as connection:
@@ -91,12 +118,15 @@ async def _seen(database: Database, operator: Operator, name: str) -> Device:
     device = next((one for one in devices if one.serial == found.serial), None)
     if device is None:
         raise not_found("device_unknown", f"no device {name[:80]}")
-    group = (await SqlStore(database, {}).catalogue()).groups.get(device.group_id)
-    if not operator.may_see(ou_of(device, group)):
+    catalogue = await SqlStore(database, {}).catalogue()
+    if not operator.may_see(ou_of(device, catalogue.groups.get(device.group_id))):
         raise ServiceError("FORBIDDEN", "outside of your OU", cause="out_of_scope")
-    return device
+    return device, catalogue
 
 
-def _line(device: Device) -> dict[str, Any]:
-    kept = ("group", "serial", "state", "thing", "name", "ou", "environment", "batch", "rev", "firmware", "moving")
+_NOW = frozenset({"state", "thing", "name", "ou", "environment", "batch", "rev", "firmware", "moving", "successor"})
+_LINE = _NOW - {"successor"} | {"group", "serial"}
+
+
+def _line(device: Device, kept: frozenset[str] = _LINE) -> dict[str, Any]:
     return {name: value for name, value in picture(device).items() if name in kept}

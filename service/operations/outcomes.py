@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from service.domain import replacement
 from service.errors import ServiceError
@@ -24,6 +26,7 @@ class Outcome:
     code: str | None = None
     cause: str | None = None
     reason: str | None = None
+    state: Mapping[str, Any] | None = field(default=None, hash=False)  # of a CONFLICT: the device as it is now
 
     @property
     def enos_code(self) -> int | None:
@@ -36,6 +39,7 @@ ENOS_CODES = {
     "device_unknown": replacement.NOT_FOUND,
     "replace_not_found": replacement.NOT_FOUND,
     "replace_same_serial": replacement.DUPLICATE_SERIAL,
+    "replace_other_key": replacement.DUPLICATE_SERIAL,
     "replace_other_group": replacement.SAME_GROUP,
     "replace_already": replacement.ALREADY_ALLOCATED,
     "replace_replaced": replacement.ALREADY_ALLOCATED,

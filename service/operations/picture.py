@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.domain.device import Device
+from service.domain.device import Device, Firmware
 from service.storage.rows import to_ms
 
 
@@ -23,6 +23,7 @@ def picture(device: Device) -> dict[str, Any]:
         "boot_count": device.boot_count,
         "model": device.model,
         "firmware": device.firmware.state.value if device.firmware.state else None,
+        **_firmware(device.firmware),
         "tries": dict(device.tries),
         "ou": device.ou,
         "environment": device.environment,
@@ -53,6 +54,17 @@ def picture(device: Device) -> dict[str, Any]:
             }
     found["credentials"] = sorted(one.state.value for one in device.credentials if one.dropped_at is None)
     return {name: value for name, value in found.items() if value not in (None, {}, [])}
+
+
+def _firmware(said: Firmware) -> dict[str, Any]:
+    """Which version that state is about and what the device says of it: in per cent, why not, until when."""
+    return {
+        "firmware_version_id": said.version_id,
+        "firmware_progress": said.progress,
+        "firmware_cause": said.cause,
+        "firmware_deferred_until": to_ms(said.deferred_until),
+        "firmware_deferred_reason": said.deferred_reason,
+    }
 
 
 def difference(before: Device | None, after: Device) -> tuple[dict[str, Any], dict[str, Any]]:

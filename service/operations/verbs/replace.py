@@ -83,7 +83,7 @@ def _check_key(known: Device, old: Device, arguments: Arguments) -> None:
     if known.device_id == old.device_id or arguments.device_key is None:
         return  # the rules say what is wrong with itself
     if registration.parse_key(arguments.device_key) != known.key:
-        raise conflict("serial_conflict", "the new device is registered with another key")
+        raise conflict("replace_other_key", "the new device is registered with another key")
 
 
 def _is_registered_along(name: tuple[str, str], arguments: Arguments, world: World) -> bool:

@@ -77,11 +77,13 @@ async def _put_in_service(database):
 def test_a_zero_is_no_option_left_out(run, installed):  # noqa: F811
     for words in (("--at-most", "0"), ("--rate", "0")):
         assert words[0].strip("-").replace("-", "_") in run("block", "--group", "g", *words, code=1)
-    assert json.loads(run("device", "list", "--state", "blocked", "--json"))["devices"] == []
     in_database(installed, _put_in_service)
-    assert "the revision is 1" in run("block", "g/s", "--expected-rev", "0", code=1)
-    assert "the revision is 1" in run("rename", "g/s", "Hall", "--expected-rev", "0", code=1)
-    assert "1 changed" in run("block", "g/s", "--expected-rev", "1")
+    for words in (("block", "g/s"), ("rename", "g/s", "Hall")):
+        said = run(*words, "--expected-rev", "0", code=1)
+        assert "the revision is 1" in said
+        assert "now: " in said
+        assert "rev 1" in said.partition("now: ")[2]
+    assert "confirmed" in run("device", "show", "g/s")
 
 
 def test_a_command_is_looked_at_and_ended(run):
@@ -132,6 +134,7 @@ def test_a_command_says_which_device_failed_afterwards_and_why(run, installed): 
         (("command", "submit", "block", '{"dryrun": true}'), "field dryrun is unknown"),
         (("command", "submit", "explode", "{}"), "unknown verb"),
         (("events", "--kind", "nothing"), "no events are called nothing"),
+        (("events", "--thing", "x"), "32 lower-case hex"),
         (("batch", "show", "B9"), "batch B9"),
         (("batch", "show", "%"), "a batch is"),
         (("account", "create", "Bad Name"), "account's name"),
@@ -213,16 +216,14 @@ def test_every_verb_has_the_options_of_every_command():
 
 def test_what_every_command_has_is_in_the_request_of_each(run, installed):  # noqa: F811
     in_database(installed, _put_in_service)
-    for late in ("1", "2020-01-01", "2020-01-01T12:00Z"):
-        for verb in (("rename", "g/s", "Hall"), ("replace", "g/s", "a"), ("undo-replace", "g/s"), ("block", "g/s")):
-            assert "after its time" in run(*verb, "--expires-at", late, code=1)
+    verbs = (("rename", "g/s", "Hall"), ("undo-replace", "g/s"), ("block", "g/s"))
+    for verb, late in zip(verbs, ("1", "2020-01-01", "2020-01-01T12:00Z"), strict=True):
+        assert "after its time" in run(*verb, "--expires-at", late, code=1)
     assert "--expires-at: unix seconds" in run("block", "g/s", "--expires-at", "tomorrow", code=1)
     assert "1 would be changed" in run("rename", "g/s", "Hall", "--dry-run", "--expires-at", "2999-01-01")
-    for _ in range(2):
-        assert "1 changed" in run("rename", "g/s", "Hall", "--id", "once", "--expected-rev", "1")
+    assert "1 changed" in run("rename", "g/s", "Hall", "--id", "once", "--expected-rev", "1")
     assert "1 changed" in run("replace", "g/s", "a", "--id", "r", "--expires-at", "2999-01-01", "--rate", "1")
     assert "the revision is" in run("undo-replace", "g/s", "--expected-rev", "0", code=1)
-    assert "1 changed" in run("undo-replace", "g/s", "--id", "u")
 
 
 def test_devices_are_listed_by_what_selects_them(run, installed):  # noqa: F811
@@ -231,9 +232,7 @@ def test_devices_are_listed_by_what_selects_them(run, installed):  # noqa: F811
     run("allocate", "g/b", "--ou", "acme/x")
     thing = json.loads(run("device", "show", "g/s", "--json"))["thing"]["thing_id"]
     for words, serials in (
-        (("--batch", "B42"), "ab"),
         (("--batch", "B42", "--in-ou", "acme/x"), "b"),
-        (("--in-ou", "acme"), "abcs"),
         (("--in-environment", "local", "--state", "confirmed"), "s"),
         (("--product", "nothing"), ""),
         (("--thing", thing), "s"),

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from service.storage.operator_tables import audit, event
 
+from service.domain import event as happened
 from service.domain.changes import Changes
-from service.domain.device import DeviceState
-from service.operations import devices, ous
+from service.domain.device import DeviceState, Firmware, FirmwareState
+from service.operations import devices, events, looking, ous
 from service.operations.accounts import THIS_MACHINE
 from service.operations.command_rows import CommandState
 from service.operations.outcomes import Result
 from service.storage.store import SqlStore
-from service.storage.tables import audit, event
 from tests.support.commands import ALICE, Row, ask, named, rows_of, seed
 from tests.support.refusals import refused
-from tests.support.storage import GROUP, PRODUCT, a_device
+from tests.support.releases import add as add_version
+from tests.support.releases import sign
+from tests.support.storage import GROUP, NOW, PRODUCT, a_device
 
 
 async def test_a_command_changes_what_is_selected_and_says_so(database, commands):
@@ -188,3 +192,57 @@ async def test_an_ou_that_is_bound_says_the_environment_of_what_is_put_there(dat
         (None, "acme/eu", "test"),
         (None, "acme/us", "test"),
     ]
+
+
+async def test_a_conflict_brings_each_device_as_it_is_now(database, commands):
+    await seed(database, "sn-1", "sn-2")
+    await commands.submit(THIS_MACHINE, "rename", ask("1", selector=named("sn-2"), arguments={"name": "Hall"}))
+    both = ask("2", selector={"ou": "acme/eu"}, expected_rev=0)
+    first = await commands.submit(ALICE, "block", both)
+    again = await commands.submit(ALICE, "block", both)
+    later = await commands.status(ALICE, "2")
+    for status in (first, again, later):
+        fine, stale = sorted(status.outcomes, key=lambda one: one.serial)
+        assert (fine.result, fine.state, stale.cause) == (Result.CHANGED, None, "rev_stale")
+        assert (stale.state["state"], stale.state["rev"], stale.state["name"]) == ("confirmed", 1, "Hall")
+    async with SqlStore(database, {}).batch() as batch:  # it left the operator's OU since
+        before = await devices.show(database, "sn-2")
+        away = replace(before, thing=replace(before.thing, ou="zeta"))
+        await batch.save(Changes(devices=((before, away),)))
+    assert [one.state for one in (await commands.status(ALICE, "2")).outcomes] == [None, None]
+
+
+async def test_a_device_is_shown_with_what_it_says_of_its_firmware(database, commands):
+    until = NOW + timedelta(hours=2)
+    said = Firmware(
+        FirmwareState.DEFERRED, "e" * 32, 40, "battery", deferred_until=until, deferred_reason="in use", reported_at=NOW
+    )
+    await seed(database, "sn-1", firmware=said)
+    shown = await looking.get(database, ALICE, f"{GROUP.group_id}/sn-1")
+    assert {name: value for name, value in shown.items() if name.startswith("firmware")} == {
+        "firmware": "deferred",
+        "firmware_version_id": "e" * 32,
+        "firmware_progress": 40,
+        "firmware_cause": "battery",
+        "firmware_deferred_until": int(until.timestamp() * 1000),
+        "firmware_deferred_reason": "in use",
+    }
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_versions_are_shown_by_their_names_too(database, commands, images, image, key):
+    added = (await add_version(database, images, image, sign(image, key))).version
+    await seed(database, "sn-1", firmware=Firmware(FirmwareState.DOWNLOADING, added.version_id))
+    await commands.submit(THIS_MACHINE, "set-target", ask(selector=named("sn-1"), arguments={"version": "2.0"}))
+    shown = await looking.get(database, ALICE, f"{GROUP.group_id}/sn-1")
+    assert (shown["firmware_version"], shown["target_version"], shown["target"]) == ("2.0", "2.0", added.version_id)
+
+
+async def test_the_events_of_a_thing_are_those_of_all_devices_that_held_it(database):
+    (old,) = await seed(database, "old")
+    new = a_device("new", thing=replace(old.thing, holder_device_id="dev-new"))
+    told = [happened.of(one, kind, NOW) for one, kind in ((old, "blocked"), (new, "replaced"), (a_device(), "blocked"))]
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(events=tuple(told)))
+    found = await events.page(database, thing_id=old.thing.thing_id)
+    assert [one.event.serial for one in found] == ["old", "new"]

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from service.storage.operator_tables import event
 from sqlalchemy import update
 
 from service.domain import desired, placement
@@ -24,7 +25,6 @@ from service.operations.requests import raise_catalogue_rev
 from service.operations.verbs.verb import Role
 from service.storage import tables
 from service.storage.store import SqlStore
-from service.storage.tables import event
 from tests.support.commands import Clock, Row, ask, named, rows_of, seed
 from tests.support.storage import DERIVED, GROUP, NOW, a_device, a_thing, new_database
 
@@ -180,8 +180,9 @@ async def test_a_new_device_whose_key_follows_from_its_group_is_registered_along
 async def test_a_new_device_that_is_known_keeps_its_own_key(database, commands):
     await seed(database, "old")
     await add(database, a_device("new"))
-    refused = await outcome_of(commands, "replace", "1", named("old"), new="line-1/new", device_key=KEY)
-    assert refused == ("refused", "serial_conflict")
+    asked = ask("1", selector=named("old"), arguments={"new": "line-1/new", "device_key": KEY})
+    (refused,) = (await commands.submit(THIS_MACHINE, "replace", asked)).outcomes
+    assert (refused.code, refused.cause, refused.enos_code) == ("CONFLICT", "replace_other_key", 35601)
     assert await outcome_of(commands, "replace", "2", named("old"), new="line-1/new", register_new=True) == (
         "changed",
         None,
