@@ -50,6 +50,7 @@ class RevocationList:
         self._revoked = revoked
         self._reload = reload
         self._owner = owner
+        self._told = True  # the broker was told to reload since we last wrote
 
     async def add(self, serials: Collection[int], now: datetime) -> None:
         """Refuse these certificates from the next reload on, and reload. Raises GateError, ServiceError."""
@@ -62,7 +63,7 @@ class RevocationList:
         Entries of certificates that have run out are taken away without a word. Raises GateError, ServiceError.
         """
         changed, problem = await self._settle(now)
-        if changed:
+        if changed or not self._told:
             await self._tell()
         return problem
 
@@ -105,4 +106,6 @@ class RevocationList:
 
     async def _tell(self) -> None:
         if self._reload is not None:
+            self._told = False
             await self._reload()
+            self._told = True

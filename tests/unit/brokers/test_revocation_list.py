@@ -78,6 +78,19 @@ async def test_while_running_the_list_is_compared_with_the_database_and_what_lac
     assert (await place.list.compare(NOW), place.reloads) == ("", 2)
 
 
+async def test_a_broker_that_could_not_be_told_to_reload_is_told_at_the_next_look(place) -> None:
+    async def fails() -> None:
+        raise GateError("no such process")
+
+    place.list._reload = fails
+    with pytest.raises(GateError):
+        await place.list.compare(NOW)
+    assert place.refused() == {7, 8}
+    place.list._reload = place._reload
+    assert (await place.list.compare(NOW), place.reloads) == ("", 1)
+    assert (await place.list.compare(NOW), place.reloads) == ("", 1)
+
+
 async def test_what_an_older_list_refuses_is_taken_over_before_anything_is_written(place) -> None:
     place.path.write_bytes(certificates.revocation_list(ISSUER, {9}, NOW))
     await place.list.settle(NOW)
