@@ -7,27 +7,26 @@ told what is wrong with it. A body that is a dependency itself is read when the 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from device_sdk.wire import codes
 from service.errors import ServiceError
 
-Model = TypeVar("Model", bound=BaseModel)
 
+def json_body(wanted: Any) -> Callable[[Request], Awaitable[Any]]:
+    """A dependency: the body as this model or type. Raises RequestValidationError, ServiceError BAD_REQUEST."""
+    adapter = TypeAdapter[Any](wanted)
 
-def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
-    """A dependency: the body as this model. Raises RequestValidationError, ServiceError BAD_REQUEST."""
-
-    async def read(request: Request) -> Model:
+    async def read(request: Request) -> Any:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
             raise ServiceError(codes.BAD_REQUEST, "the body must be application/json", cause="http_request_illegal")
         try:
-            return model.model_validate_json(await request.body())
+            return adapter.validate_json(await request.body())
         except ValidationError as error:
             problems = error.errors(include_url=False, include_input=False, include_context=False)
             raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in problems]) from None
@@ -35,9 +34,9 @@ def json_body(model: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     return read
 
 
-def documented(model: type[BaseModel]) -> dict[str, Any]:
+def documented(wanted: Any) -> dict[str, Any]:
     """What the OpenAPI document says of such a body; for models that refer to each other, but not in a circle."""
-    schema = model.model_json_schema()
+    schema = TypeAdapter[Any](wanted).json_schema()
     found = _inlined(schema, schema.get("$defs", {}))
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": found}}}}
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
 
 from service.errors import ServiceError
+from service.http.bodies import documented, json_body
 from service.http.providers import ask
 from service.http.services import Services, services
 from service.operations.enrolment import dispatch, providers, tokens, transformation
@@ -74,18 +75,21 @@ def _token(given: Bearer) -> str:
     return token
 
 
-@inbound.post(INBOUND_PATH, status_code=202)
+@inbound.post(INBOUND_PATH, status_code=202, openapi_extra=documented(dict[str, Any]))
 async def inbound_device_enrolment(
-    request: Request, document: Annotated[dict[str, Any], Body()], of: Annotated[Services, Depends(services)]
+    request: Request,
+    document: Annotated[dict[str, Any], Depends(json_body(dict[str, Any]))],
+    of: Annotated[Services, Depends(services)],
 ) -> Inbound:
     """A provider's JSON about a transaction that it was given, as the answer to check transaction has it."""
     data = json.dumps(document).encode()
     return Inbound(status=await transformation.inbound(await _working(of), request.state.provider, data))
 
 
-@dispatching.post(DISPATCH_PATH)
+@dispatching.post(DISPATCH_PATH, openapi_extra=documented(Dispatch | list[Dispatch]))
 async def order_dispatch_response(
-    dispatched: Dispatch | list[Dispatch], of: Annotated[Services, Depends(services)]
+    dispatched: Annotated[Dispatch | list[Dispatch], Depends(json_body(Dispatch | list[Dispatch]))],
+    of: Annotated[Services, Depends(services)],
 ) -> Dispatched:
     """Bind serial numbers to the lines of sales orders. Of an array each order is taken or refused by itself."""
     several = dispatched if isinstance(dispatched, list) else [dispatched]

@@ -95,6 +95,18 @@ async def test_whoever_has_no_credentials_is_not_let_in(
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, 1426)
 
 
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    "path", ["/api/inboundDeviceEnrolment", "/api/orderDispatchResponse", "/api/management/stb/import"]
+)
+async def test_whoever_has_no_token_is_not_told_what_is_wrong_with_a_long_body(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    for content in (b"{", b"[]", b'{"orderId": 5}'):
+        answer = await client.post(path, content=content, headers={**WRONG, "content-type": "application/json"})
+        assert answer.status_code == 401
+
+
 def test_the_document_has_every_route_but_the_pages_and_says_what_lets_one_in() -> None:
     document = build_app(INTERFACES).openapi()
     found = {}
