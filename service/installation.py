@@ -27,7 +27,8 @@ def domain_environments(settings: Settings) -> dict[str, Environment]:
 
 def mass_guard(settings: Settings) -> MassGuard:
     """What commands for many devices need here."""
-    return MassGuard(settings.commands.mass_devices, second_person=settings.commands.second_person)
+    of = settings.commands
+    return MassGuard(of.mass_devices, second_person=of.second_person, stop_percent=of.stop_percent)
 
 
 def broker_plan(settings: Settings, environment: str) -> BrokerPlan:

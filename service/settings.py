@@ -187,6 +187,7 @@ class CommandSettings(_Part):
 
     mass_devices: int = Field(default=1000, ge=1)  # a command for more must say how many at most
     second_person: bool = False  # and another account must resume it
+    stop_percent: int = Field(default=90, ge=0, le=100)  # as many refused pause a command of several pages; 0: never
 
 
 class LogSettings(_Part):

@@ -29,10 +29,18 @@ from service.storage.database import Transaction
 from service.storage.store import SqlBatch
 
 PAGE = 256  # devices in one transaction
+RAMP = 10  # devices in the first page of a command that does not fit one; the next ones double what is done
+RAMP_S = 1.0  # between these pages, so that somebody can pause
+LOOKED_AT = (10, 100, 1000, 10_000)  # devices done, after which a command that is mostly refused is paused
 
 
 def page_size(command: Command) -> int:
-    """At most a second's worth at the command's rate."""
+    """At most a second's worth at the command's rate, and less while a large command begins."""
+    full = _full(command)
+    return full if command.dry_run or command.total <= full else min(full, max(RAMP, command.done))
+
+
+def _full(command: Command) -> int:
     return PAGE if command.rate is None else min(PAGE, command.rate)
 
 
@@ -45,6 +53,7 @@ class Setting:
     operator: Operator
     now: datetime
     random_bytes: Callable[[int], bytes]
+    stop_percent: int = 0  # of what is done: as many refused pause a command of several pages; 0: none do
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +161,9 @@ async def work(transaction: Transaction, batch: SqlBatch, command: Command, sett
     for device_id in ids:
         page.take(device_id)
     after = _advanced(command, page.outcomes, ids, now)
+    if _is_mostly_refused(command, after, setting.stop_percent):
+        after = replace(after, state=CommandState.PAUSED, lease_owner=None, lease_expires_at=None)
+        await command_rows.add_audit(connection, after, now, "paused", "many_refused")
     if not command.dry_run:
         await batch.save(page.changes())
         bad = [one for one in page.outcomes if one.result is Result.REFUSED]
@@ -180,9 +192,19 @@ def _advanced(command: Command, outcomes: list[Outcome], ids: list[str], now: da
     return ended(after, CommandState.DONE, now) if len(ids) < page_size(command) else after
 
 
+def _is_mostly_refused(before: Command, after: Command, percent: int) -> bool:
+    """Whether this page ended at a mark and what is done shows that the command is not what was meant."""
+    if after.state is not CommandState.RUNNING or after.dry_run or not percent:
+        return False
+    looked_at = any(before.done < mark <= after.done for mark in LOOKED_AT)
+    return looked_at and after.refused * 100 >= percent * after.done
+
+
 def pause_s(command: Command, devices: int) -> float:
-    """How long to wait after so many devices, to keep to the command's rate."""
-    return 0.0 if command.rate is None else timedelta(seconds=devices / command.rate).total_seconds()
+    """How long to wait after a page of so many devices, to keep to the command's rate and to begin slowly."""
+    by_rate = 0.0 if command.rate is None else timedelta(seconds=devices / command.rate).total_seconds()
+    begins = not command.dry_run and devices < min(_full(command), command.total)
+    return max(by_rate, RAMP_S) if begins else by_rate
 
 
 def arguments_of(verb: Verb, stored: Mapping[str, Any]) -> Arguments:

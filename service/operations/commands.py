@@ -64,6 +64,7 @@ class MassGuard:
 
     devices: int = 1000  # a command for more must say `at_most`
     second_person: bool = False  # and waits, paused, until another account resumes it
+    stop_percent: int = 90  # a command of several pages is paused when so much of what is done was refused; 0: never
 
 
 class Commands:
@@ -164,7 +165,7 @@ class Commands:
         if command.state is CommandState.PAUSED:
             return Status(command)
         batch = await self._store.within(transaction)
-        setting = Setting(verb, arguments, operator, command.created_at, self._random_bytes)
+        setting = Setting(verb, arguments, operator, command.created_at, self._random_bytes, self._guard.stop_percent)
         done = await command_page.work(transaction, batch, command, setting)
         return Status(done.command, _shown(done.outcomes), result=done.result)
 
@@ -221,7 +222,7 @@ class Commands:
                 await command_rows.add_audit(connection, failed, now, "stopped", "account_unknown")
                 return PageDone(failed, ())
             batch = await self._store.within(transaction)
-            setting = Setting(verb, arguments, operator, now, self._random_bytes)
+            setting = Setting(verb, arguments, operator, now, self._random_bytes, self._guard.stop_percent)
             return await command_page.work(transaction, batch, command, setting)
 
     async def run(self, command_id: str, progress: Callable[[Command], None] = lambda _: None) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
+import pytest
+
 from service.domain.device import DeviceState
 from service.operations import accounts, command_page, devices
+from service.operations import commands as engine
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
 from service.operations.command_rows import CommandState
 from service.operations.commands import Commands, MassGuard
 from service.operations.selectors import Selector
 from service.operations.verbs.verb import Role
+from service.storage.operator_tables import audit, event
 from service.storage.rows import to_ms
-from service.storage.tables import audit, event
 from tests.support.commands import ENVIRONMENTS, Row, ask, named, rows_of, seed
 from tests.support.refusals import refused
 from tests.support.storage import GROUP, NOW
@@ -110,3 +113,55 @@ async def test_a_disabled_account_s_command_stops(database, commands, clock, mon
     )
     await accounts.disable(database, "alice", now=clock())
     assert (await commands.work(status.command.command_id)).command.state is CommandState.FAILED
+
+
+async def paced(commands, status, monkeypatch):
+    """(devices done, seconds waited before the next page) of each further page."""
+    seen, waited = [], []
+
+    async def sleep(seconds):
+        waited.append(seconds)
+
+    monkeypatch.setattr(engine.asyncio, "sleep", sleep)
+    await commands.run(status.command.command_id, lambda command: seen.append(command.done))
+    return seen, waited
+
+
+async def test_a_large_command_begins_slowly_and_goes_on_at_its_rate(database, commands, monkeypatch):
+    monkeypatch.setattr(command_page, "RAMP", 2)
+    await seed(database, *(f"sn-{number:02}" for number in range(30)))
+    everything = {"group": GROUP.group_id}
+    small = await commands.submit(THIS_MACHINE, "block", ask("1", selector=everything, rate=31))
+    assert (small.command.done, small.command.state) == (30, CommandState.DONE)
+    large = await commands.submit(THIS_MACHINE, "unblock", ask("2", selector=everything, rate=10))
+    assert large.command.done == 2
+    assert await paced(commands, large, monkeypatch) == ([4, 8, 16, 26, 30], [1.0, 1.0, 1.0, 1.0])
+    quick = await commands.submit(THIS_MACHINE, "block", ask("3", selector=everything, rate=20))
+    assert (await paced(commands, quick, monkeypatch))[1] == [1.0, 1.0, 1.0]
+    dry = await commands.submit(THIS_MACHINE, "block", ask("4", selector=everything, rate=20, dry_run=True))
+    assert dry.command.done == 20
+
+
+@pytest.mark.parametrize("stop_percent", [90, 0])
+async def test_a_command_that_most_devices_refuse_is_paused_until_somebody_has_looked(
+    database, clock, monkeypatch, stop_percent
+):
+    monkeypatch.setattr(command_page, "RAMP", 2)
+    monkeypatch.setattr(command_page, "LOOKED_AT", (4, 16))
+    monkeypatch.setattr(command_page, "PAGE", 8)
+    guard = MassGuard(stop_percent=stop_percent)
+    commands = Commands(database, ENVIRONMENTS, random_bytes=os.urandom, clock=clock, guard=guard)
+    await seed(database, *(f"sn-{number:02}" for number in range(20)))
+    status = await commands.submit(THIS_MACHINE, "unblock", ask(selector={"group": GROUP.group_id}))  # none is blocked
+    stopped = []
+    for _ in range(4):
+        await paced(commands, status, monkeypatch)
+        now = (await commands.status(THIS_MACHINE, "1")).command
+        if now.state is CommandState.DONE:
+            break
+        stopped.append((now.state, now.done, now.refused))
+        await commands.resume(THIS_MACHINE, "1")
+    assert now.done == 20
+    assert stopped == ([(CommandState.PAUSED, 4, 4), (CommandState.PAUSED, 16, 16)] if stop_percent else [])
+    log = [(row.outcome, row.cause) for row in map(Row, await rows_of(database, audit)) if row.serial is None]
+    assert log.count(("paused", "many_refused")) == len(stopped)
