@@ -23,9 +23,9 @@ from service.operations.requests import bad_request, check_placement, conflict, 
 from service.operations.selectors import is_within
 from service.operations.verbs.verb import Role
 from service.storage.database import Database
+from service.storage.operator_tables import account, command, event
 from service.storage.rows import from_ms, to_ms
 from service.storage.sealing import Sealer, account_key_aad
-from service.storage.tables import account, command, event
 
 LOCAL = "local"  # who works with the command on this machine; no account, and none may be called so
 RESERVED = frozenset({LOCAL, "firstlight", "firstlight-admin"})

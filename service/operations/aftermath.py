@@ -10,7 +10,7 @@ from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.operations.events import Recorded, recorded
-from service.storage.tables import event
+from service.storage.operator_tables import event
 
 FAILURES = frozenset({"move_failed", "replacement_failed", "settings_failed"})
 MAX_PAGE = 100

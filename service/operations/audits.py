@@ -16,8 +16,8 @@ from sqlalchemy import select
 
 from service.storage import auditing
 from service.storage.database import Database
+from service.storage.operator_tables import audit
 from service.storage.rows import from_ms
-from service.storage.tables import audit
 
 MAX_PAGE = 1000
 

@@ -16,8 +16,8 @@ from service.domain.device import Device
 from service.operations.events import Recorded
 from service.operations.outcomes import Outcome, Result
 from service.operations.picture import difference
+from service.storage.operator_tables import audit, command, command_outcome
 from service.storage.rows import from_ms, to_ms
-from service.storage.tables import audit, command, command_outcome
 
 
 class CommandState(StrEnum):

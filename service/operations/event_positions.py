@@ -12,7 +12,8 @@ from sqlalchemy.dialects.sqlite import insert
 
 from service.operations.accounts import Account, AccountKind, account_of_row
 from service.storage.database import Database
-from service.storage.tables import account, meta
+from service.storage.operator_tables import account
+from service.storage.tables import meta
 
 
 async def of_integrators(database: Database, environment: str) -> list[tuple[Account, int]]:

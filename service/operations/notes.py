@@ -14,8 +14,8 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.auditing import called
+from service.storage.operator_tables import audit
 from service.storage.rows import to_ms
-from service.storage.tables import audit
 
 
 async def note(

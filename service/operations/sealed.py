@@ -19,6 +19,7 @@ from service.storage.box_tables import access_provider
 from service.storage.enrolment_tables import enrolment_batch, enrolment_provider
 from service.storage.errors import unavailable_on_error
 from service.storage.job_tables import config_entry
+from service.storage.operator_tables import account
 from service.storage.sealing import (
     KID_BYTES,
     access_provider_aad,
@@ -34,7 +35,7 @@ from service.storage.sealing import (
     order_policies_aad,
     site_settings_aad,
 )
-from service.storage.tables import account, device, group_secret, label, registration_group
+from service.storage.tables import device, group_secret, label, registration_group
 from service.storage.warehouse_tables import manifest_secret, sales_order, site_settings
 
 Aad = Callable[[str], bytes]

@@ -32,8 +32,9 @@ from service.operations.requests import bad_request, conflict, not_found
 from service.operations.selectors import is_within, ou_of
 from service.operations.verbs.verb import Role
 from service.storage.database import Database
+from service.storage.operator_tables import account
 from service.storage.store import SqlStore
-from service.storage.tables import account, credential, thing
+from service.storage.tables import credential, thing
 from service.storage.tables import device as device_table
 
 RandomBytes = Callable[[int], bytes]

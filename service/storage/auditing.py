@@ -29,19 +29,9 @@ from service.storage.enrolment_tables import (
     workflow_event,
 )
 from service.storage.job_tables import admin_session, job_run, taken_file
+from service.storage.operator_tables import audit, command, command_outcome, event
 from service.storage.rows import to_ms
-from service.storage.tables import (
-    audit,
-    command,
-    command_outcome,
-    counter,
-    device,
-    event,
-    image,
-    meta,
-    metadata,
-    trace,
-)
+from service.storage.tables import counter, device, image, meta, metadata, trace
 
 THIS_MACHINE = "local"  # who works on the database itself
 EACH = 20  # rows of one table in one transaction that have an audit row each; of more, one row says how many

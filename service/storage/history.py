@@ -11,8 +11,8 @@ from sqlalchemy import Table, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.storage.database import Database
+from service.storage.operator_tables import audit, command, command_outcome, event
 from service.storage.rows import to_ms
-from service.storage.tables import audit, command, command_outcome, event
 
 
 async def prune(

@@ -25,8 +25,9 @@ from service.domain.device import Device
 from service.pipeline.ports import Loaded
 from service.storage import history_rows, queries, revocations, rows
 from service.storage.database import Database, Transaction
+from service.storage.operator_tables import event
 from service.storage.sealing import Sealer
-from service.storage.tables import counter, credential, device, device_public_key, event, meta, product, thing, trace
+from service.storage.tables import counter, credential, device, device_public_key, meta, product, thing, trace
 from service.storage.units import Units
 from service.storage.units import save as save_units
 

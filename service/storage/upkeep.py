@@ -19,8 +19,9 @@ from service.domain.event import TOUCHING
 from service.domain.updates import PATIENCE
 from service.storage import history, queries, revocations, rows
 from service.storage.database import Database
+from service.storage.operator_tables import event
 from service.storage.store import add_counters
-from service.storage.tables import credential, device, event, meta, registration_group, thing, trace
+from service.storage.tables import credential, device, meta, registration_group, thing, trace
 
 PAGE = 1000
 # Literals, so that the statement's own text implies the condition of a partial index.

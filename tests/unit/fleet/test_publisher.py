@@ -20,8 +20,9 @@ from service.fleet.publisher import Publisher
 from service.mqtt.port import LinkDown
 from service.operations import accounts, event_positions, events
 from service.operations.accounts import AccountKind
+from service.storage.operator_tables import event
 from service.storage.store import SqlStore
-from service.storage.tables import event, meta
+from service.storage.tables import meta
 from tests.support.commands import seed
 from tests.support.site import until
 from tests.support.storage import NOW, new_database

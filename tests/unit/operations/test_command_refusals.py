@@ -15,7 +15,8 @@ from service.operations.outcomes import Result
 from service.operations.selectors import Selector
 from service.operations.verbs.verb import Role
 from service.storage.catalogue_rows import version_row
-from service.storage.tables import audit, event, image, release_key, version
+from service.storage.operator_tables import audit, event
+from service.storage.tables import image, release_key, version
 from tests.support.commands import ALICE, Row, ask, named, rows_of, seed
 from tests.support.refusals import refused
 from tests.support.storage import NOW, PRODUCT

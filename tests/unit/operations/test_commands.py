@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from service.storage.operator_tables import audit, event
 
 from service.domain import event as happened
 from service.domain.changes import Changes
@@ -16,6 +15,7 @@ from service.operations import devices, events, looking, ous
 from service.operations.accounts import THIS_MACHINE
 from service.operations.command_rows import CommandState
 from service.operations.outcomes import Result
+from service.storage.operator_tables import audit, event
 from service.storage.store import SqlStore
 from tests.support.commands import ALICE, Row, ask, named, rows_of, seed
 from tests.support.refusals import refused

@@ -23,7 +23,7 @@ from service.operations.labels import Order
 from service.operations.outcomes import Result
 from service.operations.verbs import onboard
 from service.operations.verbs.verb import World
-from service.storage import tables
+from service.storage import operator_tables, tables
 from service.storage.store import SqlStore
 from tests.support.storage import DERIVED, GROUP, NOW, PRODUCT, a_device, a_sealer, a_thing, new_database
 
@@ -88,7 +88,7 @@ async def refused(awaitable):
 
 
 async def events(database):
-    return [row["kind"] for row in await rows(database, tables.event)]
+    return [row["kind"] for row in await rows(database, operator_tables.event)]
 
 
 # --- printing -----------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ async def test_a_batch_of_one_group_needs_no_word_about_it(database):
 
 async def test_labels_that_register_are_told_where_the_group_says(database):
     await issue(database, "TH-1", group=GROUP, register=True, may_make_keys=True)
-    assert [(one["kind"], one["ou"]) for one in await rows(database, tables.event)] == [("registered", "acme")]
+    assert [(one["kind"], one["ou"]) for one in await rows(database, operator_tables.event)] == [("registered", "acme")]
 
 
 async def test_a_new_label_ends_the_unused_one_before_it(database):
@@ -247,7 +247,7 @@ async def test_a_used_label_scanned_by_another_account_raises_an_alarm_and_chang
         (Result.REFUSED, "CONFLICT", "label_reused")
     ]
     assert (await rows(database, tables.device), await rows(database, tables.label)) == before
-    alarm = (await rows(database, tables.event))[-1]
+    alarm = (await rows(database, operator_tables.event))[-1]
     assert (alarm["kind"], alarm["serial"], alarm["ou"]) == ("label_reused", "TH-1", "acme/plant-7")
     assert '"scanned_by": "boris"' in alarm["data"] or '"scanned_by":"boris"' in alarm["data"]
 

@@ -15,7 +15,7 @@ from service.errors import Secret, ServiceError
 from service.images.files import ImageFiles
 from service.operations import backups, groups, rekeying
 from service.operations.hints import HINTS, hint_of
-from service.storage import tables
+from service.storage import operator_tables, tables
 from service.storage.database import Database
 from service.storage.store import SqlStore
 from tests.support.causes import causes_in_source
@@ -209,7 +209,7 @@ def test_rotation_knows_every_sealed_column():
         if column.name.endswith("_sealed")
     }
     # A command's secrets are used in the transaction that stores it, so nothing is ever written there.
-    unused = {tables.command.c.secrets_sealed}
+    unused = {operator_tables.command.c.secrets_sealed}
     assert sealed_columns - unused == {column for _, _, column, _ in rekeying.SEALED}
 
 

@@ -7,7 +7,6 @@ import os
 from dataclasses import replace
 
 import pytest
-from service.storage.operator_tables import event
 from sqlalchemy import update
 
 from service.domain import desired, placement
@@ -24,6 +23,7 @@ from service.operations.outcomes import Result
 from service.operations.requests import raise_catalogue_rev
 from service.operations.verbs.verb import Role
 from service.storage import tables
+from service.storage.operator_tables import event
 from service.storage.store import SqlStore
 from tests.support.commands import Clock, Row, ask, named, rows_of, seed
 from tests.support.storage import DERIVED, GROUP, NOW, a_device, a_thing, new_database

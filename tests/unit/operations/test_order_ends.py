@@ -15,8 +15,8 @@ from service.operations.enrolment import dispatch
 from service.operations.verbs.verb import Role
 from service.storage import warehouse_queries as queries
 from service.storage.enrolment_tables import enrolment_provider, enrolment_state
+from service.storage.operator_tables import audit
 from service.storage.rows import to_ms
-from service.storage.tables import audit
 from service.storage.warehouse_tables import sales_order
 from tests.support.commands import Row, rows_of
 from tests.support.storage import DERIVED, NOW

@@ -15,8 +15,9 @@ from service.operations import devices
 from service.operations.accounts import Operator
 from service.operations.verbs.verb import Role
 from service.storage import warehouse_queries as queries
+from service.storage.operator_tables import audit, command
 from service.storage.store import SqlStore
-from service.storage.tables import audit, command, device, registration_group, thing
+from service.storage.tables import device, registration_group, thing
 from service.storage.warehouse_tables import equipment, site_settings
 from tests.support.commands import rows_of
 from tests.support.refusals import refused

@@ -15,8 +15,8 @@ from service.domain.device import DeviceState
 from service.domain.warehouse import Equipment, Step
 from service.operations import devices
 from service.operations.commands import Commands
+from service.storage.operator_tables import command, event
 from service.storage.store import SqlStore
-from service.storage.tables import command, event
 from service.storage.warehouse_tables import item_report
 from tests.support.commands import Row, rows_of
 from tests.support.storage import DERIVED, GROUP, NOW, a_credential, a_device, a_thing

@@ -8,7 +8,7 @@ from sqlalchemy import insert, select, update
 from service.domain.changes import Changes
 from service.errors import Secret
 from service.operations import audits
-from service.storage import auditing, tables
+from service.storage import auditing, operator_tables, tables
 from service.storage.database import Database
 from service.storage.store import SqlStore
 from tests.support.storage import GROUP, a_device, a_sealer, new_database
@@ -90,7 +90,7 @@ async def test_a_secret_is_told_to_be_set_or_changed_and_never_shown(tmp_path):
     assert (added.device, added.after["key_sealed"]) == (f"{GROUP.group_id}/sn-1", "set")
     assert (changed.before, changed.after) == ({"key_sealed": "set"}, {"key_sealed": "changed"})
     async with database.read() as connection:
-        texts = [str(tuple(row)) for row in await connection.execute(select(tables.audit))]
+        texts = [str(tuple(row)) for row in await connection.execute(select(operator_tables.audit))]
     assert SECRET.reveal().decode() not in " ".join(texts)
     await database.close()
 

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from service.domain.changes import Changes
 from service.domain.event import Event
-from service.storage import tables
+from service.storage import operator_tables
 from service.storage.rows import to_ms
 from service.storage.store import SqlStore
 from tests.support.storage import NOW, a_device, new_database
@@ -21,7 +21,7 @@ async def database(tmp_path):
 
 
 async def test_events_are_numbered_in_the_order_of_their_commits_and_gone_with_an_error(database):
-    device, of = a_device(), tables.event.c
+    device, of = a_device(), operator_tables.event.c
     told = [
         Event(kind, device.group_id, device.serial, data={"cause": "ä"}, at=NOW) for kind in ("registered", "moved")
     ]

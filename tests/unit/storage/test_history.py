@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import insert, select
 
-from service.storage.tables import audit, command, command_outcome, event
+from service.storage.operator_tables import audit, command, command_outcome, event
 from service.storage.upkeep import Upkeep
 from tests.support.pipeline_site import running
 from tests.support.storage import NOW, new_database
