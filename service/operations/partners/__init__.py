@@ -1,1 +1,0 @@
-"""What partner services, such as a TV operator's business system, do here: boxes, users, entitlements."""
