@@ -183,6 +183,7 @@ async def test_what_the_ticker_asks_each_second_is_answered_from_an_index(databa
         "ix_credential_pending",
         "ix_credential_finished",
         "ix_credential_device",
+        "SEARCH equipment USING INDEX",
         "uq_credential_spki",
     ]
     assert len(plans) == len(wanted)
