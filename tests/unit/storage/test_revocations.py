@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select
@@ -14,8 +14,9 @@ from service.storage.certificate_tables import revoked_certificate
 from service.storage.revocations import KEPT, LONGEST_LIFE, Revocations
 from service.storage.store import SqlStore
 from service.storage.upkeep import Upkeep
-from tests.support.storage import NOW, a_credential, a_device, new_database
+from tests.support.storage import a_credential, a_device, a_thing, new_database
 
+NOW = datetime(2020, 1, 2, tzinfo=UTC)  # all of it is over: whoever looks at the database later finds nothing amiss
 END = NOW + timedelta(days=90)
 
 
@@ -34,7 +35,8 @@ async def certified(database, serial, **fields):
     """A device with a certificate of that serial number."""
     device = a_device(f"sn-{serial}")
     given = {"kind": CredentialKind.X509, "certificate_serial": serial, "certificate_expires_at": END, **fields}
-    device = replace(device, credentials=(a_credential(device, serial.rjust(32, "0"), **given),))
+    one = a_credential(device, serial.rjust(32, "0"), **given)
+    device = replace(device, thing=a_thing(device, name=serial), credentials=(one,))
     await save(database, (None, device))
     return device
 
