@@ -100,7 +100,9 @@ class FakeBatch:
             spki_in_use=frozenset(set(spki) & in_use),
             next_numbers=dict(self.numbers),
             self_registered=dict(self._store.self_registered) if self._has_quota() else {},
-            incomplete=frozenset(one.device_id for one in rest if one.thing is not None and one.thing.successor_device_id),
+            incomplete=frozenset(
+                one.device_id for one in rest if one.thing is not None and one.thing.successor_device_id
+            ),
         )
 
     async def save(self, changes: Changes) -> None:
