@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from typer.main import get_command
 
+from service.cli import events as following
 from service.cli.main import app
+from service.credentials.keyfile import KeyFile
 from service.domain import event
 from service.domain.changes import Changes
 from service.domain.device import DeviceState
 from service.operations import devices
+from service.storage.database import Database
 from service.storage.store import SqlStore
 from tests.support.command_line import CliRunner
 from tests.support.storage import a_device, a_thing
@@ -240,3 +244,26 @@ def test_devices_are_listed_by_what_selects_them(run, installed):  # noqa: F811
         found = json.loads(run("device", "list", *words, "--json"))["devices"]
         assert "".join(one["serial"] for one in found) == serials, words
     assert "an OU is a path" in run("device", "list", "--in-ou", "a//b", code=1)
+
+
+def test_events_are_followed_until_somebody_interrupts(run, installed, monkeypatch):  # noqa: F811
+    in_database(installed, _put_in_service)
+    keys = KeyFile.load(installed / "keys.json")
+    waited = []
+
+    async def sleep(seconds):
+        """What happens while it waits: two events, then nothing, then an interrupt."""
+        waited.append(seconds)
+        if len(waited) == 3:
+            raise KeyboardInterrupt
+        if len(waited) == 1:
+            database = await Database.open(installed / "firstlight.db", keys.sealer())
+            await _fail(database)
+            await _fail(database)
+            await database.close()
+
+    monkeypatch.setattr(following, "asyncio", SimpleNamespace(sleep=sleep))
+    told = run("events", "--follow", "--json", "--device", "g/s", code=130)
+    assert [json.loads(line)["event"] for line in told.splitlines()] == ["settings_failed"] * 2
+    assert waited == [following.FOLLOW_S] * 3
+    assert run("events", "--follow", "--device", "g/s", "--limit", "1").count("settings_failed") == 1

@@ -38,6 +38,19 @@ def test_seq_rises_only_when_a_version_is_confirmed():
     rig.run(lambda: "lower_seq" in rig.peer.causes())
 
 
+def test_older_bytes_under_a_higher_seq_are_installed_over_newer_ones():
+    """A deliberate downgrade: the operator signs the old image again."""
+    rig = wanting(signed(OTHER, name="1.0", seq=1), OTHER)
+    for name, seq, image in (("1.0", 1, OTHER), ("2.0", 2, IMAGE), ("1.0-again", 3, OTHER)):
+        if seq > 1:
+            offer(rig, signed(image, name=name, seq=seq), image)
+        rig.run(lambda name=name: rig.machine.running["name"] == name and rig.client.status.state == "online")
+        rig.run(lambda seq=seq: rig.peer.states().count("confirmed") == seq)
+    assert (rig.peer.causes(), rig.reboots) == ([], 3)
+    offer(rig, signed(IMAGE, name="2.0", seq=2), IMAGE)
+    rig.run(lambda: "lower_seq" in rig.peer.causes())
+
+
 def test_an_unhealthy_image_is_rolled_back_reported_and_quarantined_after_two_tries():
     rig = wanting(signed(IMAGE))
     rig.machine.healthy_answer = False

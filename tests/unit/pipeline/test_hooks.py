@@ -91,6 +91,10 @@ async def test_a_hook_without_an_answer_is_a_timeout(tmp_path):
         assert site.store.counters["hook_timeout"] == 1
 
 
+def test_a_hook_has_five_seconds_and_thirty_two_are_asked_at_once_unless_somebody_says_otherwise():
+    assert (Bounds().hook_timeout_s, Bounds().hooks_at_once) == (5, 32)
+
+
 async def test_a_hook_overrides_place_name_and_attributes_of_a_new_thing(tmp_path):
     answer = Answer(Verdict.ALLOW, ou="acme/special", name="Oven 7", attributes={"floor": 2})
     async with site_of(tmp_path, Hook(answer)) as site:
