@@ -35,7 +35,7 @@ async def seed(database, *serials, ou="acme/eu", **fields):
         thing = a_thing(
             device,
             ou=ou,
-            name=f"Thermometer {number + 1}",
+            name=f"Thermometer of {serial}",
             thing_id=f"{serial}{number}".encode().hex().rjust(32, "0")[-32:],
         )
         row = a_credential(
