@@ -1,6 +1,8 @@
 """What Mosquitto needs of the environment's CA: a server certificate and the list of revoked device certificates.
 
-Owns those two forms. The CA itself and device certificates belong to credentials/authority.py. Times are arguments.
+Owns those two forms. The CA itself and device certificates belong to credentials/authority.py, its exchange to
+operations/ca_exchange.py. While a CA is exchanged there are two: both stand in the brokers' CA file, and each has a
+list of its own, because OpenSSL refuses a certificate whose authority has none. Times are arguments.
 """
 
 from __future__ import annotations
@@ -19,21 +21,34 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 BACKDATED = timedelta(minutes=5)  # a device's clock may be behind
 SERVER_LIFE = timedelta(days=397)
+NEXT, PREVIOUS = "next", "previous"  # folders of an environment's other authorities, while one is exchanged
 CRL_LIFE = timedelta(days=3650)  # OpenSSL refuses every client once a CRL is out of date; render makes a new one
 
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
+    """The authority that signs. `beside`: others that are trusted too, those of them that have a key with their own list."""
+
     certificate: x509.Certificate
     private_key: ec.EllipticCurvePrivateKey
+    trusted: tuple[x509.Certificate, ...] = ()  # besides its own
+    beside: tuple[Issuer, ...] = ()
 
 
 def load_issuer(ca_dir: Path) -> Issuer:
-    """`ca.pem` and `ca.key` of one environment. Raises OSError or ValueError."""
-    certificate = x509.load_pem_x509_certificate((ca_dir / "ca.pem").read_bytes())
-    private_key = serialization.load_pem_private_key((ca_dir / "ca.key").read_bytes(), None)
+    """`ca.pem` and `ca.key` of one environment, and of its next and previous authority. Raises OSError or ValueError."""
+    own = _load(ca_dir)
+    further = x509.load_pem_x509_certificates((ca_dir / "ca.pem").read_bytes())[1:]
+    kept = (_load(folder) for folder in (ca_dir / NEXT, ca_dir / PREVIOUS) if (folder / "ca.key").exists())
+    beside = tuple(one for one in kept if one.certificate in further)
+    return Issuer(own.certificate, own.private_key, tuple(further), beside)
+
+
+def _load(folder: Path) -> Issuer:
+    certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+    private_key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
     if not isinstance(private_key, ec.EllipticCurvePrivateKey):
-        raise TypeError(f"{ca_dir / 'ca.key'} is not an EC key")
+        raise TypeError(f"{folder / 'ca.key'} is not an EC key")
     return Issuer(certificate, private_key)
 
 
@@ -76,39 +91,67 @@ def still_serves(certificate_pem: bytes, issuer: Issuer, hostnames: Collection[s
 
 
 def revocation_list(issuer: Issuer, serials: Iterable[int], now: datetime) -> bytes:
-    """The CRL over these certificate serial numbers, PEM."""
+    """The CRLs over these certificate serial numbers, PEM: the authority's own, then those of the others.
+
+    Each holds all of them: serial numbers are random, and which authority has given one is not remembered.
+    """
+    wanted = sorted(set(serials))
+    return b"".join(_revocation_list(one, wanted, now) for one in (issuer, *issuer.beside))
+
+
+def _revocation_list(issuer: Issuer, serials: Iterable[int], now: datetime) -> bytes:
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer.certificate.subject)
         .last_update(now - BACKDATED)
         .next_update(now + CRL_LIFE)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.private_key.public_key()), critical=False
+        )
     )
-    for serial in sorted(set(serials)):
+    for serial in serials:
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - BACKDATED).build()
         builder = builder.add_revoked_certificate(entry)
     return builder.sign(issuer.private_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 def pem(issuer: Issuer) -> bytes:
-    return issuer.certificate.public_bytes(serialization.Encoding.PEM)
+    """Every certificate that a broker is to verify devices with."""
+    return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in (issuer.certificate, *issuer.trusted))
 
 
 def revoked_serials(crl_pem: bytes) -> set[int]:
-    return {entry.serial_number for entry in x509.load_pem_x509_crl(crl_pem)}
+    return {entry.serial_number for one in _lists(crl_pem) for entry in one}
 
 
 def read_list(crl_pem: bytes, issuer: Issuer) -> tuple[set[int], datetime]:
-    """(serial numbers, when it runs out) of a CRL of this CA. Raises ValueError that says what is wrong with it."""
+    """(serial numbers, when the first of them runs out) of the CRLs of these authorities, one each.
+
+    Raises ValueError that says what is wrong with it; also when one authority's refuses more than another's.
+    """
     try:
-        crl = x509.load_pem_x509_crl(crl_pem)
-        signed = crl.is_signature_valid(issuer.certificate.public_key())  # type: ignore[arg-type]  # ours are EC keys
-        ends_at = crl.next_update_utc
-        serials = {entry.serial_number for entry in crl}
+        found = _lists(crl_pem)
+        signed = len(found) == 1 + len(issuer.beside) and all(
+            crl.is_signature_valid(one.certificate.public_key())  # type: ignore[arg-type]  # ours are EC keys
+            for crl, one in zip(found, (issuer, *issuer.beside), strict=True)
+        )
+        ends = [crl.next_update_utc for crl in found]
+        serials = [{entry.serial_number for entry in crl} for crl in found]
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ValueError("was damaged") from error
-    if not signed or ends_at is None:
+    known = [at for at in ends if at is not None]
+    if not signed or len(known) != len(ends) or any(one != serials[0] for one in serials):
         raise ValueError("was not signed by this CA")
-    return serials, ends_at
+    return serials[0], min(known)
+
+
+def _lists(crl_pem: bytes) -> list[x509.CertificateRevocationList]:
+    """Each CRL of a file. Raises ValueError: one cannot be read, or there is none."""
+    end = b"-----END X509 CRL-----"
+    parts = crl_pem.split(end)
+    if len(parts) == 1 or parts[-1].strip():
+        raise ValueError("no list, or something after it")
+    return [x509.load_pem_x509_crl(one + end + b"\n") for one in parts[:-1]]
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 
 from service.brokers.gate import GateError
 from service.brokers.mosquitto import certificates
@@ -143,3 +145,28 @@ async def test_a_rendering_of_the_other_files_leaves_the_list_alone(place) -> No
     render(place.plan, ISSUER, [], None, NOW)  # as of a new environment
     assert place.refused() == set()
     assert "2 revoked" in await place.list.settle(NOW)
+
+
+async def test_while_an_authority_is_exchanged_both_refuse_the_same_and_brokers_trust_both(tmp_path) -> None:
+    following = make_issuer()
+    both = replace(ISSUER, trusted=(following.certificate,), beside=(following,))
+    place = Place(tmp_path, 7, 8)
+    place.list = RevocationList(place.path, both, place.database)
+    for settled in ("missing", ""):
+        assert settled in await place.list.settle(NOW)
+    end = b"-----END X509 CRL-----\n"
+    lists = [one + end for one in place.path.read_bytes().split(end)[:-1]]
+    assert len(lists) == 2
+    for one, of in zip(lists, (ISSUER, following), strict=True):
+        found = x509.load_pem_x509_crl(one)
+        assert found.is_signature_valid(of.certificate.public_key())
+        assert {entry.serial_number for entry in found} == {7, 8}
+    less = certificates.revocation_list(following, {7}, NOW)
+    for spoiled in (lists[0], lists[0] * 2, lists[1] + lists[0], lists[0] + less):
+        place.path.write_bytes(spoiled)
+        assert await place.list.settle(NOW)
+        assert await place.list.settle(NOW) == ""
+    place.list = RevocationList(place.path, ISSUER, place.database)  # it is over
+    assert await place.list.settle(NOW)
+    assert place.path.read_bytes().count(b"BEGIN") == 1
+    assert x509.load_pem_x509_certificates(certificates.pem(both)) == [ISSUER.certificate, following.certificate]
