@@ -207,9 +207,10 @@ class Download:
             self._ask(window, now)
 
     def _room(self) -> int:
-        """How many chunks the next window may have."""
+        """How many chunks the next window may have: the more are asked for at a time, the smaller each."""
         most = min(limits.MAX_OUTSTANDING_CHUNKS, limits.MAX_OUTSTANDING_BYTES // self._chunk_size)
-        return min(self._window_chunks, most - sum([len(window.missing) for window in self._windows]))
+        waiting = sum([len(window.missing) for window in self._windows])
+        return min(self._window_chunks, most // self._parallel, most - waiting)
 
     def _next_missing(self, most: int) -> "set[int]":
         """The first chunks that are neither here nor asked for, at most so many and as a bitmap spans."""

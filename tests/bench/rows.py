@@ -25,6 +25,7 @@ from tests.bench.wiring import Beside, run_module
 CHUNK_SIZES = (4096, 16384)
 MIB = 1024 * 1024
 DELAY_S = 0.05
+WINDOWS_OF_A_LONG_LINE = 8
 FRAME_HEADER_BYTES = 20
 
 
@@ -101,7 +102,7 @@ class Bench:
         for size in CHUNK_SIZES:
             plain = {**_measure(1, size, self.options.seconds), "mode": "service"}
             one_by_one = {**plain, "delay_s": DELAY_S, "windows": 1, "window_chunks": 1}
-            far = {**plain, "delay_s": DELAY_S, "windows": _windows_of_a_long_line(size, plain["window_chunks"])}
+            far = {**plain, "delay_s": DELAY_S, **_windows_of_a_long_line(size)}
             measures += [{**plain, "delay_s": 0.0}, far, one_by_one]
         results = await self._stream(1, measures)
         for near, far, waiting in zip(results[::3], results[1::3], results[2::3], strict=True):
@@ -197,10 +198,13 @@ def _measure(devices: int, chunk_size: int, seconds: float) -> dict:
     return {"devices": devices, "chunk_size": chunk_size, "window_chunks": window, "windows": 2, "seconds": seconds}
 
 
-def _windows_of_a_long_line(chunk_size: int, window_chunks: int) -> int:
-    """As many as the SDK comes to when it sees the line stand idle between two: eight, and what may be outstanding."""
+def _windows_of_a_long_line(chunk_size: int) -> dict:
+    """Eight, as many as the SDK comes to when it sees the line stand idle between two, of all that may be outstanding.
+
+    Larger and fewer would leave more of the line empty: what has come of a window is asked for anew when it is whole.
+    """
     most = min(limits.MAX_OUTSTANDING_CHUNKS, limits.MAX_OUTSTANDING_BYTES // chunk_size)
-    return min(8, most // window_chunks)
+    return {"windows": WINDOWS_OF_A_LONG_LINE, "window_chunks": most // WINDOWS_OF_A_LONG_LINE}
 
 
 def _login() -> Login:
