@@ -16,6 +16,7 @@ from service.domain.catalogue import Endpoint, Environment
 from service.domain.credential import CredentialKind
 from service.errors import Secret
 from service.mqtt.port import Role
+from service.operations.ca_exchange import EXCHANGED
 from service.operations.commands import MassGuard
 from service.settings import EndpointSettings, Settings, SettingsError
 
@@ -102,7 +103,8 @@ def _environment(settings: Settings, name: str) -> Environment:
     endpoints = {kind: _endpoint(end) for kind, end in kinds.items() if end is not None}
     needs_ca = ends.x509 is not None or any(end.tls for end in endpoints.values())
     ca_pem = _ca(settings.ca_dir(name) / "ca.pem", needed=needs_ca)
-    return Environment(name, endpoints, ca_pem, (_endpoint(ends.bootstrap),))
+    exchanged = (settings.ca_dir(name) / EXCHANGED).exists()
+    return Environment(name, endpoints, ca_pem, (_endpoint(ends.bootstrap),), exchanged)
 
 
 def _ca(path: Path, *, needed: bool) -> str | None:

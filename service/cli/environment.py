@@ -23,7 +23,7 @@ from service.brokers.doctor import examine
 from service.brokers.mosquitto.certificates import load_issuer
 from service.brokers.mosquitto.render import render
 from service.brokers.trials import Check
-from service.cli import bootstrap, config_text, context
+from service.cli import authorities, bootstrap, config_text, context
 from service.cli.broker import show
 from service.cli.doctor import patient_of
 from service.cli.init import Broker, check_words, make_authority, mosquitto_user
@@ -34,6 +34,7 @@ from service.settings import EnvironmentSettings, Settings, SettingsError, make_
 
 app = typer.Typer(help="Environments: deployments with brokers of their own.", no_args_is_help=True)
 app.add_typer(bootstrap.app, name="bootstrap")
+authorities.add_to(app)
 
 PORT_STEP = 100
 MAX_ENVIRONMENTS = 64

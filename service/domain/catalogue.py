@@ -45,6 +45,7 @@ class Environment:
     endpoints: Mapping[CredentialKind, Endpoint]  # the kinds of credential that this environment's broker takes
     ca_pem: str | None = None  # what devices verify its endpoints with; also the issuer of client certificates
     bootstrap: tuple[Endpoint, ...] = ()  # where devices that move there activate
+    ca_exchanged: bool = False  # devices may know an older one from the factory, and are told for good
 
 
 @dataclass(frozen=True, slots=True)

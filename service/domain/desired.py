@@ -110,7 +110,7 @@ def _trust(credential: Credential, catalogue: Catalogue) -> dict[str, object]:
     trust: dict[str, object] = {}
     environment = catalogue.environments.get(credential.environment)
     authorities = certificates_of(environment.ca_pem) if environment is not None and environment.ca_pem else ()
-    if len(authorities) > 1:
+    if len(authorities) > 1 or (environment is not None and environment.ca_exchanged):
         trust["cas"] = list(authorities[:MAX_TRUSTED])
     more = catalogue.more_bootstrap.get(credential.environment)
     if more is not None:

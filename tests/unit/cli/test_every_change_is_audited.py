@@ -38,6 +38,7 @@ LOOKS = {
     *(
         "environment list",
         "environment check",
+        "environment authorities",
         "environment bootstrap list",
         "events",
         "group list",
@@ -108,6 +109,9 @@ LIFE = [
     "account enable alice",
     "account remove alice",
     "environment add second --broker embedded",
+    "environment rotate-ca second",
+    "environment use-ca second",
+    "environment forget-ca second",
     "environment bootstrap add local boot-2.example:8885",
     "environment bootstrap remove local boot-2.example:8885",
     "device register g sn-1 --key {key}",
