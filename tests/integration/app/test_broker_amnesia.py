@@ -14,6 +14,7 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
+from device_sdk.aiomqtt_mended import mend
 from device_sdk.wire import keys
 from service.brokers.mosquitto import certificates
 from service.domain.changes import Changes
@@ -142,6 +143,7 @@ async def _certificate_is_let_in(site: Site, name: str) -> bool:
     assert site.mosquittos is not None
     tls = site.mosquittos.tls(site.folder / f"{name}.pem", site.folder / f"{name}.key")
     client = aiomqtt.Client("localhost", site.ports["api_key"], identifier=name, tls_context=tls)
+    mend(client)  # a refusal is noticed at once
     try:
         async with client:
             return True
