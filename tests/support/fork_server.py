@@ -5,8 +5,8 @@ has imported the service and run nothing of it; from there on it is `python -m s
 environment and streams. A test that wants another interpreter (a wrapper, a preloaded library, a module of its own)
 starts a process of its own.
 
-One packet each way on a socket pair: the request (JSON, with the descriptor of its output and of the socket that brings
-its end), then on that socket the pid and later the exit code as `subprocess` has it.
+One packet each way on a socket pair: the request (JSON, with the descriptors of its output, of its errors and of the
+socket that brings its end), then on that socket the pid and later the exit code as `subprocess` has it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ import json
 import os
 import runpy
 import select
+import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 REQUEST_BYTES = 1 << 16
@@ -53,6 +57,46 @@ class Forked:
             os.kill(self.pid, number)
 
 
+class ForkedPopen:
+    """One forked process, with the part of `subprocess.Popen` that tests use."""
+
+    def __init__(self, arguments: Sequence[str], ending: socket.socket) -> None:
+        self.args, self._ending = list(arguments), ending
+        self.returncode: int | None = None
+        self.pid = int(self._told(None))
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(BlockingIOError):
+            self._end(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        try:
+            self._end(timeout)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _end(self, timeout: float | None) -> None:
+        if self.returncode is None:
+            self.returncode = int(self._told(timeout))
+            self._ending.close()
+
+    def _told(self, timeout: float | None) -> bytes:
+        self._ending.settimeout(timeout)
+        said = self._ending.recv(64)
+        assert said, "the fork server ended"
+        return said
+
+
 class ForkServer:
     """The process that forks; ends with this one, whose socket it reads."""
 
@@ -69,19 +113,48 @@ class ForkServer:
     async def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Forked:
         """`python -m service ARGUMENTS` in the project's folder, reading nothing."""
         loop = asyncio.get_running_loop()
-        ending, their_ending = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reading, writing = os.pipe()
         try:
-            request = json.dumps({"arguments": list(arguments), "environment": dict(environment)}).encode()
-            socket.send_fds(self._ours, [request], [writing, their_ending.fileno()])
+            ending = self._ask(arguments, environment, ROOT, writing, writing)
         finally:
             os.close(writing)
-            their_ending.close()
         stdout = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdout), os.fdopen(reading, "rb"))
         ending.setblocking(False)
         pid = int(await loop.sock_recv(ending, 64))
         return Forked(pid, ending, stdout)
+
+    def popen(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, cwd: Path, stdout: Any, stderr: Any
+    ) -> ForkedPopen:
+        """The same in a folder, with files for what it writes."""
+        return ForkedPopen(arguments, self._ask(arguments, environment, cwd, stdout.fileno(), stderr.fileno()))
+
+    def run(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, cwd: Path, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """To its end, as `subprocess.run` with captured text."""
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            process = self.popen(arguments, environment, cwd=cwd, stdout=stdout, stderr=stderr)
+            try:
+                code = process.wait(timeout)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            stdout.seek(0)
+            stderr.seek(0)
+            return subprocess.CompletedProcess(process.args, code, stdout.read().decode(), stderr.read().decode())
+
+    def _ask(
+        self, arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, stdout: int, stderr: int
+    ) -> socket.socket:
+        """The socket that will bring its pid and its end."""
+        ending, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request = {"arguments": list(arguments), "environment": dict(environment), "folder": str(cwd)}
+        with theirs:
+            socket.send_fds(self._ours, [json.dumps(request).encode()], [stdout, stderr, theirs.fileno()])
+        return ending
 
 
 _server: ForkServer | None = None
@@ -112,16 +185,17 @@ def main(descriptor: int) -> None:
                     poll.unregister(ready)
                     _report(ready, *living.pop(ready))
                     continue
-                packet, descriptors, *_ = socket.recv_fds(asked, REQUEST_BYTES, 2)
+                packet, descriptors, *_ = socket.recv_fds(asked, REQUEST_BYTES, 3)
                 if not packet:
                     return
-                output, ending = descriptors[0], socket.socket(fileno=descriptors[1])
+                output, errors, ending = *descriptors[:2], socket.socket(fileno=descriptors[2])
                 pid = os.fork()
                 if pid == 0:
                     poll.close()
                     asked.close()
-                    _become(json.loads(packet), output, ending)
+                    _become(json.loads(packet), output, errors, ending)
                 os.close(output)
+                os.close(errors)
                 ending.send(str(pid).encode())
                 watched = os.pidfd_open(pid)
                 living[watched] = pid, ending
@@ -135,16 +209,16 @@ def _report(watched: int, pid: int, ending: socket.socket) -> None:
         ending.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _become(request: dict, output: int, ending: socket.socket) -> None:
+def _become(request: dict, output: int, errors: int, ending: socket.socket) -> None:
     """The service, in the fork. Never returns."""
     ending.close()
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for descriptor, stream in ((nothing, 0), (output, 1), (output, 2)):
+    for descriptor, stream in ((nothing, 0), (output, 1), (errors, 2)):
         os.dup2(descriptor, stream)
     os.closerange(3, 64)
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.chdir(ROOT)
+    os.chdir(request["folder"])
     sys.argv[1:] = request["arguments"]
     code = 1
     try:

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from service.cli import init
+from tests.support.fork_server import ROOT, ForkedPopen, fork_server
 from tests.support.ports import free_ports
 
 COMMAND_TIMEOUT_S = 60
@@ -39,15 +39,9 @@ def wait_for_port(port: int, *, within_s: float = 20.0) -> None:
 
 
 def firstlight(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "service", *map(str, words)],
-        cwd=cwd,
-        env=clean_environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_TIMEOUT_S,
-        check=False,
+    """Run one command to its end: forked, see fork_server.py. The demo starts a service of its own from there."""
+    return fork_server().run(
+        [str(word) for word in words], clean_environment(), cwd=cwd or Path.cwd(), timeout=COMMAND_TIMEOUT_S
     )
 
 
@@ -77,13 +71,12 @@ def serving(config: Path, health_port: int, **environment: str) -> Iterator[Serv
     """`firstlight serve` as a process; its output goes to a file beside the configuration."""
     log = config.with_name("serve.log")
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service", "--config", str(config), "serve"],
-            cwd=Path(__file__).parents[2],
-            env=clean_environment() | environment,
-            stdin=subprocess.DEVNULL,
+        process = fork_server().popen(
+            ["--config", str(config), "serve"],
+            clean_environment() | environment,
+            cwd=ROOT,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=output,
         )
         try:
             yield Serving(process, health_port, log)
@@ -94,7 +87,7 @@ def serving(config: Path, health_port: int, **environment: str) -> Iterator[Serv
 
 
 class Serving:
-    def __init__(self, process: subprocess.Popen[bytes], health_port: int, log: Path) -> None:
+    def __init__(self, process: ForkedPopen, health_port: int, log: Path) -> None:
         self.process = process
         self.log = log
         self._port = health_port
