@@ -325,6 +325,7 @@ async def test_blocking_drops_every_credential_and_unblocking_lets_the_device_ac
     assert (counters["device_blocked"], counters["device_unblocked"]) == (1, 1)
 
 
+@pytest.mark.unaudited
 async def test_a_replaced_device_cannot_be_blocked(database):
     async with SqlStore(database, {}).batch() as batch:
         await batch.save(Changes(devices=((None, a_device(state=DeviceState.REPLACED)),)))

@@ -57,7 +57,9 @@ async def opened(key_file, path):
 async def add(place, serial, *, doc=None, heard=True, group_id="signed", state=DeviceState.CONFIRMED):
     """A device; `doc`: what its newest document says."""
     device = a_device(serial, group_id=group_id, key=None, state=state)
-    thing = replace(a_thing(device), thing_id=f"thing {serial}") if state is DeviceState.CONFIRMED else None
+    thing = (
+        replace(a_thing(device), thing_id=f"thing {serial}", name=serial) if state is DeviceState.CONFIRMED else None
+    )
     rows = ()
     if thing is not None:
         rows = (
@@ -66,6 +68,7 @@ async def add(place, serial, *, doc=None, heard=True, group_id="signed", state=D
                 f"{serial:c>32}",
                 kind=CredentialKind.X509,
                 state=CredentialState.CONFIRMED,
+                confirmed_at=NOW,
                 api_key_sha256=None,
                 certificate_serial=serial,
                 desired_doc=doc,

@@ -295,6 +295,7 @@ async def test_a_place_needs_an_environment(database):
     assert await refused(scan(database, made.text, environment=None)) == ("BAD_REQUEST", "environment_missing")
 
 
+@pytest.mark.unaudited
 @pytest.mark.parametrize("state", [DeviceState.BLOCKED, DeviceState.RETIRED, DeviceState.REPLACED])
 async def test_a_device_out_of_service_is_not_onboarded(database, state):
     await store(database, a_device("sn-1", state=state))

@@ -112,6 +112,7 @@ async def test_restore_is_refused_over_a_live_database(database, images, tmp_pat
         ("newer", "schema_newer"),
     ],
 )
+@pytest.mark.unaudited
 async def test_a_backup_that_is_not_whole_is_not_restored(database, images, tmp_path, damage, cause):
     folder = tmp_path / "backup"
     await backups.backup(database, folder, now=NOW)

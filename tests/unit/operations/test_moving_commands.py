@@ -227,6 +227,7 @@ async def test_a_version_that_was_held_back_is_released(database, commands):
     assert await outcome_of(commands, "release-version", "2", named("sn-1")) == ("refused", "nothing_to_release")
 
 
+@pytest.mark.unaudited
 async def test_a_replaced_device_is_neither_moved_nor_replaced_again(database, commands):
     await add(database, a_device("gone", state=DeviceState.REPLACED, replaced_by="dev-x"), a_device("new"))
     assert await outcome_of(commands, "reprovision", "1", named("gone"), ou="acme/us") == ("refused", "move_replaced")

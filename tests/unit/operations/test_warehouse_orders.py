@@ -247,7 +247,7 @@ async def stood(database, serial, ou, *, active=True):
     one = a_device(serial, group_id=DERIVED.group_id, key=None)
     if active:
         thing_id = serial.encode().hex().zfill(32)[-32:]
-        one = replace(one, state=DeviceState.CONFIRMED, thing=a_thing(one, ou=ou, thing_id=thing_id))
+        one = replace(one, state=DeviceState.CONFIRMED, thing=a_thing(one, ou=ou, thing_id=thing_id, name=thing_id))
     else:
         one = replace(one, ou=ou)
     async with SqlStore(database, {}).batch() as batch:

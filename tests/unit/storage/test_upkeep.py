@@ -24,6 +24,7 @@ from tests.support.storage import DERIVED, GROUP, NOW, PRODUCT, a_credential, a_
 
 DROPPED = {"state": CredentialState.DROPPED, "dropped_at": NOW, "drop_cause": "superseded"}
 CONFIRMED = {"state": CredentialState.CONFIRMED, "confirmed_at": NOW}
+pytestmark = pytest.mark.unaudited  # rows alone, without what belongs to them
 
 
 @pytest.fixture
