@@ -17,7 +17,7 @@ from service.errors import ServiceError
 from service.operations import registration
 from service.operations.registration import Registration
 from service.operations.requests import bad_request, conflict, parse_device
-from service.operations.selectors import ou_of
+from service.operations.selectors import is_within, ou_of
 from service.operations.verbs.reprovision import deadline_of, no_longer
 from service.operations.verbs.verb import Applied, Role, World
 from service.operations.verbs.verb import Arguments as Arguments_
@@ -74,8 +74,7 @@ def _name(text: str) -> tuple[str, str]:
 
 
 def _check_scope(new: Device, world: World) -> None:
-    ou = ou_of(new, world.catalogue.groups.get(new.group_id))
-    if world.scope is not None and ou is not None and ou != world.scope and not ou.startswith(world.scope + "/"):
+    if not is_within(ou_of(new, world.catalogue.groups.get(new.group_id)), world.scope):
         raise ServiceError("FORBIDDEN", "the new device is outside of your OU", cause="out_of_scope")
 
 

@@ -17,7 +17,7 @@ from service.operations.verbs.verb import Role
 from service.storage.store import SqlStore
 from tests.support.commands import ask, named, seed
 from tests.support.refusals import refused
-from tests.support.storage import GROUP, NOW, a_device
+from tests.support.storage import DERIVED, GROUP, NOW, a_device
 
 EUROPE = Operator("eve", Role.ADMIN, "acme/eu")
 OUTSIDE = ("acme", "acme/europe", "acme/us", "zeta")
@@ -61,9 +61,10 @@ async def test_a_replacement_takes_no_device_from_outside_of_the_account_s_ou(da
     await seed(database, "old")
     async with SqlStore(database, {}).batch() as batch:
         made = [a_device(f"new-{number}", ou=ou) for number, ou in enumerate(OUTSIDE)]
+        made.append(a_device("nowhere", group_id=DERIVED.group_id, key=None))  # its group has no OU either
         await batch.save(Changes(devices=tuple((None, one) for one in made)))
     for one in made:
-        asked = ask(one.serial, selector=named("old"), arguments={"new": f"line-1/{one.serial}"})
+        asked = ask(one.serial, selector=named("old"), arguments={"new": f"{one.group_id}/{one.serial}"})
         status = await commands.submit(EUROPE, "replace", asked)
         assert [(of.code, of.cause) for of in status.outcomes] == [("FORBIDDEN", "out_of_scope")], one.ou
         assert await devices.show(database, one.serial) == one
