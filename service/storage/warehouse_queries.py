@@ -140,12 +140,6 @@ async def units(connection: AsyncConnection, names: Collection[Name]) -> dict[Na
     return {(row.group_id, row.serial): unit_of(row) for row in await _rows(connection, query)}
 
 
-async def units_of_devices(connection: AsyncConnection, device_ids: Collection[str]) -> dict[str, Equipment]:
-    """By device_id; devices that are no units are not in it."""
-    query = select(equipment).where(equipment.c.device_id.in_(device_ids))
-    return {row.device_id: unit_of(row) for row in await _rows(connection, query)}
-
-
 async def units_of_order(connection: AsyncConnection, order_id: str) -> list[tuple[Binding, Equipment | None]]:
     """Every unit of an order by name; None: it has not been received yet."""
     of, unit = order_unit.c, equipment.c

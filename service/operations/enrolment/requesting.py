@@ -13,7 +13,6 @@ from service.domain import enrolment
 from service.domain.enrolment import Asked, IllegalMove
 from service.operations.enrolment import generic, providers, rows
 from service.operations.enrolment.working import Working
-from service.storage.database import Database
 
 ORDERS = 200  # of one batch
 DEVICES = 50_000  # of one batch, unless a single order has more
@@ -108,9 +107,3 @@ def _order(of: rows.OrderOf, asked: Asked, transaction_id: str) -> generic.Order
         policies=dict(of.policies) if entering else {},
         devices=[] if asked.request is enrolment.RequestType.VOID else generic.devices_of(asked),
     )
-
-
-async def preview(database: Database, order_id: str) -> Asked | None:
-    """What the next run would ask for this order. Raises ServiceError NOT_FOUND."""
-    async with database.read() as connection:
-        return enrolment.plan((await rows.order(connection, order_id, database.sealer)).standing)
