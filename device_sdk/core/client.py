@@ -224,7 +224,7 @@ class Client:
         policy, trust = self._context.policy, self._wishes.trust
         credential = self._credentials.get(rung)
         self._context.prover.key = self._places.key(rung)
-        self._wishes.connecting()
+        self._wishes.connecting(now)
         if credential is not None:
             self._desired.use(credential)
             spare = rung == ladder.NEXT and ladder.CURRENT in self._places.rungs()

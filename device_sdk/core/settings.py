@@ -93,7 +93,6 @@ class Settings:
         state = TRIAL if self._needs_trial(old, values) else APPLYING
         self._record = {"rev": rev, "values": values, "old": old, "state": state, "cause": None, "boots": 0}
         self._save()
-        self._until = now + self._context.policy.settings_trial_s
         self._reconnect_at = now + _ANNOUNCE_S
         self._apply()
 
@@ -103,9 +102,11 @@ class Settings:
             return False
         return now >= self._reconnect_at or not self._news.waits(self._name)
 
-    def trying(self) -> None:
-        """A new connection is made."""
-        self._reconnect_at = None
+    def trying(self, now: float) -> None:
+        """A new connection is made; the trial counts from the first."""
+        if self._reconnect_at is not None:
+            self._reconnect_at = None
+            self._until = now + self._context.policy.settings_trial_s
 
     def lapses(self, now: float) -> bool:
         return self.on_trial and self._reconnect_at is None and now >= self._until

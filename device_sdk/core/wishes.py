@@ -80,10 +80,10 @@ class Wishes:
         self.news.told(sent)
         self.placement.told(sent)
 
-    def connecting(self) -> None:
+    def connecting(self, now: float) -> None:
         self.trust.connecting()
-        self.settings.trying()
-        self.site.trying()
+        self.settings.trying(now)
+        self.site.trying(now)
 
     def departs(self, now: float) -> str:
         """Whether to leave the connection of one's own accord; one of the words above."""

@@ -28,7 +28,8 @@ OFF = "off"
 @dataclass(frozen=True, slots=True)
 class PowerPlan:
     """Power cuts of one device: `cuts` of them, each at a flash or installer operation 1..`within` after a power-up or,
-    as often, at a random moment of its first `within_s` seconds. Off for `off_s`; a reboot takes `reboot_s`.
+    for the share `timed` of them, at a random moment of its first `within_s` seconds. Off for `off_s`; a reboot takes
+    `reboot_s`.
     """
 
     cuts: int = 0
@@ -36,6 +37,7 @@ class PowerPlan:
     within_s: float = 5.0
     off_s: float = 0.05
     reboot_s: float = 0.0
+    timed: float = 0.5
 
 
 class VirtualDevice:
@@ -135,7 +137,7 @@ class VirtualDevice:
         """Plan the next power cut, if any is left: at an operation, or after the seconds returned."""
         if self.power.cuts >= self._plan.cuts:
             return None
-        if self._rng.random() < 0.5:
+        if self._rng.random() < self._plan.timed:
             return self._rng.random() * self._plan.within_s
         self.power.cut_at = self.power.operations + self._rng.randint(1, self._plan.within)
         return None

@@ -56,9 +56,13 @@ class Tablet(Product):
 
 
 async def until(site: Site, query: str, expected: list[tuple[Any, ...]]) -> None:
-    async with asyncio.timeout(60):
-        while site.query(query) != expected:
-            await asyncio.sleep(0.05)
+    seen: list[Any] = []
+    try:
+        async with asyncio.timeout(60):
+            while (seen := site.query(query)) != expected:
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"{expected} expected, {seen} seen")
 
 
 @asynccontextmanager
@@ -94,7 +98,7 @@ async def test_the_network_or_the_first_contact_comes_first_and_what_cuts_it_off
             assert list(dict.fromkeys(tablet.came_by)) == ([None, "hall"] if wired else ["hall"])
             assert tablet.values == SETTINGS
             # 3. Settings that cut it off: it is back with the last good ones, and says so.
-            policy.settings_trial_s = 0.5
+            policy.settings_trial_s = 1.0
             wrong = {"network": {"ssid": "gone"}, "payment": {"terminal": "T9"}}
             await warehouse.done("set-site", site=SITE["name"], settings=wrong)
             await until(site, said, [("at_site", 2, "failed", "connect_unreachable")])

@@ -90,6 +90,19 @@ def test_network_settings_that_cut_the_device_off_are_taken_back():
     rig.run(lambda: rig.client.status.state == "online")
 
 
+def test_a_trial_counts_from_its_first_connection_however_late_that_is():
+    rig = fresh(interval=5)
+    rig.run(lambda: bool(told(rig)))
+    rig.policy.settings_trial_s = 2.0
+    rig.peer.mangle = lambda verb, p: [] if verb == "report" else [p]  # it waits 10 s for "trying" to be heard
+    rig.peer.want(settings={"rev": 2, "values": {"apn": "typo"}})
+    rig.push()
+    rig.run_for(20)
+    rig.peer.mangle = None
+    rig.run(lambda: told(rig)[-1].get("state") == "failed")
+    assert told(rig)[-1]["cause"] == "connect_unreachable"
+
+
 def test_settings_that_the_product_refuses_change_nothing():
     rig = fresh(interval=5)
     rig.run(lambda: bool(told(rig)))
