@@ -260,6 +260,11 @@ def _firmware(said: Firmware) -> str:
     return ", ".join(dict.fromkeys(word for word in words if word))
 
 
+def _transfer(device: Device) -> str:
+    until = device.rekey_deadline_at
+    return "at its next activation" + (f", until {context.moment(until)}" if until is not None else "")
+
+
 def _print_device(device: Device, chain: list[str]) -> None:
     firmware = device.firmware
     lines = {
@@ -275,6 +280,7 @@ def _print_device(device: Device, chain: list[str]) -> None:
         "frozen": "yes: two devices speak under this serial" if device.frozen else None,
         "retired": device.retired_reason,
         "until": device.retire_deadline_at and f"{context.moment(device.retire_deadline_at)} it may still hear of that",
+        "new key": _transfer(device) if device.rekey else None,
         "replacements": " -> ".join(chain) if len(chain) > 1 else None,
         "moving to": device.thing
         and device.thing.move

@@ -116,6 +116,8 @@ class Device:
     clone_signs: int = 0  # evidence of a second device since the last `unfreeze`
     clone_at: datetime | None = None  # of the newest evidence
     rekey: bool = False  # an operator opened the next activation for a new key
+    rekey_deadline_at: datetime | None = None  # when that ends; None: it stays open
+    rekey_command_id: str | None = None  # which command opened it
     retire_deadline_at: datetime | None = None  # retired: when its credential goes, heard or not
     retired_reason: str | None = None
     secret_generation: int | None = None  # which secret of its group K is made from; None: it has not proven one yet

@@ -52,6 +52,7 @@ KINDS = frozenset(
         "failed_over",
         "rekeyed",
         "transfer_opened",
+        "transfer_failed",
         "staged",
         "item_failed",
         "out_of_box",
@@ -76,6 +77,7 @@ TOUCHING = frozenset(
         "target_changed",
         "version_released",
         "transfer_opened",
+        "transfer_failed",
     }
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from service.domain import event, moves
+from service.domain import event, moves, transfer
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device, DeviceState
 from service.domain.event import Event
@@ -50,9 +50,8 @@ def retire(
     )
     speaks = moves.confirmed_of(kept) is not None
     device = replace(
-        device,
+        transfer.end(device),
         credentials=kept,
-        rekey=False,
         retired_reason=reason,
         retire_deadline_at=now + deadline if speaks else None,
     )

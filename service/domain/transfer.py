@@ -7,7 +7,7 @@ crosses the wire. Source: docs/protocol.md, section 7.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from service.domain import event
 from service.domain.device import Device, DeviceState
@@ -15,13 +15,20 @@ from service.domain.event import Event
 from service.domain.group import Group, KeyKind
 from service.domain.refusals import conflict
 
+Changed = tuple[Device, tuple[Event, ...]]
+
 
 def begin(
-    device: Device, group: Group, now: datetime, *, command_id: str | None = None
-) -> tuple[Device, tuple[Event, ...]]:
-    """The device with its next activation opened for a new key; unchanged when it is open already.
+    device: Device,
+    group: Group,
+    now: datetime,
+    *,
+    deadline: timedelta | None = None,
+    command_id: str | None = None,
+) -> Changed:
+    """The device with its next activation opened for a new key; unchanged when it is open for as long already.
 
-    Raises ServiceError CONFLICT: key kind public_key, replaced, retired or blocked.
+    `deadline`: it is open for so long; without one until the device has come. Raises ServiceError CONFLICT: key kind public_key, replaced, retired or blocked.
     """
     if group.key_kind is KeyKind.PUBLIC_KEY:
         raise conflict(
@@ -29,12 +36,30 @@ def begin(
         )
     if device.state in (DeviceState.REPLACED, DeviceState.RETIRED, DeviceState.BLOCKED):
         raise conflict("transfer_state", f"the device is {device.state.value}")
-    if device.rekey:
+    until = None if deadline is None else now + deadline
+    if device.rekey and _reaches(device.rekey_deadline_at, until):
         return device, ()
-    device = replace(device, rekey=True)
+    device = replace(device, rekey=True, rekey_deadline_at=until, rekey_command_id=command_id)
     return device, (event.of(device, "transfer_opened", now, command_id=command_id),)
 
 
 def end(device: Device) -> Device:
     """The device with no transfer open; credentials that wait keep the key that was promised to them."""
-    return replace(device, rekey=False) if device.rekey else device
+    if not device.rekey:
+        return device
+    return replace(device, rekey=False, rekey_deadline_at=None, rekey_command_id=None)
+
+
+def lapse(device: Device, now: datetime) -> Changed:
+    """The device with its old key for good once the time of its transfer is over; the same object before.
+
+    A credential that was given with a new key in time, and waits for its first `online`, brings that key all the same.
+    """
+    if device.rekey_deadline_at is None or now < device.rekey_deadline_at:
+        return device, ()
+    told = event.of(device, "transfer_failed", now, command_id=device.rekey_command_id, cause="deadline")
+    return end(device), (told,)
+
+
+def _reaches(until: datetime | None, wanted: datetime | None) -> bool:
+    return until is None or (wanted is not None and wanted <= until)

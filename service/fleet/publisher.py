@@ -29,7 +29,9 @@ LOOK_S = 0.5
 PAGE = 200
 SEND_TIMEOUT_S = 10.0
 # What comes of a command for a device after its page was done.
-LATER = frozenset({"moved", "move_failed", "replaced", "replacement_failed", "settings_failed"})
+LATER = frozenset(
+    {"moved", "move_failed", "replaced", "replacement_failed", "settings_failed", "rekeyed", "transfer_failed"}
+)
 Push = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 

@@ -12,7 +12,18 @@ from typing import Any
 
 from device_sdk.wire import codes
 from service.credentials import proofs
-from service.domain import clone, event, moves, placement, reactivation, replacement, retirement, staging, updates
+from service.domain import (
+    clone,
+    event,
+    moves,
+    placement,
+    reactivation,
+    replacement,
+    retirement,
+    staging,
+    transfer,
+    updates,
+)
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device, DeviceState, Firmware
 from service.domain.event import Event
@@ -254,10 +265,11 @@ def _change_key(contact: Contact, context: Context) -> None:
     assert isinstance(prover, proofs.HmacProver)
     assert device.thing is not None
     rekeyed = prover.rekeyed(credential.nonce, credential.server_nonce, device.thing.thing_id, credential.credential_id)
-    device = moves.put(device, replace(credential, rekey=False))
-    contact.set(replace(device, key=rekeyed.key, rekey=False))
+    opened_by = device.rekey_command_id
+    device = transfer.end(moves.put(device, replace(credential, rekey=False)))
+    contact.set(replace(device, key=rekeyed.key))
     contact.note("rekeyed")
-    contact.tell("rekeyed", context.now)
+    contact.events.append(event.of(contact.device, "rekeyed", context.now, command_id=opened_by))
 
 
 def _ask_the_old(contact: Contact, context: Context) -> None:

@@ -5,7 +5,7 @@ There is no request and no reply. Works on the device whatever credentials it ha
 
 from __future__ import annotations
 
-from service.domain import moves, placement, replacement, retirement, updates
+from service.domain import moves, placement, replacement, retirement, transfer, updates
 from service.domain.device import Device
 from service.domain.event import Event
 from service.handlers import documents
@@ -48,6 +48,10 @@ def _lapse(device: Device, context: Context, events: list[Event], steps: list[St
     if told:
         events += told
         steps.append(Step("retirement_unheard", "deadline"))
+    device, told = transfer.lapse(device, context.now)
+    if told:
+        events += told
+        steps.append(Step("transfer_failed", "deadline"))
     partner = context.partner
     if partner is None or replacement.is_successor(device):
         return device, None

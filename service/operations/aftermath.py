@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.operations.events import Recorded, recorded
 from service.storage.operator_tables import event
 
-FAILURES = frozenset({"move_failed", "replacement_failed", "settings_failed"})
+FAILURES = frozenset({"move_failed", "replacement_failed", "settings_failed", "transfer_failed"})
 MAX_PAGE = 100
 _made = event.alias("made")  # the event of the command that changed the settings
 _OF_SETTINGS = and_(

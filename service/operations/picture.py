@@ -20,6 +20,8 @@ def picture(device: Device) -> dict[str, Any]:
         "replaced_by": device.replaced_by,
         "retired_reason": device.retired_reason,
         "retire_deadline_at": to_ms(device.retire_deadline_at),
+        "transfer_open": device.rekey or None,
+        "transfer_deadline_at": to_ms(device.rekey_deadline_at),
         "boot_count": device.boot_count,
         "model": device.model,
         "firmware": device.firmware.state.value if device.firmware.state else None,

@@ -38,6 +38,7 @@ event = Table(
     Column("data", String, nullable=False),  # JSON map
     Index("ix_event_command", "command_id", "seq", sqlite_where=text("command_id IS NOT NULL")),
     Index("ix_event_serial", "serial", "group_id"),
+    Index("ix_event_thing", "thing_id", "seq", sqlite_where=text("thing_id IS NOT NULL")),
     sqlite_autoincrement=True,
 )
 

@@ -115,6 +115,8 @@ def device_row(device: Device) -> Row:
         "secret_generation": device.secret_generation,
         "retire_deadline_at": to_ms(device.retire_deadline_at),
         "retired_reason": device.retired_reason,
+        "rekey_deadline_at": to_ms(device.rekey_deadline_at),
+        "rekey_command_id": device.rekey_command_id,
     }
 
 
@@ -224,7 +226,7 @@ def device_of(
         row
     )
     fw, rest, last = [*rest[:7], *rest[16:20]], rest[7:16], rest[20:]
-    secret_generation, retire_deadline_at, retired_reason = last
+    secret_generation, retire_deadline_at, retired_reason, rekey_deadline_at, rekey_command_id = last
     (batch, attributes, frozen, replaced_by, tries, releases, clone_signs, clone_at, rekey) = rest
     return Device(
         device_id=device_id,
@@ -254,6 +256,8 @@ def device_of(
         secret_generation=secret_generation,
         retire_deadline_at=from_ms(retire_deadline_at),
         retired_reason=retired_reason,
+        rekey_deadline_at=from_ms(rekey_deadline_at),
+        rekey_command_id=rekey_command_id,
     )
 
 

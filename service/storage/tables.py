@@ -25,7 +25,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0013"  # the newest migration; a test holds it equal to Alembic's head
+HEAD = "0014"  # the newest migration; a test holds it equal to Alembic's head
 
 metadata = MetaData(
     naming_convention={
@@ -209,11 +209,14 @@ device = Table(
     Column("secret_generation", Integer),  # which secret of its group its key is made from; None: not proven yet
     Column("retire_deadline_at", BigInteger),
     Column("retired_reason", String),
+    Column("rekey_deadline_at", BigInteger),
+    Column("rekey_command_id", String),
     UniqueConstraint("group_id", "serial"),
     Index("ix_device_serial", "serial"),
     Index("ix_device_state", "state", "group_id", "serial"),
     Index("ix_device_batch", "batch", sqlite_where=text("batch IS NOT NULL")),
     Index("ix_device_retirement", "retire_deadline_at", sqlite_where=text("retire_deadline_at IS NOT NULL")),
+    Index("ix_device_rekey", "rekey_deadline_at", sqlite_where=text("rekey_deadline_at IS NOT NULL")),
     Index("ix_device_replaced_by", "replaced_by", sqlite_where=text("replaced_by IS NOT NULL")),
     # What the clock looks at: firmware states that someone still has to move on from.
     Index(

@@ -122,8 +122,10 @@ class Upkeep:
         moves = select(thing.c.holder_device_id).where(thing.c.move_deadline_at <= over)
         successors = select(thing.c.holder_device_id).where(thing.c.successor_deadline_at <= over)
         retired = select(device.c.device_id).where(device.c.retire_deadline_at <= over)
+        transfers = select(device.c.device_id).where(device.c.rekey_deadline_at <= over)
         async with self._database.read() as connection:
-            found = list((await connection.execute(moves.union(successors, retired).limit(limit))).scalars())
+            every = moves.union(successors, retired, transfers)
+            found = list((await connection.execute(every.limit(limit))).scalars())
             found += (await connection.execute(_silent(now).limit(limit))).scalars()
         return list(dict.fromkeys(found))[:limit]
 

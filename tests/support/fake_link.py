@@ -218,7 +218,7 @@ class FakeUpkeep:
 def _is_due(device, now) -> bool:
     if updates.is_due(device.firmware, now):
         return True
-    if device.retire_deadline_at is not None and device.retire_deadline_at <= now:
+    if any(at is not None and at <= now for at in (device.retire_deadline_at, device.rekey_deadline_at)):
         return True
     thing = device.thing
     if thing is None or thing.holder_device_id != device.device_id:

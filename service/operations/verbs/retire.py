@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.domain import retirement
 from service.domain.device import Device
 from service.operations.requests import check_text
-from service.operations.verbs.reprovision import deadline_of
+from service.operations.verbs.reprovision import deadline_of, no_longer
 from service.operations.verbs.verb import Applied, Role, World
 from service.operations.verbs.verb import Arguments as Arguments_
 
@@ -26,7 +26,7 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
         device,
         world.now,
         reason=arguments.reason,
-        deadline=deadline_of(arguments.deadline_s, retirement.MIN_DEADLINE, retirement.MAX_DEADLINE),
+        deadline=no_longer(deadline_of(arguments.deadline_s, retirement.MIN_DEADLINE, retirement.MAX_DEADLINE), world),
         command_id=world.command_id,
     )
     return Applied(after, events=events)

@@ -17,5 +17,6 @@ class Arguments(Arguments_):
 
 def apply(device: Device, _arguments: Arguments, world: World) -> Applied:
     group = world.catalogue.groups[device.group_id]
-    after, events = transfer.begin(device, group, world.now, command_id=world.command_id)
+    deadline = None if world.expires_at is None else world.expires_at - world.now
+    after, events = transfer.begin(device, group, world.now, deadline=deadline, command_id=world.command_id)
     return Applied(after, events=events)

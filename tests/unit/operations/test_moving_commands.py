@@ -328,6 +328,14 @@ async def test_what_a_command_waits_for_ends_with_it(database, commands, expires
     asked = ask("2", selector=named("sn-2"), arguments={"new": "line-1/new", "deadline_s": 7200}, **more)
     await commands.submit(THIS_MACHINE, "replace", asked)
     device = await devices.show(database, "sn-1")
+    await seed(database, "sn-3", "sn-4")
+    await commands.submit(
+        THIS_MACHINE, "retire", ask("3", selector=named("sn-3"), arguments={"deadline_s": 7200}, **more)
+    )
+    await commands.submit(THIS_MACHINE, "transfer", ask("4", selector=named("sn-4"), **more))
+    assert (await devices.show(database, "sn-3")).retire_deadline_at == device.thing.move.deadline_at
+    until = (await devices.show(database, "sn-4")).rekey_deadline_at
+    assert (until and until.timestamp()) == more.get("expires_at")
     successor = (await devices.show(database, "sn-2")).thing
     for until in (device.thing.move.deadline_at, successor.successor_deadline_at):
         assert (until - now).total_seconds() == pytest.approx(waits_s, abs=0.01)

@@ -1,6 +1,7 @@
 """A credential is renewed in good time, and a device that changed hands speaks with a new key only."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -131,10 +132,10 @@ async def test_a_certificate_s_life_is_its_own(tmp_path):
         assert (await peer.online())["ok"]
 
 
-async def opened(site):
+async def opened(site, **more):
     async with site.store.batch() as batch:
         before = device_of(site)
-        after, events = transfer.begin(before, site.store.catalogue.groups["line-1"], site.clock.now)
+        after, events = transfer.begin(before, site.store.catalogue.groups["line-1"], site.clock.now, **more)
         await batch.save(Changes(devices=((before, after),), events=events))
 
 
@@ -244,3 +245,36 @@ async def test_a_transfer_is_opened_once_and_not_for_public_keys():
     with pytest.raises(ServiceError) as refused:
         transfer.begin(device, group(key_kind=KeyKind.PUBLIC_KEY), device.registered_at)
     assert refused.value.cause == "transfer_public_key"
+
+
+async def test_a_transfer_that_is_asked_for_again_may_be_open_for_longer():
+    device, hour = registered(), timedelta(hours=1)
+    now = device.registered_at
+    open_, _ = transfer.begin(device, group(), now, deadline=hour)
+    assert open_.rekey_deadline_at == now + hour
+    assert transfer.begin(open_, group(), now, deadline=hour / 2) == (open_, ())
+    assert transfer.begin(open_, group(), now, deadline=hour * 2)[0].rekey_deadline_at == now + hour * 2
+    assert transfer.begin(open_, group(), now)[0].rekey_deadline_at is None
+
+
+async def test_a_transfer_whose_time_is_over_leaves_the_device_its_key(tmp_path):
+    async with running(tmp_path, world=catalogue(group(reactivation=Reactivation.OPEN))) as site:
+        await in_service(site)
+        key = device_of(site).key
+        await opened(site, deadline=timedelta(minutes=10), command_id="c1")
+        site.clock.advance(599)
+        await site.pipeline.ticker.tick()
+        await site.settle()
+        assert device_of(site).rekey
+        site.clock.advance(1)
+        await site.pipeline.ticker.tick()
+        await site.settle()
+        assert not device_of(site).rekey
+        told = site.store.events[-1]
+        assert (told.kind, told.command_id, told.data) == ("transfer_failed", "c1", {"cause": "deadline"})
+        again = Peer(site)
+        again.session, again.nonce, again.boot_count = "5" * 32, b"n" * 16, 2
+        assert (await again.activate())["ok"]
+        assert "rekey" not in again.grant
+        assert (await again.online())["ok"]
+        assert device_of(site).key == key

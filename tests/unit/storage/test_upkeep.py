@@ -237,6 +237,17 @@ async def test_a_retired_device_is_due_at_its_deadline(database, upkeep):
     assert await upkeep.due(deadline) == ["dev-retired"]
 
 
+async def test_a_device_is_due_when_the_time_of_its_transfer_is_over(database, upkeep):
+    deadline = NOW + timedelta(hours=1)
+    sold = a_device("sold", rekey=True, rekey_deadline_at=deadline, rekey_command_id="c1")
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, sold), (None, a_device("open", rekey=True)))))
+        stored = (await batch.load(device_ids=["dev-sold"])).by_device_id["dev-sold"]
+    assert (stored.rekey_deadline_at, stored.rekey_command_id) == (deadline, "c1")
+    assert await upkeep.due(deadline - timedelta(milliseconds=1)) == []
+    assert await upkeep.due(deadline) == ["dev-sold"]
+
+
 async def test_changes_by_others_are_found_once(database, upkeep):
     device = a_device()
     kinds = ("registered", "move_started", "confirmed", "target_changed")
