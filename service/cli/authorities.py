@@ -37,7 +37,7 @@ def rotate_ca(environment: Environment, as_json: context.JsonOption = False) -> 
 def use_ca(
     environment: Environment,
     at_most: Annotated[
-        int, typer.Option(help="How many devices may be left that do not know the next one; they are lost.")
+        int, typer.Option(help="How many devices in service may be left that do not know the next one; they are lost.")
     ] = 0,
     as_json: context.JsonOption = False,
 ) -> None:
@@ -48,7 +48,7 @@ def use_ca(
 def forget_ca(
     environment: Environment,
     at_most: Annotated[
-        int, typer.Option(help="How many devices may be left whose credential is from before the exchange.")
+        int, typer.Option(help="How many devices may be left that still use a credential from before the exchange.")
     ] = 0,
     as_json: context.JsonOption = False,
 ) -> None:
@@ -81,4 +81,9 @@ def _show(found: Authorities) -> None:
     if found.next is not None:
         print(f"next: {found.next}\ndevices that have still to hear of it: {found.waiting}")
     elif found.previous is not None:
-        print(f"previous: {found.previous}\ndevices with no credential since: {found.waiting}")
+        print(f"previous: {found.previous}\ndevices that still use a credential from before: {found.waiting}")
+    if found.not_activated or found.blocked:
+        print(
+            f"not counted, since nobody can tell them: {found.not_activated} without a credential that were registered "
+            f"before, {found.blocked} blocked\nThose that know only an older authority need a new device file."
+        )

@@ -60,12 +60,18 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Authorities:
-    """SHA-256 fingerprints in hex. `waiting`: devices that have still to hear of the next one, or to leave the previous."""
+    """SHA-256 fingerprints in hex. `waiting`: devices that have still to hear of the next one, or to leave the previous.
+
+    Beside them those that cannot be told, because they have no credential: `blocked`, and `not_activated`, which were
+    registered before the step that is waited for. Which authority they know is not known here.
+    """
 
     current: str
     next: str | None
     previous: str | None
     waiting: int
+    blocked: int = 0
+    not_activated: int = 0
 
 
 async def announce(
@@ -95,8 +101,10 @@ async def announce(
 async def use_next(place: Place, *, at_most: int = 0) -> Authorities:
     """Let the announced authority sign. The one before goes on being trusted, for the certificates that it has given.
 
+    Devices without a credential do not count: nothing can be told to them, however long one waits.
+
     Raises AuthorityError; ServiceError CONFLICT: none is announced, the database is in use, or more than `at_most` devices
-    could not verify their brokers any more. UNAVAILABLE.
+    in service could not verify their brokers any more. UNAVAILABLE.
     """
     await asyncio.to_thread(take_over, place.database)
     if not place.next.exists():
@@ -126,7 +134,7 @@ async def forget(place: Place, *, at_most: int = 0) -> Authorities:
     Devices go on being told of the present one: it is not what their factory gave them.
 
     Raises AuthorityError; ServiceError CONFLICT: there is none, the database is in use, or more than `at_most` devices
-    have not taken a credential since the exchange. UNAVAILABLE.
+    still use a credential from before the exchange. UNAVAILABLE.
     """
     await asyncio.to_thread(take_over, place.database)
     if not place.previous.exists() or place.next.exists():
@@ -134,7 +142,7 @@ async def forget(place: Place, *, at_most: int = 0) -> Authorities:
     left = (await status(place)).waiting
     if left > at_most:
         raise conflict(
-            "ca_previous_needed", f"{left} devices have taken no credential since the exchange", devices=left
+            "ca_previous_needed", f"{left} devices still use a credential from before the exchange", devices=left
         )
     _write(place.directory / CERTIFICATE, Authority.load(place.directory).ca_pem)
     shutil.rmtree(place.previous)
@@ -146,27 +154,34 @@ async def status(place: Place) -> Authorities:
     following = Authority.load(place.next).ca_pem if place.next.exists() else None
     before = Authority.load(place.previous).ca_pem if place.previous.exists() else None
     current = Authority.load(place.directory)
-    waiting = 0
+    counts = (0, 0, 0)
     if following is not None or before is not None:
-        at = datetime.fromtimestamp((place.directory / KEY).stat().st_mtime, UTC)
-        condition = _heard(following) if following is not None else _renewed(at)
+        since = _made_at(place.next if following is not None else place.directory)
+        condition = _heard(following) if following is not None else _renewed(since)
         database = await Database.open(place.database, KeyFile.load(place.key_file).sealer(), check=False)
         try:
-            waiting = await _without(database, place.environment, condition)
+            counts = await _without(database, place.environment, condition, since)
         finally:
             await database.close()
     shown = [None if one is None else _fingerprint(one) for one in (following, before)]
-    return Authorities(_fingerprint(current.ca_pem), shown[0], shown[1], waiting)
+    return Authorities(_fingerprint(current.ca_pem), *shown, *counts)
 
 
-async def _without(database: Database, environment: str, condition: Any) -> int:
-    """Devices in use there of which no confirmed credential meets the condition; those that never activated count."""
-    of = credential.c
-    met = exists().where(of.device_id == device.c.device_id, of.state == "confirmed", condition)
-    query = selectors.statement(Selection(Selector(environment=environment), None, None), func.count())
+def _made_at(directory: Path) -> datetime:
+    return datetime.fromtimestamp((directory / KEY).stat().st_mtime, UTC)
+
+
+async def _without(database: Database, environment: str, condition: Any, since: datetime) -> tuple[int, int, int]:
+    """Devices in use there: whose confirmed credential does not meet the condition; blocked; in stock since before."""
+    of, state = credential.c, device.c.state
+    in_service = exists().where(of.device_id == device.c.device_id, of.state == "confirmed")
+    is_blocked = state == DeviceState.BLOCKED.value
+    in_stock = ~in_service & ~is_blocked & (device.c.registered_at < to_ms(since))
+    counts = [func.count().filter(one) for one in (in_service & ~in_service.where(condition), is_blocked, in_stock)]
+    query = selectors.statement(Selection(Selector(environment=environment), None, None), *counts)
     async with database.read() as connection:
-        found = await connection.execute(query.where(device.c.state.not_in(_OUT_OF_USE), ~met))
-        return int(found.scalar_one())
+        found = (await connection.execute(query.where(state.not_in(_OUT_OF_USE)))).one()
+    return int(found[0]), int(found[1]), int(found[2])
 
 
 def _heard(certificate: str) -> Any:

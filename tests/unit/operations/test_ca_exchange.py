@@ -54,9 +54,14 @@ def trusted(place):
     return certificates_of((place.directory / "ca.pem").read_text())
 
 
-async def add(place, serial, *, doc=None, heard=True, environment="prod", state=DeviceState.CONFIRMED, created_at=NOW):
+LONG_AGO, LATER = (NOW.replace(year=year) for year in (2000, 2999))
+
+
+async def add(
+    place, serial, *, doc=None, heard=True, environment="prod", state=DeviceState.CONFIRMED, created_at=NOW, **fields
+):
     """A device; `doc`: the newest document of its credential."""
-    device = a_device(serial, state=state, environment=environment)
+    device = a_device(serial, state=state, environment=environment, **fields)
     if state is DeviceState.CONFIRMED:
         thing = a_thing(device, thing_id=f"{serial:f>32}", name=serial, environment=environment)
         row = a_credential(
@@ -105,15 +110,32 @@ async def test_devices_that_have_not_heard_keep_the_old_authority_in_use(place):
     await add(place, "1", doc=document(place))
     await add(place, "2", doc=document(place, "json"))
     await add(place, "3", doc=document(place), heard=False)
-    await add(place, "4", state=DeviceState.REGISTERED)  # knows what the factory gave it
     await add(place, "5", state=DeviceState.RETIRED)
     await add(place, "6", environment="elsewhere")
-    assert (await ca_exchange.status(place)).waiting == 3
+    assert (await ca_exchange.status(place)).waiting == 2
     before = trusted(place)
-    assert await refused(ca_exchange.use_next(place, at_most=2)) == ("CONFLICT", "ca_untold")
+    assert await refused(ca_exchange.use_next(place, at_most=1)) == ("CONFLICT", "ca_untold")
     assert (trusted(place), Authority.load(place.directory).ca_pem) == (before, before[0])
-    await ca_exchange.use_next(place, at_most=3)
+    await ca_exchange.use_next(place, at_most=2)
     assert Authority.load(place.directory).ca_pem == before[1]
+
+
+async def test_devices_that_cannot_be_told_are_said_apart_and_hold_nothing_up(place):
+    await ca_exchange.announce(place)
+    await add(place, "1", doc=document(place))
+    await add(place, "2", state=DeviceState.REGISTERED, registered_at=LONG_AGO)  # knows what the factory gave it
+    await add(place, "3", state=DeviceState.ACTIVATED, registered_at=LONG_AGO)
+    await add(place, "4", state=DeviceState.REGISTERED, registered_at=LATER)  # its file names both
+    await add(place, "5", state=DeviceState.BLOCKED, registered_at=LONG_AGO)
+    await add(place, "6", state=DeviceState.RETIRED, registered_at=LONG_AGO)
+    await add(place, "7", state=DeviceState.REGISTERED, registered_at=LONG_AGO, environment="elsewhere")
+
+    def apart(told):
+        return told.waiting, told.not_activated, told.blocked
+
+    assert apart(await ca_exchange.status(place)) == (0, 2, 1)
+    assert apart(await ca_exchange.use_next(place)) == (0, 2, 1)
+    assert apart(await ca_exchange.forget(place)) == (0, 0, 0)
 
 
 async def test_the_previous_authority_stays_for_as_long_as_a_device_has_a_credential_from_before(place):
