@@ -163,8 +163,11 @@ async def status(place: Place) -> Authorities:
             counts = await _without(database, place.environment, condition, since)
         finally:
             await database.close()
-    shown = [None if one is None else _fingerprint(one) for one in (following, before)]
-    return Authorities(_fingerprint(current.ca_pem), *shown, *counts)
+    return Authorities(_fingerprint(current.ca_pem), _shown(following), _shown(before), *counts)
+
+
+def _shown(certificate: str | None) -> str | None:
+    return None if certificate is None else _fingerprint(certificate)
 
 
 def _made_at(directory: Path) -> datetime:
