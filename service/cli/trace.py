@@ -18,7 +18,7 @@ def trace(
     device: Annotated[str, typer.Argument(metavar="GROUP/SERIAL", help="Or a bare serial where it is unique.")],
     as_json: context.JsonOption = False,
 ) -> None:
-    """Every step of a device: time, code, true cause and what to do about it."""
+    """Every step of a device, and of those that it replaced: time, code, true cause and what to do about it."""
     found = context.run(lambda database: traces.of_device(database, device))
     http = context.settings().http
     logins = list(dict.fromkeys(one.trace.credential_id for one in reversed(found.steps) if one.trace.credential_id))
@@ -27,6 +27,9 @@ def trace(
     unproven = traces.unproven(answer)
 
     def text() -> None:
+        for one in found.before:
+            print(f"{one.name}, which held the thing before")
+            _show(one.steps)
         print(found.name)
         _show(found.steps)
         if unproven:
@@ -37,8 +40,12 @@ def trace(
             print("The service does not run here: what came without a valid proof is not known.")
         elif not found.steps:
             print("No step yet.")
+        if found.now is not None:
+            print(f"It was replaced; the thing goes on as {found.now}.")
 
-    context.emit({"name": found.name, "steps": found.steps, "unproven": unproven}, as_json=as_json, text=text)
+    document = {"name": found.name, "steps": found.steps, "unproven": unproven}
+    earlier = [{"name": one.name, "steps": one.steps} for one in found.before]
+    context.emit({**document, "before": earlier, "now": found.now}, as_json=as_json, text=text)
 
 
 def _show(steps: list[traces.Step]) -> None:

@@ -203,7 +203,7 @@ class Commander:
         if verb == "get":
             return {"device": await looking.get(self._database, operator, _read(Get, body).device)}
         if verb == "trace":
-            return {"steps": await looking.trace(self._database, operator, _read(Get, body).device)}
+            return await looking.trace(self._database, operator, _read(Get, body).device)
         if verb == "list":
             asked = _read(List, body)
             page = await looking.list_page(

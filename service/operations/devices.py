@@ -13,17 +13,15 @@ from datetime import datetime
 from types import ModuleType
 from typing import Any
 
-from sqlalchemy import select
-
 from service.domain import event, moves
 from service.domain.catalogue import Catalogue
 from service.domain.changes import Changes, Trace
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device
-from service.operations import selectors
+from service.operations import chains, selectors
 from service.operations.accounts import LOCAL
 from service.operations.placing import placed
-from service.operations.requests import bad_request, conflict, find_device, parse_device
+from service.operations.requests import DeviceName, bad_request, conflict, find_device, parse_device
 from service.operations.selectors import Selection, Selector
 from service.operations.verbs import block as verb_block
 from service.operations.verbs import unblock as verb_unblock
@@ -37,7 +35,6 @@ from service.storage.tables import thing as thing_table
 from service.storage.tables import version as version_table
 
 MAX_PAGE = 1000
-MAX_CHAIN = 100  # devices that are looked for, one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,26 +191,6 @@ async def _change(
 
 
 async def chain(database: Database, device: Device) -> list[str]:
-    """GROUP/SERIAL of every device that has held this device's thing, oldest first; itself alone where there is one.
-
-    A successor that has not taken over yet is not in it.
-    """
-    of = device_table.c
-    columns = (of.device_id, of.group_id, of.serial, of.replaced_by)
-    names = [f"{device.group_id}/{device.serial}"]
+    """GROUP/SERIAL of every device that has held this device's thing, oldest first."""
     async with database.read() as connection:
-        after = device.replaced_by
-        while after is not None and len(names) < MAX_CHAIN:
-            row = (await connection.execute(select(*columns).where(of.device_id == after))).first()
-            if row is None:
-                break
-            names.append(f"{row.group_id}/{row.serial}")
-            after = row.replaced_by
-        before = device.device_id
-        while len(names) < MAX_CHAIN:
-            row = (await connection.execute(select(*columns).where(of.replaced_by == before))).first()
-            if row is None:
-                break
-            names.insert(0, f"{row.group_id}/{row.serial}")
-            before = row.device_id
-    return names
+        return [str(one) for one in await chains.holders(connection, DeviceName(device.group_id, device.serial))]

@@ -92,21 +92,36 @@ async def list_page(
     return Seen(shown, "/".join(names[limit - 1]) if len(names) > limit else None)
 
 
-async def trace(database: Database, operator: Operator, name: str, *, limit: int = 20) -> list[dict[str, Any]]:
-    """The newest steps of a device, oldest first. Raises ServiceError as `get`."""
+async def trace(database: Database, operator: Operator, name: str, *, limit: int = 20) -> dict[str, Any]:
+    """The newest steps of a device, oldest first, and who held its thing before and does now, as far as it may be seen.
+
+    Raises ServiceError as `get`.
+    """
     await _seen(database, operator, name)
     found = await traces.of_device(database, name)
-    return [
-        {
-            "at": to_ms(step.trace.at),
-            "verb": step.trace.verb,
-            "step": step.trace.step,
-            **({"code": step.trace.code} if step.trace.code else {}),
-            **({"cause": step.trace.cause, "hint": step.hint} if step.trace.cause else {}),
-            **({"detail": step.trace.detail} if step.trace.detail else {}),
-        }
-        for step in found.steps[-limit:]
-    ]
+    before = [str(one.name) for one in found.before if await _may_see(database, operator, str(one.name))]
+    now = str(found.now) if found.now and await _may_see(database, operator, str(found.now)) else None
+    shown = {"steps": [_step(one) for one in found.steps[-limit:]], "before": before, "now": now}
+    return {name: value for name, value in shown.items() if value or name == "steps"}
+
+
+def _step(step: traces.Step) -> dict[str, Any]:
+    return {
+        "at": to_ms(step.trace.at),
+        "verb": step.trace.verb,
+        "step": step.trace.step,
+        **({"code": step.trace.code} if step.trace.code else {}),
+        **({"cause": step.trace.cause, "hint": step.hint} if step.trace.cause else {}),
+        **({"detail": step.trace.detail} if step.trace.detail else {}),
+    }
+
+
+async def _may_see(database: Database, operator: Operator, name: str) -> bool:
+    try:
+        await _seen(database, operator, name)
+    except ServiceError:
+        return False
+    return True
 
 
 async def _seen(database: Database, operator: Operator, name: str) -> tuple[Device, Catalogue]:

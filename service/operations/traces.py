@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.changes import Trace
+from service.operations import chains
 from service.operations.hints import hint_of
 from service.operations.requests import DeviceName, conflict, not_found, parse_device
 from service.storage.database import Database
@@ -30,22 +31,31 @@ class Step:
 class DeviceTrace:
     name: DeviceName
     steps: list[Step]  # oldest first; the newest 200 or so are kept
+    before: tuple[DeviceTrace, ...] = ()  # of the devices that held its thing earlier, oldest first
+    now: DeviceName | None = None  # which holds its thing since it was replaced
 
 
 async def of_device(database: Database, name: str) -> DeviceTrace:
-    """The steps of GROUP/SERIAL, or of a bare serial where it is unique.
+    """The steps of GROUP/SERIAL, or of a bare serial where it is unique, and of the devices that it has replaced.
 
     Only requests with a valid proof are here; a running service remembers the others (`unproven`). Raises ServiceError: NOT_FOUND, or CONFLICT with the candidates in `state`.
     """
     async with database.read() as connection:
         found = await _find(connection, name)
-        query = (
-            select(*_COLUMNS)
-            .where(trace.c.serial == found.serial, trace.c.group_id == found.group_id)
-            .order_by(trace.c.step_id)
-        )
-        steps = [trace_of(tuple(row)) for row in await connection.execute(query)]
-    return DeviceTrace(found, [Step(one, hint_of(one.cause)) for one in steps])
+        chain = await chains.holders(connection, found)
+        at = chain.index(found)
+        before = tuple([DeviceTrace(one, await _steps(connection, one)) for one in chain[:at]])
+        return DeviceTrace(found, await _steps(connection, found), before, chain[-1] if chain[at + 1 :] else None)
+
+
+async def _steps(connection: AsyncConnection, name: DeviceName) -> list[Step]:
+    query = (
+        select(*_COLUMNS)
+        .where(trace.c.serial == name.serial, trace.c.group_id == name.group_id)
+        .order_by(trace.c.step_id)
+    )
+    found = [trace_of(tuple(row)) for row in await connection.execute(query)]
+    return [Step(one, hint_of(one.cause)) for one in found]
 
 
 def unproven(answer: Mapping[str, Any] | None) -> list[Step]:

@@ -54,7 +54,7 @@ async def test_nothing_outside_of_the_account_s_ou_is_shown(database):
             assert await refused(look(database, EUROPE, f"line-1/out-{number}")) == ("FORBIDDEN", "out_of_scope")
     page = await looking.list_page(database, EUROPE, Selector(group=GROUP.group_id), now=NOW)
     assert [one["serial"] for one in page.devices] == ["in"]
-    assert await looking.trace(database, EUROPE, "line-1/in") == []
+    assert await looking.trace(database, EUROPE, "line-1/in") == {"steps": []}
 
 
 async def test_a_replacement_takes_no_device_from_outside_of_the_account_s_ou(database, commands):
