@@ -28,7 +28,6 @@ INSTALLED = "installed"
 WORKING = "working"
 FAILED = "failed"
 
-_SEAL_BYTES = 12 + 16  # nonce and tag
 _PROGRESS_STEP = 10
 _MAX_TRIES = 2  # downloads of one item that turned out to be something else
 
@@ -149,7 +148,7 @@ class ItemWork:
         item = self.item
         if item is None or self.failed or item["image"] or offset != len(self._bytes) or not data:
             return
-        whole = item["size"] + (_SEAL_BYTES if item["kind"] == SECRET else 0)
+        whole = item["size"] + (limits.SEAL_BYTES if item["kind"] == SECRET else 0)
         if size != whole or offset + len(data) > whole or len(data) > limits.MAX_PIECE_BYTES:
             self._fail(item, "wrong_size")
             return
@@ -193,7 +192,7 @@ class ItemWork:
         assert self._fetch is not None
         if self._download is None:
             chunk_size = self._context.policy.chunk_size
-            self._download = Download(self._context, item["sha256"], item["size"], chunk_size, self._store)
+            self._download = Download(self._context, item["image_id"], item["image_size"], chunk_size, self._store)
             self._download.open()
             self._percent = self._download.percent
         self._download.resume(self._fetch, now)
@@ -202,7 +201,7 @@ class ItemWork:
     def _after_chunk(self, item: "dict[str, Any]", download: Download) -> None:
         if download.complete:
             self._download = None
-            self._check = ImageCheck(self._context, item["sha256"], item["size"], self._store)
+            self._check = ImageCheck(self._context, item["image_id"], item["image_size"], self._store)
         elif download.percent >= self._percent + _PROGRESS_STEP:
             self._percent = download.percent
             self._tell(item, PENDING)
@@ -212,7 +211,9 @@ class ItemWork:
         if fits is None:
             return
         self._check = None
-        if fits:
+        if fits and item["kind"] == SECRET:
+            self._take_sealed(item)
+        elif fits:
             self._tell(item, FETCHED)
             self._install(item, None)
         else:
@@ -223,8 +224,15 @@ class ItemWork:
                 self._fail(item, "wrong_hash")
         self.go_on(now)
 
+    def _take_sealed(self, item: "dict[str, Any]") -> None:
+        """A secret that was downloaded as an image, and is what the manifest promised: opened in memory."""
+        try:
+            self._take(item, self._store.read(0, item["image_size"]))
+        except MemoryError:
+            self._fail(item, "no_memory")
+
     def _take(self, item: "dict[str, Any]", content: bytes) -> None:
-        """The whole bytes of an inline item."""
+        """The whole bytes of an inline item, or the sealed ones of a secret."""
         secret = None
         if item["kind"] == SECRET:
             cause, secret = self._open(item, content)

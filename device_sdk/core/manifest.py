@@ -33,7 +33,8 @@ class RefusedManifestError(Exception):
 def read(doc: bytes) -> "dict[str, Any]":
     """{"manifest_id", "items", "values"} of a document whose mac was right. Raises MalformedError.
 
-    An item is a map of name, kind, version, size, sha256 (64 hex), image (whether it is one), needs, signature, key_id.
+    An item is a map of name, kind, version, size, sha256 (64 hex), image (whether it is one), needs, signature, key_id;
+    and, of what comes by `fetch`, image_id and image_size: those of the sealed bytes where it is a secret.
     """
     values = fields.read_map(doc)
     manifest_id = fields.text(values, "manifest_id", limits.IMAGE_ID_HEX_CHARS)
@@ -81,11 +82,16 @@ def _item(value: object) -> "dict[str, Any]":
     digest = fields.raw(value, "sha256")
     signature = fields.raw(value, "signature")
     image = value.get("image") is True
-    size = fields.integer(value, "size", 1, _MAX_SIZE if image else limits.MAX_INLINE_BYTES)
+    size = fields.integer(value, "size", 1, _max_size(kind, image))
     if not ids.is_item_name(name) or kind not in KINDS or not versions.is_version(version):
         raise MalformedError("item")
-    if len(digest) != _DIGEST_BYTES or len(signature) != _SIGNATURE_BYTES or (image and kind == SECRET):
+    if len(digest) != _DIGEST_BYTES or len(signature) != _SIGNATURE_BYTES:
         raise MalformedError("item")
+    streamed, streamed_bytes = digest, size
+    if image and kind == SECRET:
+        streamed, streamed_bytes = fields.raw(value, "sealed"), size + limits.SEAL_BYTES
+        if len(streamed) != _DIGEST_BYTES:
+            raise MalformedError("item")
     return {
         "name": name,
         "kind": kind,
@@ -93,10 +99,18 @@ def _item(value: object) -> "dict[str, Any]":
         "size": size,
         "sha256": ids.hex_of(digest),
         "image": image,
+        "image_id": ids.hex_of(streamed),
+        "image_size": streamed_bytes,
         "needs": _needs(value.get("needs")),
         "signature": signature,
         "key_id": fields.text(value, "key_id", limits.ID_HEX_CHARS),
     }
+
+
+def _max_size(kind: str, image: bool) -> int:
+    if not image:
+        return limits.MAX_INLINE_BYTES
+    return limits.MAX_SECRET_BYTES if kind == SECRET else _MAX_SIZE
 
 
 def _needs(value: object) -> "list[tuple[str, str]]":

@@ -49,4 +49,6 @@ MAX_ITEMS = 40
 MAX_ITEM_NAME_CHARS = 64
 MAX_NEEDS = 16  # of one item
 MAX_INLINE_BYTES = 16 * 1024  # what is larger is an image of its own
+MAX_SECRET_BYTES = 1024 * 1024  # a device opens it in memory, as a whole
+SEAL_BYTES = 12 + 16  # nonce and tag
 MAX_PIECE_BYTES = 8 * 1024  # of an inline item in one reply; fits also as JSON

@@ -123,6 +123,12 @@ def _document(of: ManifestView) -> Document:
     return {**context.plain(of.head), "items": [_item(one) for one in of.items]}
 
 
+def _place(one: Item) -> str:
+    if one.is_sealed_image:
+        return "sealed image"
+    return "image" if one.image_id else "sealed" if one.secret else "inline"
+
+
 def _item(one: Item) -> Document:
     return {
         "name": one.name,
@@ -130,7 +136,7 @@ def _item(one: Item) -> Document:
         "version": one.version,
         "size": one.size,
         "needs": [str(need) for need in one.needs],
-        "bytes": "image" if one.image_id else "sealed" if one.secret else "inline",
+        "bytes": _place(one),
         "sha256": one.sha256,
         "key_id": one.key_id,
     }

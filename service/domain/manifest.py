@@ -17,6 +17,8 @@ from device_sdk.wire import manifest as rules
 from device_sdk.wire.canon import canon
 from service.errors import Secret
 
+MAX_SECRETS_BYTES = 4 * 1024 * 1024  # of one manifest together: the service holds them in memory while it is in use
+
 
 class ManifestError(ValueError):
     """No device could work with such a manifest; the text says why, for the operator who builds it."""
@@ -48,7 +50,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Its bytes are in one of three places: an image (any size), `content` or `secret` (at most 16 KiB each)."""
+    """Its bytes are in one of three places: an image (any size), `content` (at most 16 KiB) or `secret` (1 MiB)."""
 
     name: str
     kind: ItemKind
@@ -61,6 +63,11 @@ class Item:
     image_id: str | None = None
     content: bytes | None = None
     secret: Secret | None = None
+
+    @property
+    def is_sealed_image(self) -> bool:
+        """A secret that each device downloads as an image of its own, sealed for it alone."""
+        return self.secret is not None and self.size > limits.MAX_INLINE_BYTES
 
     def message(self, product: str) -> bytes:
         """The bytes that a release key signs. `product`: its name."""
@@ -80,8 +87,12 @@ class Manifest:
     def item(self, name: str) -> Item | None:
         return next((one for one in self.items if one.name == name), None)
 
+    @property
+    def sealed_images(self) -> tuple[Item, ...]:
+        return tuple(one for one in self.items if one.is_sealed_image)
+
     def image(self, prefix: bytes) -> Item | None:
-        """The item whose image begins with these 8 bytes of its digest."""
+        """The item whose image begins with these 8 bytes of its digest; sealed ones have another for each device."""
         wanted = prefix.hex()
         return next((one for one in self.items if one.image_id and one.image_id.startswith(wanted)), None)
 
@@ -123,17 +134,24 @@ def build(product_id: str, product: str, name: str, items: Sequence[Item]) -> Ma
     by_name = {one.name: one for one in items}
     ordered = tuple(by_name[one] for one in order)
     made = Manifest(manifest_id(product, name, ordered), product_id, name, ordered)
-    if len(packer.packb(document(made))) > limits.MAX_MANIFEST_BYTES:
+    if sum(one.size for one in ordered if one.secret is not None) > MAX_SECRETS_BYTES:
+        raise ManifestError(f"its secrets have more than {MAX_SECRETS_BYTES} bytes together")
+    digests = {one.name: bytes(32) for one in made.sealed_images}
+    if len(packer.packb(document(made, digests))) > limits.MAX_MANIFEST_BYTES:
         raise ManifestError("too many items for one manifest: put what belongs together into one image")
     return made
 
 
-def document(of: Manifest) -> dict[str, object]:
-    """What a device is told of it. The bytes of items come apart: images by `fetch`, all else by `item`."""
-    return {"manifest_id": of.manifest_id, "name": of.name, "items": [_told(one) for one in of.items]}
+def document(of: Manifest, sealed: Mapping[str, bytes]) -> dict[str, object]:
+    """What a device is told of it. The bytes of items come apart: images by `fetch`, all else by `item`.
+
+    `sealed`: by name, the SHA-256 of each sealed image as it is for this device.
+    """
+    items = [_told(one, sealed.get(one.name)) for one in of.items]
+    return {"manifest_id": of.manifest_id, "name": of.name, "items": items}
 
 
-def _told(item: Item) -> dict[str, object]:
+def _told(item: Item, sealed: bytes | None) -> dict[str, object]:
     told: dict[str, object] = {
         "name": item.name,
         "kind": item.kind.value,
@@ -145,8 +163,10 @@ def _told(item: Item) -> dict[str, object]:
     }
     if item.needs:
         told["needs"] = [[one.name, one.at_least] for one in item.needs]
-    if item.image_id is not None:
+    if item.image_id is not None or item.is_sealed_image:
         told["image"] = True
+    if item.is_sealed_image:
+        told["sealed"] = sealed
     return told
 
 
@@ -181,9 +201,15 @@ def _check(item: Item) -> None:
     places = [one for one in (item.image_id, item.content, item.secret) if one is not None]
     if len(places) != 1 or (item.kind is ItemKind.SECRET) != (item.secret is not None):
         raise ManifestError(f"{item.name}: its bytes are an image, content or, of kind secret only, a secret")
-    if item.image_id is None and item.size > limits.MAX_INLINE_BYTES:
-        raise ManifestError(f"{item.name}: over {limits.MAX_INLINE_BYTES} bytes it must be an image of its own")
-    if item.size < 1:
-        raise ManifestError(f"{item.name}: has no bytes")
+    _check_size(item)
     if item.image_id is not None and item.image_id != item.sha256:
         raise ManifestError(f"{item.name}: its image is another than its SHA-256 says")
+
+
+def _check_size(item: Item) -> None:
+    if item.size < 1:
+        raise ManifestError(f"{item.name}: has no bytes")
+    if item.secret is not None and item.size > limits.MAX_SECRET_BYTES:
+        raise ManifestError(f"{item.name}: a secret has at most {limits.MAX_SECRET_BYTES} bytes")
+    if item.content is not None and item.size > limits.MAX_INLINE_BYTES:
+        raise ManifestError(f"{item.name}: over {limits.MAX_INLINE_BYTES} bytes it must be an image of its own")

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service.brokers.gate import Login
 from service.credentials.authority import Authority, Csr
+from service.credentials.item_seals import ItemSeals, SealedImage
 from service.domain.catalogue import Catalogue
 from service.domain.device import Device
 from service.domain.event import Event
@@ -31,6 +32,7 @@ class World:
     random_bytes: Callable[[int], bytes]
     admit: Callable[[str, str], None]  # group, serial, both proven: raises ServiceError THROTTLED
     listening_since: datetime  # since when no message was missed
+    seals: ItemSeals
     told_service_keys: tuple[bytes, ...] = ()  # what devices of kind public_key are to trust; none: what they have
     down_since: Mapping[str, datetime] = field(default_factory=dict)  # environments whose operational link is down
 
@@ -87,6 +89,7 @@ class Authorise:
     thing_id: str
     image_id: str
     size: int
+    sealed: SealedImage | None = None  # where its bytes are no file, but made for this device
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from service.domain.device import Device
 from service.domain.staging import Unit
 from service.errors import ServiceError
 from service.handlers.decision import Authorise, Context, Decision
+from service.handlers.item import sealing_key
 from service.protocol.http_schemas import HttpFetch
 from service.protocol.schemas import Fetch
 
@@ -34,14 +35,26 @@ def handle(device: Device, request: Fetch, context: Context) -> Decision:
 
 def _of_manifest(device: Device, credential: Credential, unit: Unit, request: Fetch, context: Context) -> Decision:
     """In the warehouse: the images of the manifest's items. The credential counts as used from now on."""
-    item = unit.manifest.image(request.image) if unit.manifest is not None else None
-    if item is None or item.image_id is None or device.thing is None:
-        raise image_unknown()
+    effect = _authorise(device, unit, request.image, context)
     used = device
     if credential.last_heard_at is None:
         used = moves.put(device, replace(credential, last_heard_at=context.now))
-    effect = Authorise(context.owner, device.thing.thing_id, item.image_id, item.size)
     return Decision(device=used if used is not device else None, effects=(effect,))
+
+
+def _authorise(device: Device, unit: Unit, prefix: bytes, context: Context) -> Authorise:
+    """An image of the manifest; else one that is sealed for this unit, whose digest nobody else has."""
+    if unit.manifest is None or device.thing is None:
+        raise image_unknown()
+    thing_id = device.thing.thing_id
+    item = unit.manifest.image(prefix)
+    if item is not None and item.image_id is not None:
+        return Authorise(context.owner, thing_id, item.image_id, item.size)
+    for one in unit.manifest.sealed_images:
+        sealed = context.world.seals.image(sealing_key(device, context), one)
+        if bytes.fromhex(sealed.image_id).startswith(prefix):
+            return Authorise(context.owner, thing_id, sealed.image_id, sealed.size, sealed)
+    raise image_unknown()
 
 
 def version(device: Device, request: HttpFetch, context: Context) -> Decision:

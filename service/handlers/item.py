@@ -1,5 +1,7 @@
 """`item`: a piece of an item that is no image of its own; a secret comes sealed for this device alone. Pure.
 
+Owns also which key that is sealed with.
+
 Source: docs/protocol.md, section 9.4.
 """
 
@@ -7,13 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from device_sdk.wire import codes, keys, limits
+from device_sdk.wire import codes, limits
 from service.credentials import proofs
 from service.domain import manifest, moves, staging
 from service.domain.device import Device
-from service.errors import ServiceError
+from service.errors import Secret, ServiceError
 from service.handlers.decision import Context, Decision
 from service.protocol.schemas import Item
 
@@ -41,13 +41,16 @@ def handle(device: Device, request: Item, context: Context) -> Decision:
 
 
 def _content(device: Device, item: manifest.Item | None, context: Context) -> bytes | None:
-    if item is None or item.image_id is not None:
+    if item is None or item.image_id is not None or item.is_sealed_image:
         return None
     if item.secret is None:
         return item.content
+    return context.world.seals.whole(sealing_key(device, context), item)
+
+
+def sealing_key(device: Device, context: Context) -> Secret:
+    """The K that secrets are sealed for this unit with."""
     group = context.world.catalogue.groups[device.group_id]
     prover = proofs.signer_of(group, device, context.world.service_key)
     assert isinstance(prover, proofs.HmacProver)  # `stage` refused a public-key device
-    key = keys.item_key(prover.key.reveal(), item.name, item.version, proofs.hmac_sha256)
-    nonce = keys.item_nonce(key, bytes.fromhex(item.sha256), proofs.hmac_sha256)
-    return nonce + AESGCM(key).encrypt(nonce, item.secret.reveal(), None)
+    return prover.key

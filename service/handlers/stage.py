@@ -11,11 +11,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from device_sdk.wire import codes, keys
+from service.credentials import proofs
 from service.domain import manifest, moves, staging
 from service.domain.credential import CredentialState
 from service.domain.device import Device
 from service.domain.group import Group, KeyKind
-from service.domain.manifest import ItemKind
+from service.domain.manifest import ItemKind, Manifest
 from service.domain.staging import Unit
 from service.errors import ServiceError
 from service.handlers import activate
@@ -82,7 +83,7 @@ class _Warehouse(Door):
         assert unit is not None
         assert unit.manifest is not None
         assert thing is not None
-        content = manifest.document(unit.manifest)
+        content = manifest.document(unit.manifest, _digests(unit.manifest, prover, context))
         values = staging.warehouse_values(unit)
         if values:
             content["settings"] = {"values": values}
@@ -95,6 +96,15 @@ class _Warehouse(Door):
 
 
 _WAREHOUSE = _Warehouse()
+
+
+def _digests(of: Manifest, prover: Prover, context: Context) -> dict[str, bytes]:
+    """By name, of each secret that is an image of its own, as it is for this unit."""
+    if not of.sealed_images:
+        return {}
+    assert isinstance(prover, proofs.HmacProver)  # others were refused
+    sealed = {one.name: context.world.seals.image(prover.key, one) for one in of.sealed_images}
+    return {name: bytes.fromhex(one.image_id) for name, one in sealed.items()}
 
 
 def _nothing_to_install(unit: Unit, group: Group) -> ServiceError | None:

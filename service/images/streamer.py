@@ -18,7 +18,8 @@ from zlib import crc32
 
 from device_sdk.wire import codes, frames, limits
 from service.errors import ServiceError
-from service.images.pages import Files, Pages
+from service.images.pages import Files, OpenImage, Pages
+from service.images.sealed import WithSealed
 from service.mqtt.port import Link, LinkDown
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,8 @@ class Streamer:
         count: Callable[[str], None],
     ) -> None:
         self.bounds = bounds
-        self._pages = Pages(files, bounds.page_bytes, bounds.page_cache_bytes, bounds.open_images)
+        self._files = WithSealed(files)
+        self._pages = Pages(self._files, bounds.page_bytes, bounds.page_cache_bytes, bounds.open_images)
         self._monotonic = monotonic
         self._per_thing = per_thing
         self._overall = overall
@@ -159,6 +161,10 @@ class Streamer:
         if len(self._permits) > self.bounds.permits:
             self._permits.popitem(last=False)
         return permit
+
+    def keep(self, image_id: str, image: OpenImage) -> None:
+        """An image without a file, which somebody may fetch."""
+        self._files.keep(image_id, image)
 
     def permit(self, credential_id: str) -> Permit | None:
         """What this credential may fetch, if it was asked lately."""

@@ -62,7 +62,7 @@ class Part:
 
     @property
     def is_image(self) -> bool:
-        """Over 16 KiB it is downloaded as an image of its own."""
+        """Over 16 KiB it is downloaded as an image of its own. A secret never is one before it is sealed for a device."""
         return self.kind is not ItemKind.SECRET and self.size > limits.MAX_INLINE_BYTES
 
     def message(self, product: str) -> bytes:
@@ -132,7 +132,7 @@ def content_of(part: Part) -> bytes:
     """The bytes of a part that is no image. Raises ServiceError: it is not what was measured."""
     try:
         with part.path.open("rb") as file:
-            data = file.read(limits.MAX_INLINE_BYTES + 1)
+            data = file.read(limits.MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise bad_request("build_unreadable", f"cannot read {part.path}: {error.strerror}") from error
     if hashlib.sha256(data).hexdigest() != part.sha256:
@@ -146,8 +146,8 @@ def _part(one: _Entry, folder: Path) -> Part:
         found = measure(path)
     except OSError as error:
         raise bad_request("build_unreadable", f"cannot read {path}: {error.strerror}") from error
-    if one.kind == rules.SECRET and found.size > limits.MAX_INLINE_BYTES:
-        raise bad_request("build_size", f"{one.name}: a secret has at most {limits.MAX_INLINE_BYTES} bytes")
+    if one.kind == rules.SECRET and found.size > limits.MAX_SECRET_BYTES:
+        raise bad_request("build_size", f"{one.name}: a secret has at most {limits.MAX_SECRET_BYTES} bytes")
     needs = tuple(_need(one.name, text) for text in one.needs)
     return Part(one.name, ItemKind(one.kind), one.version, path, found.size, found.image_id, needs)
 

@@ -22,6 +22,8 @@ from service.storage.database import Database
 from service.storage.sealing import KID_BYTES, Sealer
 
 PAGE = 1000
+LARGE_PAGE = 10  # of tables whose values may have a megabyte and more
+_LARGE = frozenset({"manifest_secret", "enrolment_batch"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ async def reseal(database: Database, kid: str, *, page: int = PAGE) -> int:
                     select(key, column)
                     .where(column.is_not(None), _kid_of(column) != kid, key > after)
                     .order_by(key)
-                    .limit(page)
+                    .limit(min(page, LARGE_PAGE) if table.name in _LARGE else page)
                 )
                 found = (await connection.execute(query)).all()
                 if not found:

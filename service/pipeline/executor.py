@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_sdk.wire import codes
 from service.credentials.authority import Authority, CsrError, read_csr
+from service.credentials.item_seals import ItemSeals
 from service.domain import moves
 from service.domain.catalogue import Catalogue
 from service.domain.changes import Trace
@@ -112,6 +113,7 @@ class Executor:
         self._clock = clock
         self._random_bytes = random_bytes
         self._admit = admit
+        self._seals = ItemSeals()
         self.listening_since = clock()
         self.down_since: dict[str, datetime] = {}
 
@@ -159,6 +161,7 @@ class Executor:
             random_bytes=self._random_bytes,
             admit=self._admit,
             listening_since=self.listening_since,
+            seals=self._seals,
             told_service_keys=self._told_service_keys,
             down_since=self.down_since,
         )

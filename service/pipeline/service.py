@@ -287,6 +287,8 @@ class Pipeline:
             self._send(link, self._down(topics.OPERATIONAL, effect.credential_id, "desired"), effect.payload)
 
     def _authorise(self, effect: Authorise, job: Job) -> None:
+        if effect.sealed is not None:
+            self.streamer.keep(effect.image_id, effect.sealed)
         permit = self.streamer.authorise(effect.credential_id, effect.thing_id, effect.image_id, effect.size)
         self._stream(job, permit)
 

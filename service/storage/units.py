@@ -26,7 +26,8 @@ from service.storage.rows import Row, from_ms, to_ms
 from service.storage.sealing import Sealer, site_settings_aad
 from service.storage.warehouse_tables import equipment, item_report, site, site_settings
 
-MAX_MANIFESTS = 32  # kept in memory, with their inline items; those used last
+MAX_MANIFESTS = 32  # kept in memory, with their inline items and secrets; those used last
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # of what they hold, beside the newest
 _Name = tuple[str, str]  # group_id, serial
 Known = dict[str, tuple[Equipment, SettingsSaid]]  # by device id
 
@@ -92,9 +93,13 @@ class Units:
                 found[one] = self._manifests[one]
                 self._manifests.move_to_end(one)
         self._manifests.update(found)
-        while len(self._manifests) > MAX_MANIFESTS:
+        while len(self._manifests) > MAX_MANIFESTS or (len(self._manifests) > 1 and self._held() > MAX_MANIFEST_BYTES):
             self._manifests.popitem(last=False)
         return found
+
+    def _held(self) -> int:
+        """Bytes of all items that are no image files."""
+        return sum(item.size for one in self._manifests.values() for item in one.items if item.image_id is None)
 
 
 async def save(connection: AsyncConnection, changes: Sequence[tuple[Device | None, Device]]) -> None:

@@ -102,10 +102,12 @@ def stage():
     items = (
         entry("app", IMAGE, "software", "2.1", [("key", "1")], image=True),
         entry("key", b"secret", "secret", "1.0"),
+        entry("vault", IMAGE[:5000], "secret", "1.0", image=True),
     )
-    rig = WarehouseRig(WarehousePeer(items[0], items[1]), product=Gadget())
+    rig = WarehouseRig(WarehousePeer(items[0], items[1], items[2]), product=Gadget())
     rig.run(lambda: rig.off)
-    assert rig.shelf.order == ["key", "app"]
+    assert rig.shelf.order == ["key", "app", "vault"]
+    assert rig.shelf.installed["vault"] == ("1.0", IMAGE[:5000])
     assert rig.shelf.installed["app"] == ("2.1", IMAGE)
     rig.peer.settings = (1, {"features": {"kiosk": True}})
     rig.peer.want(handshake={"settings_rev": 1})

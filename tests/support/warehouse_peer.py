@@ -133,7 +133,11 @@ class WarehousePeer(Peer):
         self.values = {}  # of the warehouse step
         self.crypto = XorCrypto()
         for item, content in entries:
-            if item.get("image"):
+            if item.get("image") and item["kind"] == "secret":
+                sealed = self._sealed(item, content)
+                item["sealed"] = item.get("sealed", hashlib.sha256(sealed).digest())
+                self.serve(sealed)
+            elif item.get("image"):
                 self.serve(content)
 
     def _stage(self, session, request, out):
@@ -185,11 +189,14 @@ class WarehousePeer(Peer):
         self.used.add(owner)
         item, content = self.items[request["name"]]
         if item["kind"] == "secret":
-            key = keys.item_key(self.key, item["name"], item["version"])
-            nonce = keys.item_nonce(key, item["sha256"])
-            content = nonce + self.crypto.seal(key, nonce, content)
+            content = self._sealed(item, content)
         piece = content[request["offset"] : request["offset"] + 8192]
         return {"name": item["name"], "size": len(content), "data": piece}
+
+    def _sealed(self, item, content):
+        key = keys.item_key(self.key, item["name"], item["version"])
+        nonce = keys.item_nonce(key, item["sha256"])
+        return nonce + self.crypto.seal(key, nonce, content)
 
     def _staged(self, owner, request, out):
         missing = [

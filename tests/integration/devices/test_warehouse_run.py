@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from device_sdk.core.identity import Policy
 from device_sdk.core.ports import Product
 from device_sdk.drivers import failpoints
 from device_sdk.simulator.device import PowerPlan, VirtualDevice
 from device_sdk.simulator.power import PowerLostError
+from device_sdk.wire.keys import item_key, item_nonce
 from service.images.files import ImageFiles
 from service.installation import domain_environments
 from service.mqtt.port import EVERYWHERE, Role
@@ -33,12 +35,14 @@ from tests.support.warehouse import SETTINGS, SITE, Warehouse
 
 IMAGE = random.Random(8).randbytes(300_000)
 LARGE = random.Random(9).randbytes(150_000)
+VAULT = random.Random(10).randbytes(120_000)  # a secret that is an image of its own
 ITEMS = (
     ("app", "software", "2.1.0", IMAGE, ("runtime>=1.2", "wifi>=3")),
     ("runtime", "software", "1.10", LARGE, ()),
     ("menu", "content", "7", b"soup", ("app>=2",)),
     ("ca", "certificate", "1", b"-----BEGIN" * 1200, ()),  # in two pieces
     ("wifi", "secret", "3", SECRET, ()),
+    ("vault", "secret", "1.4", VAULT, ()),
 )
 INSTALLED = {name: (version, data) for name, _, version, data, _ in ITEMS}
 STREAMED = [hashlib.sha256(one).hexdigest() for one in (IMAGE, LARGE)]
@@ -57,14 +61,24 @@ class Unit(VirtualDevice):
     """Counts the power cuts within a download by the chunk stream: some chunks of this boot there, and not all."""
 
     cuts_in_download = 0
+    cuts_in_secret = 0  # of those, in that of the sealed image
 
     async def _life(self, stop: asyncio.Event) -> str:
         before = self.items.bytes_written
         try:
             return await super()._life(stop)
         except PowerLostError:
-            self.cuts_in_download += self.items.bytes_written > before and self.items.arriving in STREAMED
+            started = self.items.bytes_written > before
+            sealed = started and self.items.arriving == self.sealed_image()
+            self.cuts_in_secret += sealed
+            self.cuts_in_download += sealed or (started and self.items.arriving in STREAMED)
             raise
+
+    def sealed_image(self) -> str:
+        """The id of the vault as it is for this unit, made from its key by hand."""
+        key = item_key(self.identity.key, "vault", "1.4")
+        nonce = item_nonce(key, hashlib.sha256(VAULT).digest())
+        return hashlib.sha256(nonce + AESGCM(key).encrypt(nonce, VAULT, None)).hexdigest()
 
 
 @asynccontextmanager
@@ -109,13 +123,13 @@ async def powered(devices: Sequence[VirtualDevice]) -> AsyncIterator[None]:
         assert [one for one in done if one is not None] == []
 
 
-def units(site: Site, serials: list[str], cuts: int, timed: float) -> list[Unit]:
+def units(site: Site, serials: list[str], cuts: int, timed: float, within: int = CUT_WITHIN) -> list[Unit]:
     return [
         Unit(
             site.identity(serial),
             rng=random.Random(serial),
             policy=Policy(chunk_size=4096, window_chunks=8, backoff_first_s=0.2, request_timeout_s=5.0),
-            power_plan=PowerPlan(cuts=cuts, within=CUT_WITHIN, timed=timed),
+            power_plan=PowerPlan(cuts=cuts, within=within, timed=timed),
             product=Tablet(),
         )
         for serial in serials
@@ -180,8 +194,26 @@ def assert_nothing_leaks(site: Site) -> None:
     with contextlib.suppress(FileNotFoundError):
         raw += site.settings.database_path.with_name("firstlight.db-wal").read_bytes()
     assert SECRET not in raw
+    assert VAULT[:64] not in raw
+    files = [one for one in site.settings.images_dir.rglob("*") if one.is_file()]
+    assert sorted(one.stat().st_size for one in files) == sorted([len(IMAGE), len(LARGE)])
     assert b'"terminal"' not in raw
     assert ENVIRONMENT.encode() in raw  # what is looked at is the database
+
+
+@pytest.mark.parametrize(
+    "broker", ["embedded", pytest.param("mosquitto", marks=[pytest.mark.mosquitto, pytest.mark.long])]
+)
+async def test_a_large_secret_is_downloaded_through_power_cuts_and_opened(tmp_path: Path, broker: str) -> None:
+    serials = ["T-1", "T-2"]
+    async with a_warehouse(tmp_path, broker, serials, (ITEMS[-1],)) as site:
+        devices = units(site, serials, 6, 0.0, within=40)  # its download alone takes as many operations
+        async with powered(devices):
+            await all_of(devices, site, "out_of_box", 100.0)
+        assert [one.items.installed for one in devices] == [{"vault": ("1.4", VAULT)}] * 2
+        assert sum(one.cuts_in_secret for one in devices) >= 1
+        assert len({one.sealed_image() for one in devices}) == 2
+        assert [one for one in site.settings.images_dir.rglob("*") if one.is_file()] == []
 
 
 @pytest.mark.mosquitto

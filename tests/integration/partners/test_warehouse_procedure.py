@@ -35,6 +35,7 @@ FILES = {
     "menu.bin": b"soup of the day" * 700,  # in two pieces
     "payment-ca.pem": b"-----BEGIN CERTIFICATE-----",
     "licence.key": b"licence-" + os.urandom(16).hex().encode(),
+    "keystore.p12": os.urandom(48_000),  # a secret that is an image of its own
 }
 SETTINGS = {
     "features": {"kiosk": True, "locale": "fi"},
@@ -140,7 +141,7 @@ async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path
         said = await page.step(1)
         secret = base64.b64decode(re.search(r"group secret \(shown this once\): (\S+)", said[1])[1])
         built = await page.step(2)
-        assert "5 items" in built[0]
+        assert "6 items" in built[0]
         assert await page.step(3)
         # 4. Received and handed over.
         said = await page.step(4)
@@ -159,8 +160,13 @@ async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path
         for tablet in (wired, wired_too, wireless):
             await call(tablet.stage, *door)
         assert [one["name"] for one in wired.manifest["items"]] == [
-            "runtime", "payment-ca", "point-of-sale", "menu", "licence",
+            "runtime", "payment-ca", "point-of-sale", "menu", "licence", "keystore",
         ]  # fmt: skip
+        # The keystore is sealed for each of them: to another one it is no image at all.
+        sealed_for = [tablet.manifest["items"][-1]["sealed"] for tablet in (wired, wired_too, wireless)]
+        assert len(set(sealed_for)) == 3
+        with pytest.raises(RefusedError, match="IMAGE_UNKNOWN"):
+            await call(wireless.fetch_image_of, wired.manifest["items"][-1])
         (listed,) = await page.step(5)
         assert listed.count("staged") == 3
         # 6. Items, one of which fails on one tablet.
@@ -178,7 +184,7 @@ async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path
         assert "flash_worn" in failed
         assert "1 changed" in restaged
         await call(wired_too.stage, *door)
-        assert len(await call(wired_too.install_all)) == 5
+        assert len(await call(wired_too.install_all)) == 6
         assert json.loads(await page.run("warehouse", "failures", "SO-1001", "--json")) == []
         # 8. Shipped.
         assert "3 changed" in (await page.step(8))[0]
@@ -209,7 +215,7 @@ async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path
         await call(wired_too.link.close)
         erased = Tablet("tablets", "T-0002", burned(secret, "T-0002"), release_key, tls=tls)
         await call(erased.stage, *door)
-        assert len(await call(erased.install_all)) == 5
+        assert len(await call(erased.install_all)) == 6
         assert "1 changed" in (await page.step(11))[0]
         await call(erased.first_boot)
         assert erased.settings == {"payment": {"terminal": "T-90"}}
@@ -230,9 +236,9 @@ async def test_the_page_leads_from_a_device_type_to_tablets_in_the_hall(tmp_path
 
 
 def nothing_tells_a_secret(site: Site, group_secret: bytes) -> None:
-    """The licence, the group's secret and the hall's network key stand in no file of the service in the clear."""
+    """The licence, the keystore, the group's secret and the hall's network key stand in no file of the service."""
     for path in site.settings.data_dir.rglob("*"):
         if path.is_file():
             data = path.read_bytes()
-            for one in (FILES["licence.key"], group_secret, b"salt-and-sea"):
+            for one in (FILES["licence.key"], FILES["keystore.p12"][:64], group_secret, b"salt-and-sea"):
                 assert one not in data, path

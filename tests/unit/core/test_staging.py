@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import pytest
@@ -21,6 +22,8 @@ from tests.support.warehouse_peer import WarehousePeer, WarehouseRig, XorCrypto,
 IMAGE = random.Random(5).randbytes(20 * 256 + 7)
 CERTIFICATE = random.Random(6).randbytes(9000)  # two pieces
 SECRET = b"only for this unit"
+VAULT = random.Random(7).randbytes(9 * 256)  # sealed, and downloaded as an image
+SEALED_BYTES = len(VAULT) + 28
 MAX_WINDOW_BYTES = 2048
 
 
@@ -34,6 +37,7 @@ def entries():
         entry("app", IMAGE, "software", "2.1", [("licence", "1"), ("ca", "1.0")], image=True),
         entry("ca", CERTIFICATE, "certificate"),
         entry("licence", SECRET, "secret", "1.2"),
+        entry("vault", VAULT, "secret", "3", image=True),
     )
 
 
@@ -62,7 +66,8 @@ def restaged(rig):
 
 
 def check(rig):
-    assert rig.shelf.installed == {"app": ("2.1", IMAGE), "ca": ("1.0", CERTIFICATE), "licence": ("1.2", SECRET)}
+    plain = {"app": ("2.1", IMAGE), "ca": ("1.0", CERTIFICATE)}
+    assert rig.shelf.installed == {**plain, "licence": ("1.2", SECRET), "vault": ("3", VAULT)}
     assert rig.peer.step == "out_of_box"
     assert not rig.off or all(known["state"] != "confirmed" for known in rig.peer.credentials.values())
 
@@ -70,7 +75,7 @@ def check(rig):
 def test_a_unit_installs_every_item_after_what_it_needs_and_shuts_down_when_all_work():
     rig = boxed(fresh())
     check(rig)
-    assert rig.shelf.order == ["ca", "licence", "app"]
+    assert rig.shelf.order == ["ca", "licence", "app", "vault"]
     for name in rig.shelf.order:
         assert rig.peer.item_states(name) == ["pending", "fetched", "installed", "working"]
     assert rig.peer.stages == 1
@@ -99,7 +104,7 @@ def test_power_may_go_at_every_operation_of_a_staging(how):
         assert rig.cuts == 1
         check(rig)
         assert rig.peer.stages <= 2  # a second one only while the first was not used
-        twice = rig.shelf.area.write_bytes - len(IMAGE) - len(CERTIFICATE)
+        twice = rig.shelf.area.write_bytes - len(IMAGE) - len(CERTIFICATE) - SEALED_BYTES
         assert twice <= MAX_WINDOW_BYTES + len(CERTIFICATE), (cut_at, how)
         rig.unpack()
         online(rig)
@@ -168,6 +173,35 @@ def test_an_item_that_is_not_what_was_promised_is_reported_with_its_cause(given,
     assert [one["cause"] for one in rig.peer.said_items.values() if one["state"] == "failed"] == [cause]
     assert rig.shelf.installed == {} or cause == "wrong_hash"
     assert not rig.off
+
+
+def sealed(**changes):
+    return entry("vault", VAULT, "secret", "3", image=True, **changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "damage", "cause"),
+    [
+        (sealed(sealed=b"\1" * 32), None, "image_unknown"),
+        (sealed(), "chunks", "wrong_hash"),  # what came is not what was promised
+        (sealed(), "key", "wrong_seal"),  # it is, and sealed for another unit
+        (sealed(sha256=bytes(32)), None, "wrong_hash"),  # and with another secret in it
+    ],
+)
+def test_a_sealed_image_that_is_not_what_was_promised_is_reported_and_not_installed(given, damage, cause):
+    rig = fresh(given=(given,))
+    ((prefix, image),) = rig.peer.images.items()
+    if damage == "chunks":
+        rig.peer.images[prefix] = image[:-1] + bytes([image[-1] ^ 1])
+    elif damage == "key":
+        other = WarehousePeer()
+        other.key = b"k" * 32
+        foreign = other._sealed(*given)
+        rig.peer.serve(foreign)
+        given[0]["sealed"] = hashlib.sha256(foreign).digest()
+    rig.run(lambda: rig.peer.said_items.get("vault", {}).get("state") == "failed")
+    assert rig.peer.said_items["vault"]["cause"] == cause
+    assert rig.shelf.installed == {}
 
 
 def test_an_installer_that_cannot_says_why():

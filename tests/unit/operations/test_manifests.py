@@ -101,15 +101,31 @@ def test_a_description_that_is_none_is_refused(tmp_path):
     path.write_bytes(b"\xff")
     assert refused_now(builds.read, path) == "build_malformed"
     assert refused_now(builds.read, tmp_path / "none.toml") == "build_unreadable"
-    path = write_build(tmp_path, [one(kind="secret", data=b"x" * (limits.MAX_INLINE_BYTES + 1))])
+    path = write_build(tmp_path, [one(kind="secret", data=b"x" * (limits.MAX_SECRET_BYTES + 1))])
     assert refused_now(builds.read, path) == "build_size"
 
 
 async def test_an_item_may_have_16_kib_in_the_manifest_and_more_as_an_image(database, images, key, trusted, tmp_path):
     items = [one("a", data=b"a" * limits.MAX_INLINE_BYTES), one("b", data=b"b" * (limits.MAX_INLINE_BYTES + 1))]
     items.append(one("s", kind="secret", data=b"s" * limits.MAX_INLINE_BYTES))
+    items.append(one("t", kind="secret", data=b"t" * (limits.MAX_INLINE_BYTES + 1)))
     made = await make(database, images, write_build(tmp_path, items), key)
-    assert [item.image_id is not None for item in made.items] == [False, True, False]
+    assert [item.image_id is not None for item in made.items] == [False, True, False, False]
+    assert [item.is_sealed_image for item in made.items] == [False, False, False, True]
+    assert made.items[3].secret.reveal() == b"t" * (limits.MAX_INLINE_BYTES + 1)
+    assert list(images.stored()) == [made.items[1].image_id]  # a secret is no file
+
+
+async def test_the_secrets_of_a_manifest_have_4_mib_together(database, images, key, trusted, tmp_path):
+    full = [one(f"s{n}", kind="secret", data=bytes([n]) * limits.MAX_SECRET_BYTES) for n in range(4)]
+    parts = builds.read(write_build(tmp_path, full))
+    signatures = builds.sign(parts, key, product=PRODUCT.name)
+    one_more = builds.read(write_build(tmp_path, [*full, one("a", kind="secret")]))
+    more = builds.sign(one_more, key, product=PRODUCT.name)
+    given = {"product_id": PRODUCT.product_id, "static": False, "now": NOW}
+    refusal = manifests.build(database, images, name="more", parts=one_more, signatures=more, **given)
+    assert await refused(refusal) == ("BAD_REQUEST", "manifest_illegal")
+    assert await manifests.build(database, images, name="full", parts=parts, signatures=signatures, **given)
 
 
 async def test_every_item_is_signed_for_this_product_by_a_key_that_is_trusted(database, images, key, trusted, tmp_path):

@@ -120,9 +120,10 @@ async def test_devices_that_are_no_units_cost_one_question(store):
     assert not [one for one in asked if "item_report" in one or "device_type.name" in one or "site_settings.rev" in one]
 
 
-async def test_manifests_are_kept_only_so_many_and_read_anew_when_they_are_wanted(store, monkeypatch):
+@pytest.mark.parametrize("bound", ["MAX_MANIFESTS", "MAX_MANIFEST_BYTES"])
+async def test_manifests_are_kept_only_so_many_and_read_anew_when_they_are_wanted(store, monkeypatch, bound):
     await furnish(store)
-    monkeypatch.setattr(units, "MAX_MANIFESTS", 1)
+    monkeypatch.setattr(units, bound, 1)
     known = units.Units()
     made = [build(item("a", name.encode()), name=name) for name in ("one", "two")]
     read = []
