@@ -205,7 +205,7 @@ async def test_a_unit_whose_flash_was_erased_for_a_second_life_is_no_clone_of_it
 async def test_a_manifest_that_fills_its_bound_fits_the_reply(tmp_path):
     many = [item(f"item-{n:02}-" + "x" * 8, b"c") for n in range(limits.MAX_ITEMS)]
     full = build(*many)
-    assert len(packer.packb(manifest.document(full), {})) > limits.MAX_MANIFEST_BYTES * 0.8
+    assert len(packer.packb(manifest.document(full, {}))) > limits.MAX_MANIFEST_BYTES * 0.8
     world = catalogue(tls=True)
     world = replace(world, environments={"prod": replace(world.environments["prod"], ca_pem="C" * 5000)})
     async with running(tmp_path, devices=[handed_over(offered=full)], world=world) as site:
