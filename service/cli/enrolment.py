@@ -19,12 +19,19 @@ from service.domain.enrolment import Enrolment
 from service.errors import ServiceError
 from service.operations.accounts import LOCAL
 from service.operations.enrolment import adopting, dispatch, looking, reconcile, responding, tokens, wishes
+from service.operations.enrolment.books import Source
 from service.operations.enrolment.looking import BatchState
 from service.storage.database import Database
 
 app = typer.Typer(help="Device enrolment with external providers.", no_args_is_help=True)
 app.add_typer(enrolment_providers.app, name="provider")
 app.add_typer(enrolment_keys.app, name="key")
+Holds = Annotated[
+    list[str] | None, typer.Option("--holds", help="A serial that a platform for files says it holds; repeat it.")
+]
+HoldsNothing = Annotated[
+    bool, typer.Option("--holds-nothing", help="That platform says that it holds nothing of the order.")
+]
 OrderArgument = Annotated[str, typer.Argument(help="The number of the sales order.")]
 MAX_FILE_BYTES = 64 * 1024 * 1024
 
@@ -161,18 +168,12 @@ def void(order: OrderArgument, as_json: context.JsonOption = False) -> None:
 @app.command()
 def adopt(
     order: OrderArgument,
-    holds: Annotated[
-        list[str] | None, typer.Option("--holds", help="A serial that a platform for files says it holds; repeat it.")
-    ] = None,
-    holds_nothing: Annotated[
-        bool, typer.Option("--holds-nothing", help="That platform says that it holds nothing of the order.")
-    ] = False,
+    holds: Holds = None,
+    holds_nothing: HoldsNothing = False,
     as_json: context.JsonOption = False,
 ) -> None:
     """Take over here what the provider holds of an order, after an answer that was lost; nothing changes there."""
-    if holds and holds_nothing:
-        context.fail("give --holds or --holds-nothing")
-    told = holds or ([] if holds_nothing else None)
+    told = _told(holds, nothing=holds_nothing)
     found = _compared(lambda working: adopting.adopt(working, order, by=LOCAL, told=told))
 
     def text() -> None:
@@ -201,15 +202,24 @@ def give_up(order: OrderArgument, as_json: context.JsonOption = False) -> None:
 def override(
     order: OrderArgument,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would change at the provider.")] = False,
+    holds: Holds = None,
+    holds_nothing: HoldsNothing = False,
     as_json: context.JsonOption = False,
 ) -> None:
-    """Write the provider's order anew with the units that it has here (OV)."""
+    """Write the provider's order anew with the units that it has here (OV).
+
+    A dry run compares with what the provider holds; of one that exchanges files, with what it has acknowledged.
+    """
+    told = _told(holds, nothing=holds_nothing)
+    if told is not None and not dry_run:
+        context.fail("--holds and --holds-nothing belong to --dry-run; `adopt` takes them over")
     if not dry_run:
         _wish(order, lambda database, now: wishes.override(database, order, by=LOCAL, now=now), as_json=as_json)
         return
-    found = _compared(lambda working: reconcile.preview_override(working, order))
+    found = _compared(lambda working: reconcile.preview_override(working, order, told=told))
 
     def text() -> None:
+        _say_source(found)
         for word, serials in (("keeps", found.keeps), ("adds", found.adds), ("REMOVES", found.removes)):
             print(f"{word} {len(serials)}: {' '.join(serials) or '-'}")
 
@@ -217,11 +227,18 @@ def override(
 
 
 @app.command("reconcile")
-def reconcile_(order: OrderArgument, as_json: context.JsonOption = False) -> None:
-    """Compare an order with what the provider holds; exit code 1 where they differ."""
-    found = _compared(lambda working: reconcile.compare(working, order))
+def reconcile_(
+    order: OrderArgument, holds: Holds = None, holds_nothing: HoldsNothing = False, as_json: context.JsonOption = False
+) -> None:
+    """Compare an order with what the provider holds; exit code 1 where they differ.
+
+    A provider that exchanges files cannot be asked: then with what it has acknowledged, or what its people say.
+    """
+    told = _told(holds, nothing=holds_nothing)
+    found = _compared(lambda working: reconcile.compare(working, order, told=told))
 
     def text() -> None:
+        _say_source(found)
         print(f"order {order} at {found.provider_id}: {'the same' if found.same else 'DIFFERENT'}")
         print(f"here and there: {len(found.agreed)}")
         for word, serials in (("only here", found.only_here), ("only there", found.only_there), ("open", found.open)):
@@ -231,6 +248,27 @@ def reconcile_(order: OrderArgument, as_json: context.JsonOption = False) -> Non
     context.emit({**context.plain(found), "same": found.same}, as_json=as_json, text=text)
     if not found.same:
         raise typer.Exit(1)
+
+
+def _told(holds: list[str] | None, *, nothing: bool) -> list[str] | None:
+    if holds and nothing:
+        context.fail("give --holds or --holds-nothing")
+    return holds or ([] if nothing else None)
+
+
+def _say_source(of: reconcile.Difference | reconcile.Override) -> None:
+    """Whose word it is, where it is not the provider's own, just now."""
+    if of.source is Source.TOLD:
+        print(f"{of.provider_id} was not asked: it holds what was given here")
+    elif of.source is Source.BOOKS:
+        by = (
+            "it has acknowledged nothing yet"
+            if of.as_of is None
+            else f"its last answer is of {of.as_of:%Y-%m-%d %H:%M:%S} UTC"
+        )
+        print(f"{of.provider_id} exchanges files and cannot be asked: this is what it acknowledged by our books; {by}")
+        if of.refused:
+            print(f"since then it refused {of.refused}; whether something of that was done, only its people know")
 
 
 def _compared(action: Callable[[Any], Awaitable[Any]]) -> Any:

@@ -7,7 +7,7 @@ Batches, files and providers' own forms stand in operations/enrolment. Source: d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -277,6 +277,17 @@ def adopted(of: Standing, *, held: bool, there: Iterable[Unit]) -> Standing:
     has = set(there) if held else set()
     units = {unit: (THERE if unit in has else NOT_THERE).get(state, state) for unit, state in of.units.items()}
     return Standing(_found(of.order, set(units.values()), held=held), units, held)
+
+
+def acknowledged(before: frozenset[Unit], asked: Asked, failed: Collection[Unit]) -> frozenset[Unit]:
+    """The units that a provider has with an order, by its answer to a request that it accepted.
+
+    `failed`: those of the request that it named an error for. An order and an override say the whole list anew.
+    """
+    wrong = frozenset(failed)
+    if asked.request in (RequestType.ORDER, RequestType.OVERRIDE):
+        return frozenset(asked.listed) - wrong | (frozenset(asked.leaving) & wrong)
+    return before - (frozenset(asked.units) - wrong)
 
 
 def _found(order: Enrolment, states: set[Enrolment], *, held: bool) -> Enrolment:

@@ -1,7 +1,8 @@
 """The job `enrolment-upkeep`: lets go of what has ended, each after its own time, and of nothing that is open.
 
-Owns the deletes, page by page, so that no other writer waits long. Of each order the last transaction that its provider
-accepted stays, and all since: they say whether the provider holds it. A file's hash goes only when a document of its age
+Owns the deletes, page by page, so that no other writer waits long. Of each order the last transaction that said its whole
+list (an order, an override, a void) and that its provider accepted stays, and all since: they say what the provider holds
+(books.py). A file's hash goes only when a document of its age
 is refused for its age (load.py), so that no file is ever taken twice.
 """
 
@@ -13,6 +14,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Delete, and_, delete, exists, or_, select, tuple_
 
+from service.domain.enrolment import RequestType
 from service.operations import jobs
 from service.operations.enrolment import folders
 from service.operations.enrolment.rows import ACCEPTED
@@ -23,6 +25,7 @@ from service.storage.job_tables import taken_file
 from service.storage.rows import to_ms
 
 PAGE = 500  # rows of one database transaction
+WHOLE = tuple(one.value for one in (RequestType.ORDER, RequestType.OVERRIDE, RequestType.VOID))
 LARGE = 20  # the same of rows that bring much along: devices of a transaction, the document of a batch
 
 
@@ -60,7 +63,8 @@ async def _pages(database: Database, statement: Delete, page: int) -> int:
 
 def _transactions(before: datetime) -> Delete:
     of, later = enrolment_transaction.c, enrolment_transaction.alias()
-    since = and_(later.c.order_id == of.order_id, later.c.state.in_(ACCEPTED), later.c.finished_at > of.finished_at)
+    whole = and_(later.c.state.in_(ACCEPTED), later.c.request_type.in_(WHOLE))
+    since = and_(later.c.order_id == of.order_id, whole, later.c.finished_at > of.finished_at)
     old = select(of.transaction_id).where(of.finished_at < to_ms(before), exists().where(since)).limit(LARGE)
     return delete(enrolment_transaction).where(of.transaction_id.in_(old))
 

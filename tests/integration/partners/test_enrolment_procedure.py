@@ -209,5 +209,17 @@ def by_files(operator: Operator, platform: Platform, folder: Path, tmp_path: Pat
         ("enrolment_succeeded", "SO-1"), ("enrolment_failed", "SO-3"), ("enrolment_failed", "SO-2"),
     ]  # fmt: skip
     assert events[2]["notes"] == "OR COMPLETE_WITH_ERRORS\ntablets/U-2: B-7: no contract"
+    # 4. What the platform acknowledged, and what an override would do.
+    said_so = operator.does("enrolment", "reconcile", "SO-2")
+    assert "SO-2 at billing: the same" in said_so
+    assert "cannot be asked: this is what it acknowledged by our books; its last answer is of 20" in said_so
+    assert json.loads(operator.does("enrolment", "reconcile", "SO-2", "--json"))["source"] == "books"
+    operator.does("enrolment", "return", "SO-2", "U-1")
     operator.does("enrolment", "retry", "SO-2")
     assert operator.order("SO-2")[0] == "enrol_pending"
+    preview = operator.does("enrolment", "override", "SO-2", "--dry-run")
+    assert "REMOVES 1: U-1" in preview
+    assert "by our books" in preview
+    preview = json.loads(operator.does("enrolment", "override", "SO-2", "--dry-run", "--json"))
+    assert (preview["keeps"], preview["adds"], preview["removes"]) == ([], ["U-2"], ["U-1"])
+    assert "only there: U-9" in operator.does("enrolment", "reconcile", "SO-2", "--holds", "U-9", code=1)
