@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from service.errors import Secret
+
 BACKDATE = timedelta(minutes=5)  # a device's clock may be behind
 DEVICE_LIFE = timedelta(days=365)
 CA_LIFE = timedelta(days=365 * 20)
@@ -83,9 +85,24 @@ class Issued:
 class Csr:
     """A CSR that could be read; nothing of it is checked yet."""
 
+    der: bytes
     request: x509.CertificateSigningRequest
     public: CertificatePublicKeyTypes
     spki_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A certificate for a device that has proved itself. `serial` is 20 random bytes."""
+
+    environment: str
+    csr: Csr
+    credential_id: str
+    now: datetime
+    serial: bytes
+
+
+Signed = Issued | CsrError
 
 
 def read_csr(der: bytes) -> Csr:
@@ -93,7 +110,7 @@ def read_csr(der: bytes) -> Csr:
     try:
         request = x509.load_der_x509_csr(der)
         public = request.public_key()
-        return Csr(request, public, _spki_sha256(public))
+        return Csr(der, request, public, _spki_sha256(public))
     except _UNREADABLE as error:
         raise CsrError("csr_malformed", "the CSR cannot be read") from error
 
@@ -134,13 +151,22 @@ class Authority:
         try:
             if stat.S_IMODE(key_path.stat().st_mode) & 0o077:
                 raise AuthorityError("ca.key can be read by others; chmod 600 if nobody has, else make a new CA")
-            key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
-            certificate = x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+            return cls.from_pem(key_path.read_bytes(), (directory / "ca.pem").read_text("ascii"))
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
             raise AuthorityError("the CA's files are missing or damaged") from error
+
+    @classmethod
+    def from_pem(cls, key_pem: bytes, ca_pem: str) -> Authority:
+        """Raises AuthorityError, and what cryptography raises for what is no key or certificate."""
+        key = serialization.load_pem_private_key(key_pem, password=None)
+        certificate = x509.load_pem_x509_certificate(ca_pem.encode("ascii"))
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise AuthorityError("ca.key and ca.pem do not belong together")
         return cls(key, certificate)
+
+    def key_pem(self) -> Secret:
+        """For a process of our own that signs in its place."""
+        return Secret(_key_pem(self._key))
 
     def sign_csr(
         self, csr: Csr, credential_id: str, now: datetime, serial: bytes, life: timedelta = DEVICE_LIFE

@@ -12,7 +12,7 @@ from datetime import datetime
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service.brokers.gate import Login
-from service.credentials.authority import Authority, Csr
+from service.credentials.authority import Csr, Order, Signed
 from service.credentials.item_seals import ItemSeals, SealedImage
 from service.domain.catalogue import Catalogue
 from service.domain.device import Device
@@ -28,7 +28,7 @@ class World:
 
     catalogue: Catalogue
     service_key: Ed25519PrivateKey
-    authorities: Mapping[str, Authority]  # by environment, those that issue certificates
+    issuers: frozenset[str]  # environments that issue certificates
     random_bytes: Callable[[int], bytes]
     admit: Callable[[str, str], None]  # group, serial, both proven: raises ServiceError THROTTLED
     listening_since: datetime  # since when no message was missed
@@ -54,6 +54,7 @@ class Context:
     self_registered: Mapping[str, int] = field(default_factory=dict)  # group_id -> how many registered themselves
     answer: Answer | None = None  # of the group's hook, once it has been asked
     asked_in: str | None = None  # the environment whose brokers brought the message
+    signed: tuple[Order, Signed] | None = None  # the certificate that this message was found to need
     incomplete: bool = False  # there is more to load about the device, which only a proven message is worth
 
     def reply(self, request_id: str, fields: Mapping[str, object]) -> bytes:
@@ -62,6 +63,14 @@ class Context:
 
 class Incomplete(Exception):  # noqa: N818 - a request, not a fault
     """The message is proven: load the rest of its device, whose id this says, and handle it again."""
+
+
+class Unsigned(Exception):  # noqa: N818 - a request, not a fault
+    """The message gets a certificate: have this order signed and handle it again. So that many are signed together."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(order.credential_id)
+        self.order = order
 
 
 @dataclass(frozen=True, slots=True)

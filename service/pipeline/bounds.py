@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from device_sdk.wire import limits
+from service.images.streamer import StreamBounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +74,15 @@ class Bounds:
         """Raises ValueError where a promise of the protocol would not hold."""
         if self.dropped_kept_s < limits.DROPPED_KEPT_S:
             raise ValueError(f"rows of dropped credentials are kept for {limits.DROPPED_KEPT_S} s at least")
+
+    def stream(self) -> StreamBounds:
+        """Those of the chunk stream."""
+        return StreamBounds(
+            max_chunk_size=self.max_chunk_size,
+            permits=self.permits,
+            permit_s=self.permit_s,
+            page_bytes=self.page_bytes,
+            page_cache_bytes=self.page_cache_bytes,
+            turn_bytes=self.turn_bytes,
+            open_images=self.open_images,
+        )

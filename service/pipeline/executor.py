@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,8 +17,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_sdk.wire import codes
-from service.credentials.authority import Authority, CsrError, read_csr
+from service.credentials.authority import CsrError, Order, read_csr
 from service.credentials.item_seals import ItemSeals
+from service.credentials.signing import Signers
 from service.domain import moves
 from service.domain.catalogue import Catalogue
 from service.domain.changes import Trace
@@ -39,7 +40,7 @@ from service.handlers import (
     staged,
     tend,
 )
-from service.handlers.decision import Context, Decision, Effect, Incomplete, World
+from service.handlers.decision import Context, Decision, Effect, Incomplete, Unsigned, World
 from service.pipeline.jobs import Job
 from service.pipeline.ports import Batch, Store
 from service.pipeline.record import Record
@@ -99,7 +100,7 @@ class Executor:
         record: Record,
         *,
         service_key: Ed25519PrivateKey,
-        authorities: Mapping[str, Authority],
+        signers: Signers,
         clock: Callable[[], datetime],
         random_bytes: Callable[[int], bytes],
         admit: Callable[[str, str], None],
@@ -109,7 +110,7 @@ class Executor:
         self._store = store
         self._record = record
         self._service_key = service_key
-        self._authorities = authorities
+        self._signers = signers
         self._clock = clock
         self._random_bytes = random_bytes
         self._admit = admit
@@ -141,7 +142,7 @@ class Executor:
             async with self._store.batch() as batch:
                 working = await self._load(batch, jobs)
                 world = self._world(batch.catalogue)
-                outcomes = [await self._complete(job, batch, working, world) for job in jobs]
+                outcomes = await self._outcomes(jobs, batch, working, world)
                 if working.has_changes:
                     waiting = self._record.take_counters()
                     await batch.save(working.changes(waiting))
@@ -157,7 +158,7 @@ class Executor:
         return World(
             catalogue=catalogue,
             service_key=self._service_key,
-            authorities=self._authorities,
+            issuers=self._signers.environments,
             random_bytes=self._random_bytes,
             admit=self._admit,
             listening_since=self.listening_since,
@@ -188,6 +189,23 @@ class Executor:
             await batch.load(claimed=serials, credential_ids=credential_ids, spki=spki, device_ids=device_ids)
         )
 
+    async def _outcomes(self, jobs: Sequence[Job], batch: Batch, working: Working, world: World) -> list[Outcome]:
+        """Handle every message; those that get certificates once more, when these were signed, all together."""
+        outcomes: dict[Job, Outcome] = {}
+        open_jobs = jobs
+        while open_jobs:
+            ordered: list[tuple[Job, Order]] = []
+            for job in open_jobs:
+                try:
+                    outcomes[job] = await self._complete(job, batch, working, world)
+                except Unsigned as unsigned:
+                    ordered.append((job, unsigned.order))
+            signed = await self._signers.sign([order for _, order in ordered]) if ordered else []
+            for (job, order), one in zip(ordered, signed, strict=True):
+                job.signed = order, one
+            open_jobs = [job for job, _ in ordered]
+        return [outcomes[job] for job in jobs]
+
     async def _complete(self, job: Job, batch: Batch, working: Working, world: World) -> Outcome:
         """Handle one message; when it is proven and there is more to know of its device, load that and handle it again."""
         try:
@@ -200,7 +218,7 @@ class Executor:
         context = Context(
             world, self._clock(), job.owner, job.operational, job.trace_id, job.encoding,
             working.next_number, working.spki_in_use, csr=job.csr, self_registered=working.self_registered,
-            answer=job.answer, asked_in=(job.link.environment or None) if job.link is not None else None,
+            answer=job.answer, signed=job.signed, asked_in=(job.link.environment or None) if job.link is not None else None,
         )  # fmt: skip
         try:
             if job.verb == TEND:
@@ -210,7 +228,7 @@ class Executor:
             return self._operate(job, working, context)
         except ServiceError as error:
             return self._refused(job, error)
-        except Incomplete:
+        except (Incomplete, Unsigned):
             raise
         except Exception:
             log.exception("a handler failed", extra={"trace_id": job.trace_id, "verb": job.verb})

@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.credentials.authority import Csr
+from service.credentials.authority import Csr, Order, Signed
 from service.domain.hook import Answer
 from service.mqtt.port import Link
 from service.protocol.decode import Decoded
@@ -28,6 +28,7 @@ class Job:
     acknowledge: Callable[[], None] | None = None
     csr: Csr | None = None
     answer: Answer | None = None  # of the group's hook
+    signed: tuple[Order, Signed] | None = None  # its certificate
 
     @property
     def encoding(self) -> str:

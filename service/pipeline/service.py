@@ -18,13 +18,14 @@ from device_sdk.wire import codes, topics
 from service.brokers.gate import BrokerGate
 from service.credentials.authority import Authority
 from service.credentials.keyfile import KeyFile
+from service.credentials.signing import Signers
 from service.domain.changes import Trace
 from service.domain.credential import Credential
 from service.errors import ServiceError
 from service.handlers import hello
 from service.handlers.decision import AskHook, Authorise, Grant, Push
 from service.images.pages import Files
-from service.images.streamer import Permit, StreamBounds, Streamer
+from service.images.streamer import Permit, Streamer
 from service.mqtt.port import SPACES, Inbound, Link, Role, root_of
 from service.pipeline.bounds import Bounds
 from service.pipeline.calls import Call
@@ -89,11 +90,12 @@ class Pipeline:
             fetch=self._fetch_at_once,
             root=root,
         )
+        self.signers = Signers(authorities)
         self.executor = Executor(
             store,
             self.record,
             service_key=keys.service_private_key(),
-            authorities=authorities,
+            signers=self.signers,
             clock=clock,
             random_bytes=random_bytes,
             admit=self._admit_proven,
@@ -156,6 +158,7 @@ class Pipeline:
                         group.create_task(self.streamer.run_lane(link), name=f"streamer {environment}")
         finally:
             self.streamer.close()
+            await self.signers.close()
 
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new, finish what was taken, store the counters. Whether all was done in that time.
@@ -366,15 +369,7 @@ class Pipeline:
         bounds = self.bounds
         return Streamer(
             images,
-            StreamBounds(
-                max_chunk_size=bounds.max_chunk_size,
-                permits=bounds.permits,
-                permit_s=bounds.permit_s,
-                page_bytes=bounds.page_bytes,
-                page_cache_bytes=bounds.page_cache_bytes,
-                turn_bytes=bounds.turn_bytes,
-                open_images=bounds.open_images,
-            ),
+            bounds.stream(),
             monotonic=self._monotonic,
             per_thing=BucketTable(bounds.thing_bytes_rate, bounds.thing_bytes_burst, bounds.bucket_table),
             overall=BucketTable(bounds.stream_bytes_rate, bounds.stream_bytes_burst, 1),

@@ -9,7 +9,7 @@ import tempfile
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 
@@ -33,7 +33,7 @@ class Authority:
         return _signed(name, hosts, key, self._name, self._key, days)
 
 
-def a_csr(key: ec.EllipticCurvePrivateKey | None = None) -> bytes:
+def a_csr(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None) -> bytes:
     """A certificate request, DER, for this key or a new one."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     built = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())

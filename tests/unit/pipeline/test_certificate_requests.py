@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from device_sdk.wire import codes
 from service.credentials.authority import Authority
 from service.domain.credential import CredentialKind
+from service.pipeline.bounds import Bounds
 from tests.support.certificates import a_csr
 from tests.support.fake_link import START
 from tests.support.pipeline_site import Peer, catalogue, credentials, registered, running
@@ -62,3 +63,33 @@ async def test_a_bad_csr_is_a_bad_request_and_makes_nothing(tmp_path, bad):
         assert reply["code"] == codes.BAD_REQUEST
         assert not credentials(site)
         assert site.counted("csr_malformed") == 1
+
+
+async def test_many_in_one_batch_are_signed_together_and_each_gets_its_own(tmp_path):
+    """One with a wrong signature and one that asks twice among them; an activation counts once for its rate."""
+    authority = Authority.create(tmp_path / "ca", "prod", START)
+    serials = [f"sn-{number}" for number in range(7)]
+    wrong = bytearray(a_csr())
+    wrong[-1] ^= 1
+    csrs = {serial: a_csr() for serial in serials} | {"sn-2": bytes(wrong)}
+    async with running(
+        tmp_path, devices=map(registered, serials), world=catalogue(kinds=BOTH), authorities={"prod": authority},
+        bounds=Bounds(serial_burst=2.0),
+    ) as site:  # fmt: skip
+        peers = {serial: Peer(site, serial) for serial in serials}
+        nonces = {serial: await peer.hello() for serial, peer in peers.items()}
+        bodies = {serial: one.activate_body(nonces[serial], csr=csrs[serial]) for serial, one in peers.items()}
+        twice = [peers[serial].ask("b", "activate", bodies[serial]) for serial in [*serials, "sn-5"]]
+        commits = site.store.commits
+        replies = await asyncio.gather(*twice)
+        assert site.store.commits == commits + 1
+        assert [reply["code"] for reply in replies if not reply["ok"]] == [codes.BAD_REQUEST]
+        assert site.counted("csr_signature") == 1
+        assert [len(credentials(site, serial)) for serial in serials] == [1, 1, 0, 1, 1, 1, 1]
+        assert replies[5]["grant"] == replies[7]["grant"]
+        for serial, reply in zip(serials, replies, strict=False):
+            if reply["ok"]:
+                grant = peers[serial].unpack(peers[serial].raw(reply["grant"]))
+                certificate = x509.load_pem_x509_certificate(grant["certificate"].encode())
+                assert certificate.subject.rfc4514_string() == f"CN={grant['credential_id']}"
+                assert certificate.public_key() == x509.load_der_x509_csr(csrs[serial]).public_key()
