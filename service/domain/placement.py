@@ -113,8 +113,10 @@ def environment_of(catalogue: Catalogue, ou: str, named: str | None, present: st
 
 def check_bound(catalogue: Catalogue, ou: str | None, environment: str | None) -> None:
     """Raise ServiceError CONFLICT if the OU is bound to another environment than is named."""
-    bound = bound_environment(catalogue, ou) if ou is not None else None
-    if environment is not None and bound not in (None, environment):
+    if ou is None or environment is None:
+        return
+    bound = bound_environment(catalogue, ou)
+    if bound not in (None, environment):
         raise conflict("ou_bound", f"{ou} belongs to environment {bound}")
 
 

@@ -7,8 +7,8 @@ service writes. Holds one page in memory, however long the file.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -54,21 +54,31 @@ async def import_file(
     ServiceError: BAD_REQUEST for a file that cannot be read at all, UNAVAILABLE where the database does not take a
     page (the rows already yielded are registered; run the import again for the rest).
     """
-    with closing(_parsed(path, group_id)) as rows:
-        first = 1
-        while page := await asyncio.to_thread(list, islice(rows, PAGE_ROWS)):
-            outcomes = iter(
-                await register_page(
-                    database,
-                    [one for one in page if isinstance(one, Registration)],
-                    now=now(),
-                    random_bytes=random_bytes,
-                )
-            )
+    first = 1
+    async with aclosing(_pages(path, group_id)) as pages:
+        async for page in pages:
+            asked = [one for one in page if isinstance(one, Registration)]
+            outcomes = iter(await register_page(database, asked, now=now(), random_bytes=random_bytes))
             for row, parsed in enumerate(page, start=first):
                 yield RowOutcome(row, parsed if isinstance(parsed, Outcome) else next(outcomes))
             first += len(page)
             await asyncio.sleep(PAUSE_S)
+
+
+async def _pages(path: Path, group_id: str | None) -> AsyncGenerator[list[Parsed]]:
+    """The rows, page by page. The next page is read while somebody works on this one."""
+    with closing(_parsed(path, group_id)) as rows:
+
+        def read() -> asyncio.Task[list[Parsed]]:
+            return asyncio.create_task(asyncio.to_thread(list, islice(rows, PAGE_ROWS)), name="import: read ahead")
+
+        ahead = read()
+        try:
+            while page := await ahead:
+                ahead = read()
+                yield page
+        finally:
+            await asyncio.wait([ahead])  # the file is not closed under the thread that reads it
 
 
 def _parsed(path: Path, group_id: str | None) -> Generator[Parsed]:
@@ -118,8 +128,8 @@ def _public_keys(one: str | None, several: object) -> tuple[PublicKey, ...]:
 
 def _shown(value: object) -> str:
     """What of a wrong value may stand in a result line: short, printable."""
-    text = value if isinstance(value, str) else ""
-    return "".join(char if char.isprintable() else "?" for char in text[: limits.MAX_SERIAL_CHARS])
+    text = value[: limits.MAX_SERIAL_CHARS] if isinstance(value, str) else ""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _error(group_id: str, serial: str, cause: str, reason: str) -> Outcome:

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from device_sdk.wire import ids, limits
-from service.domain import event
 from service.domain.catalogue import Catalogue
 from service.domain.changes import Changes
 from service.domain.device import Device, DeviceState, KeyAlgorithm, PublicKey
@@ -28,7 +27,7 @@ from service.domain.group import Group, KeyKind
 from service.domain.identity import RANDOM_BYTES, uuid7
 from service.domain.placement import check_bound
 from service.errors import Secret, ServiceError
-from service.operations.placing import placed
+from service.operations import placing
 from service.operations.requests import bad_request, check_placement, conflict, not_found
 from service.storage.database import Database
 from service.storage.store import SqlStore
@@ -148,7 +147,7 @@ async def register_page(
             await batch.save(
                 Changes(
                     devices=tuple((None, device) for device in new),
-                    events=placed((event.of(device, "registered", now) for device in new), batch.catalogue),
+                    events=placing.registered(new, batch.catalogue, now),
                     counters={"device_registered": len(new)},
                 )
             )

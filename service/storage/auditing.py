@@ -103,21 +103,29 @@ def actor(default: str | None) -> Acting | None:
     return None if who is None else Acting(who, called("change"))
 
 
+# Of each table what the transaction changed: how many rows, the first and the last of them, whether it took them away.
+_TABLES = """
+SELECT one.of AS of, rows, one.key AS first, one.after IS NULL AS gone, other.key AS last
+FROM (SELECT of, count(*) AS rows, min(seq) AS low, max(seq) AS high FROM changed_row GROUP BY of)
+JOIN changed_row AS one ON one.seq = low JOIN changed_row AS other ON other.seq = high
+ORDER BY low
+"""
+_FEW = f"""
+SELECT of, key, owner, before, after FROM changed_row
+WHERE of IN (SELECT of FROM changed_row GROUP BY of HAVING count(*) <= {EACH}) ORDER BY seq
+"""  # noqa: S608 - a number of our own
+
+
 async def settle(connection: AsyncConnection, of: Acting) -> None:
     """Turn what the triggers have noted into audit rows, before the commit."""
-    found = (
-        await connection.exec_driver_sql("SELECT of, key, owner, before, after FROM changed_row ORDER BY seq")
-    ).all()
-    if not found:
+    tables = (await connection.exec_driver_sql(_TABLES)).all()
+    if not tables:
         return
+    each = (await connection.exec_driver_sql(_FEW)).all()
     await connection.exec_driver_sql("DELETE FROM changed_row")
-    tables: dict[str, list[Any]] = {}
-    for row in found:
-        tables.setdefault(row.of, []).append(row)
-    each = [row for noted in tables.values() if len(noted) <= EACH for row in noted]
     names = await _names(connection, {row.owner for row in each if row.owner is not None})
     rows = [_row(of, _Changed(row.of, row.key, row.owner, _map(row.before), _map(row.after)), names) for row in each]
-    rows += [_many(of, table, noted) for table, noted in tables.items() if len(noted) > EACH]
+    rows += [_many(of, one) for one in tables if one.rows > EACH]
     await connection.execute(insert(audit), rows)
 
 
@@ -153,10 +161,10 @@ def _row(of: Acting, one: _Changed, names: Mapping[str, tuple[str, str]]) -> dic
     return _values(of, {one.table: one.key}, before, after) | {"group_id": group_id, "serial": serial}
 
 
-def _many(of: Acting, table: str, changed: Sequence[Any]) -> dict[str, Any]:
-    counted = {"rows": len(changed), "first": changed[0].key, "last": changed[-1].key}
-    gone = changed[0].after is None
-    return _values(of, {table: len(changed)}, counted if gone else None, None if gone else counted)
+def _many(of: Acting, table: Any) -> dict[str, Any]:
+    """`table`: a row of _TABLES."""
+    counted = {"rows": table.rows, "first": table.first, "last": table.last}
+    return _values(of, {table.of: table.rows}, counted if table.gone else None, None if table.gone else counted)
 
 
 def _values(

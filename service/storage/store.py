@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -32,6 +33,9 @@ from service.storage.units import Units
 from service.storage.units import save as save_units
 
 Environments = Mapping[str, Environment]
+MANY = 512  # rows to insert at a time that are worth a statement of their own: more than any batch of messages has
+TOGETHER = 1000  # rows of one such statement, at most
+MOST_VALUES = 30_000  # of one statement; SQLite takes 32,766
 
 
 class SqlStore:
@@ -130,7 +134,7 @@ class SqlBatch:
 
     async def save(self, changes: Changes) -> None:
         """Devices, then things, then credentials, as foreign keys ask; dropped credentials before new and confirmed ones."""
-        devices, things, credentials = _Writes(device), _Writes(thing), _Writes(credential)
+        devices, things, credentials, events = _Writes(device), _Writes(thing), _Writes(credential), _Writes(event)
         keys: list[rows.Row] = []
         revoked: list[rows.Row] = []
         there = {
@@ -147,7 +151,9 @@ class SqlBatch:
         await _execute(self._connection, revocations.INSERT, revoked)
         now = datetime.now(UTC)
         await save_units(self._connection, changes.devices)
-        await _execute(self._connection, _INSERT_EVENT, [history_rows.event_row(one, now) for one in changes.events])
+        for one in changes.events:
+            events.insert(history_rows.event_row(one, now))
+        await events.execute(self._connection)
         await _execute(self._connection, _INSERT_TRACE, [history_rows.trace_row(step) for step in changes.traces])
         await _execute(
             self._connection,
@@ -173,7 +179,9 @@ class SqlBatch:
 
     def _compare_device(self, before: Device | None, after: Device, writes: _Writes, keys: list[rows.Row]) -> None:
         if before is None:
-            writes.insert({**rows.device_row(after), "key_sealed": rows.sealed_key(after, self._sealer)})
+            row = rows.device_row(after)
+            row["key_sealed"] = rows.sealed_key(after, self._sealer)
+            writes.insert(row)
             keys.extend(rows.public_key_rows(after))
             return
         if before.device_id != after.device_id or before.public_keys != after.public_keys:
@@ -255,7 +263,10 @@ class _Writes:
     async def execute(self, connection: AsyncConnection) -> None:
         for columns, parameters in self._first.items():
             await _execute(connection, _update(self._table, columns), parameters)
-        await _execute(connection, _insert(self._table), self._inserts)
+        if len(self._inserts) < MANY:
+            await _execute(connection, _insert(self._table), self._inserts)
+        else:
+            await _insert_many(connection, self._table, self._inserts)
         for columns, parameters in self._updates.items():
             await _execute(connection, _update(self._table, columns), parameters)
 
@@ -272,7 +283,6 @@ def _update(table: Table, columns: tuple[str, ...]) -> Update:
 
 
 _INSERT_TRACE = insert(trace)
-_INSERT_EVENT = insert(event)
 _SET_NUMBER = update(product).where(product.c.product_id == bindparam("of")).values(next_number=bindparam("number"))
 _ADD = upsert(counter)
 _ADD_COUNTER = _ADD.on_conflict_do_update(
@@ -310,3 +320,32 @@ async def _execute(connection: AsyncConnection, statement: Insert | Update, para
     if parameters:
         text, values = _compiled(statement, tuple(parameters[0]))
         await connection.exec_driver_sql(text, [values(row) for row in parameters])
+
+
+async def _insert_many(connection: AsyncConnection, table: Table, inserts: list[rows.Row]) -> None:
+    """Insert many rows that are much alike, hundreds by one statement, in which stands what is NULL or 0 in all of them.
+
+    Otherwise SQLite takes longer to be told the 34 values of each new device than to write them, and gives the
+    interpreter's lock back and forth for each.
+    """
+    alike = {
+        name: value
+        for name, value in inserts[0].items()
+        if (value is None or value == 0) and all(row[name] == value for row in inserts)
+    }
+    told = tuple(name for name in inserts[0] if name not in alike)
+    values = itemgetter(*told)
+    together = min(TOGETHER, MOST_VALUES // len(told), len(inserts))
+    whole = len(inserts) - len(inserts) % together
+    text = _insert_text(table, told, tuple(alike.items()), together)
+    for first in range(0, whole, together):
+        page = inserts[first : first + together]
+        await connection.exec_driver_sql(text, tuple(chain.from_iterable(map(values, page))))
+    await _execute(connection, _insert(table), inserts[whole:])
+
+
+@lru_cache(maxsize=16)
+def _insert_text(table: Table, told: tuple[str, ...], alike: tuple[tuple[str, Any], ...], count: int) -> str:
+    columns = ", ".join([*told, *(name for name, _ in alike)])
+    one = ", ".join([*("?" for _ in told), *("NULL" if value is None else "0" for _, value in alike)])
+    return f"INSERT INTO {table.name} ({columns}) VALUES {', '.join([f'({one})'] * count)}"  # noqa: S608 - names of our own

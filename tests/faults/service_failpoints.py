@@ -43,7 +43,7 @@ from service.pipeline.outbox import Outbox
 from service.pipeline.service import Pipeline
 from service.pipeline.ticker import Ticker
 from service.protocol import encode
-from service.storage import errors
+from service.storage import errors, store
 from service.storage.connections import Connections
 from service.storage.store import SqlBatch
 from service.storage.upkeep import Upkeep
@@ -187,6 +187,7 @@ def main() -> None:
     encode.RETRY.update(INTERNAL=(1, 1), UNAVAILABLE=(1, 1))
     errors.RETRY_MIN_S = errors.RETRY_MAX_S = 1
     imports.PAGE_ROWS = IMPORT_PAGE_ROWS
+    store.MANY, store.TOGETHER = 20, 20  # so that its pages are written as those of large files are
     app()
 
 

@@ -266,6 +266,16 @@ async def test_an_import_commits_page_by_page_and_lets_others_write_between(data
     assert seen == [11, 22, 33, 39]
 
 
+async def test_an_import_that_is_given_up_has_closed_its_file(database, tmp_path, monkeypatch):
+    monkeypatch.setattr(imports, "PAGE_ROWS", 10)
+    path = tmp_path / "devices.csv"
+    path.write_text("serial\n" + "".join(f"sn-{n}\n" for n in range(35)))
+    found = imports.import_file(database, path, group_id=GROUP.group_id, now=lambda: NOW, random_bytes=os.urandom)
+    assert (await anext(found)).row == 1
+    await found.aclose()  # an unclosed file would be a warning, and warnings are errors
+    assert (await stats.collect(database)).devices == {"registered": 10}
+
+
 # Lists
 
 
