@@ -18,28 +18,17 @@ import typer
 from pydantic import ValidationError
 
 from service.cli import context
-from service.domain.device import DeviceState
+from service.cli.selecting import SELECTION, selector_of
 from service.fleet import replies
 from service.installation import domain_environments, mass_guard
 from service.operations.accounts import THIS_MACHINE
-from service.operations.asked import field_refused
 from service.operations.command_rows import Command, CommandState, Status
 from service.operations.commands import Commands, Request
 from service.operations.outcomes import Result
-from service.operations.selectors import Selector
+from service.operations.requests import field_refused
 from service.storage.database import Database
 
 Action = Callable[[Commands, Database], Any]
-_SELECTION: dict[str, tuple[Any, Any]] = {
-    "device": (Annotated[list[str] | None, typer.Argument(metavar="[GROUP/SERIAL]...")], None),
-    "thing": (Annotated[list[str] | None, typer.Option(help="Select this thing, by its id; may stand often.")], None),
-    "group": (Annotated[str | None, typer.Option(help="Select the devices of this group.")], None),
-    "product": (Annotated[str | None, typer.Option(help="Select the devices of this product.")], None),
-    "in_ou": (Annotated[str | None, typer.Option(help="Select what is in this OU or below it.")], None),
-    "in_environment": (Annotated[str | None, typer.Option(help="Select what is in this environment.")], None),
-    "batch": (Annotated[str | None, typer.Option(help="Select the devices with this batch tag.")], None),
-    "state": (Annotated[DeviceState | None, typer.Option(help="Select the devices in this state.")], None),
-}
 _MORE: dict[str, tuple[Any, Any]] = {
     "dry_run": (
         Annotated[bool, typer.Option("--dry-run", help="Only say what would happen, device by device.")],
@@ -83,7 +72,7 @@ def selected_command(function: Callable[..., dict[str, Any]]) -> Callable[..., N
         selector = selector_of(given)
         ask(verb, request_from({**body, "selector": selector} if selector else body), as_json=given["as_json"])
 
-    return _extended(function, {**_SELECTION, **_MORE}, command)
+    return _extended(function, {**SELECTION, **_MORE}, command)
 
 
 def with_more(function: Callable[..., None], *names: str) -> Callable[..., None]:
@@ -116,29 +105,6 @@ def _extended(
     command.__doc__ = function.__doc__
     command.__name__ = function.__name__
     return command
-
-
-def selector_of(given: dict[str, Any]) -> dict[str, Any]:
-    """From the options that select devices; empty where there are none."""
-    names = {
-        "devices": given.get("device") or None,
-        "things": given.get("thing") or None,
-        "group": given.get("group"),
-        "product": given.get("product"),
-        "ou": given.get("in_ou"),
-        "environment": given.get("in_environment"),
-        "batch": given.get("batch"),
-        "state": given["state"].value if given.get("state") is not None else None,
-    }
-    return {name: value for name, value in names.items() if value is not None}
-
-
-def selector_read(given: dict[str, Any]) -> Selector:
-    """The same as a selector. Ends the command where it is none."""
-    try:
-        return Selector.model_validate(selector_of(given))
-    except ValidationError as error:
-        context.fail(field_refused(error, "option").public)
 
 
 def fields_of(given: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import resource
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -23,19 +22,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from service.cli.invocation import chosen_config, command_name
 from service.credentials.keyfile import KeyFile, KeyFileError, SealError
 from service.errors import Secret, ServiceError
-from service.settings import CONFIG_NAME, Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, load_settings
 from service.storage.auditing import acting
 from service.storage.database import Database
 
 MAX_OPEN_FILES = 65536
 PIPE_WIDTH = 1000  # columns of a table that is not shown on a terminal
 T = TypeVar("T")
-chosen_config: ContextVar[Path] = ContextVar("chosen_config", default=Path(CONFIG_NAME))  # main's callback sets it
-command_name: ContextVar[str] = ContextVar(
-    "command_name", default="change"
-)  # such as `product create`; main.py sets it
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document instead of text.")]
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import asking, context, device_file
+from service.cli import context, device_file, selecting
 from service.domain.device import Device, DeviceState, Firmware
 from service.errors import ServiceError
 from service.operations import devices, imports, registration
@@ -149,7 +149,7 @@ def list_(
 ) -> None:
     """Devices by group and serial, page by page."""
     named = {"state": state, "group": group, "product": product, "batch": batch, "thing": thing}
-    selector = asking.selector_read({**named, "in_ou": in_ou, "in_environment": in_environment})
+    selector = selecting.selector_read({**named, "in_ou": in_ou, "in_environment": in_environment})
     page = context.run(lambda database: devices.list_page(database, selector, after=after, limit=limit))
 
     def text() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli import context
-from service.cli.asking import request_from
+from service.cli.asking import request_from, with_more
 from service.installation import domain_environments
 from service.operations import accounts
 from service.operations.command_rows import Status
@@ -71,6 +71,9 @@ def onboard(
         as_json=as_json,
         text=lambda: print(f"{name} {words} to {ou}"),
     )
+
+
+command = with_more(onboard, "dry_run", "request_id", "expires_at")
 
 
 def _map(text: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Owns their words; asking.py adds the options that select devices and runs the co
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -131,16 +131,12 @@ SELECTED: Sequence[Callable[..., dict[str, Any]]] = (
 )
 
 
-def mount(app: typer.Typer) -> None:
-    """Add every verb."""
-    for function in SELECTED:
-        app.command(function.__name__.replace("_", "-"))(selected_command(function))
-    for name, command in (
-        ("replace", replacing.replace_),
-        ("undo-replace", replacing.undo_replace),
-        ("rename", rename),
-    ):
-        app.command(name)(with_more(command))
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    **{one.__name__.replace("_", "-"): selected_command(one) for one in SELECTED},
+    "replace": with_more(replacing.replace_),
+    "undo-replace": with_more(replacing.undo_replace),
+    "rename": with_more(rename),
+}
 
 
 def _pairs(values: Sequence[str], unset: Sequence[str]) -> dict[str, Any]:

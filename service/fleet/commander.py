@@ -25,10 +25,10 @@ from service.mqtt import account_topics
 from service.mqtt.port import Inbound, Link, LinkDown
 from service.operations import accounts, looking, warehouse_pages, warehouse_show
 from service.operations.accounts import Operator
-from service.operations.asked import field_refused
 from service.operations.command_rows import Command, CommandState, Status
 from service.operations.commands import Commands, Request
 from service.operations.outcomes import Result
+from service.operations.requests import field_refused
 from service.operations.selectors import Selector
 from service.pipeline.throttle import BucketTable
 from service.protocol import encode

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from device_sdk.wire import codes
 from service.errors import ServiceError
 from service.operations.accounts import Operator
-from service.operations.requests import bad_request
+from service.operations.requests import bad_request, field_refused
 from service.operations.verbs.making import Making
 from service.operations.verbs.table import FLEET, MAKING
 from service.operations.verbs.verb import Arguments, Verb
@@ -41,11 +41,3 @@ def arguments_of(model: type[Arguments], asked: Mapping[str, Any]) -> Arguments:
         return model.model_validate(dict(asked))
     except ValidationError as error:
         raise field_refused(error) from None
-
-
-def field_refused(error: ValidationError, what: str = "argument") -> ServiceError:
-    """Where and by which rule; never the value."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part)[:32] for part in first["loc"]) or "message"
-    word = {"extra_forbidden": "is unknown", "missing": "is missing"}.get(first["type"], "is wrong")
-    return bad_request("bad_argument", f"{what} {where} {word}", first["type"])

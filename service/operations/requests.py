@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -29,6 +30,14 @@ class DeviceName:
 
 def bad_request(cause: str, public: str, detail: str = "") -> ServiceError:
     return ServiceError("BAD_REQUEST", public, cause=cause, detail=detail)
+
+
+def field_refused(error: ValidationError, what: str = "argument") -> ServiceError:
+    """Where and by which rule; never the value."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part)[:32] for part in first["loc"]) or "message"
+    word = {"extra_forbidden": "is unknown", "missing": "is missing"}.get(first["type"], "is wrong")
+    return bad_request("bad_argument", f"{what} {where} {word}", first["type"])
 
 
 def not_found(cause: str, public: str, detail: str = "") -> ServiceError:

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ValidationError
 from service.errors import ServiceError
 from service.operations import row_files
 from service.operations.accounts import Operator
-from service.operations.asked import field_refused
 from service.operations.commands import Commands, Request
 from service.operations.outcomes import Outcome, Result
+from service.operations.requests import field_refused
 from service.operations.verbs import create_site, create_type, enter_order, hand_over, receive
 from service.operations.verbs.warehouse_rows import MAX_ROWS
 

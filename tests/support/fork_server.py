@@ -28,9 +28,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from service.cli import nouns
+
 ROOT = Path(__file__).parents[2]
 REQUEST_BYTES = 1 << 16
-PRELOADED = ("service.cli.main", "service.app", "service.http.web", "amqtt.broker")
+PRELOADED = ("service.cli.main", *nouns.MODULES, "service.app", "service.http.web", "amqtt.broker")
 
 
 class Forked:
