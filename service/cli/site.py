@@ -45,7 +45,7 @@ def create(
 def set_(
     name: Name,
     title: Annotated[str | None, typer.Option(help="Shown to people.")] = None,
-    ou: Annotated[str | None, typer.Option(help="Another OU, while no unit is for the site.")] = None,
+    ou: Annotated[str | None, typer.Option(help="Another OU, once the devices of its units are in it.")] = None,
     settings: SettingsOption = None,
     replace: Annotated[bool, typer.Option("--replace", help="Instead of all settings that are there.")] = False,
     settings_rev: Annotated[int | None, typer.Option(help="Only where this revision is in force.")] = None,

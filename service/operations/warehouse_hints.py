@@ -41,7 +41,7 @@ WAREHOUSE_HINTS: dict[str, str] = {
     "signature_missing": "`firstlight manifest sign` signs every item of a build; sign it again.",
     "site_change_illegal": "Say --title, --ou or --settings.",
     "site_exists": "`firstlight site show` shows the site; `firstlight site set` changes it.",
-    "site_occupied": "Make a site with the other OU, and an order for it; units that are there are received first.",
+    "site_occupied": "`firstlight reprovision --in-ou OLD --ou NEW`, `allocate` for those never activated; then again.",
     "site_unknown": "`firstlight site list` shows the sites.",
     "staged_again": "The reply to its first call was lost, or power went; it was given another credential.",
     "staged_not_staged": "The unit is not in the step staged: `firstlight equipment show` says where it is.",

@@ -13,10 +13,12 @@ from typing import Any
 from sqlalchemy import Select, and_, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service.domain.device import DeviceState
 from service.domain.manifest import ItemReport, ItemState
 from service.domain.warehouse import Binding, DeviceType, Equipment, Line, Order, OrderState, Site, Step, Visit
 from service.storage.rows import from_ms
 from service.storage.sealing import Sealer, site_settings_aad
+from service.storage.tables import device, thing
 from service.storage.warehouse_tables import (
     device_type,
     equipment,
@@ -31,6 +33,7 @@ from service.storage.warehouse_tables import (
 
 Name = tuple[str, str]  # group_id, serial
 Settings = dict[str, dict[str, Any]]
+_OUT_OF_USE = (DeviceState.REPLACED.value, DeviceState.RETIRED.value)
 Reports = dict[Name, dict[str, ItemReport]]  # by unit, then by the item's name
 
 
@@ -64,10 +67,27 @@ async def next_settings_rev(connection: AsyncConnection) -> int:
     return (found or 0) + 1
 
 
-async def units_at(connection: AsyncConnection, site_name: str) -> int:
-    """How many units are there, or are to go there."""
-    query = select(func.count()).select_from(equipment).where(equipment.c.site == site_name)
-    return int((await connection.execute(query)).scalar_one())
+async def units_outside(
+    connection: AsyncConnection, site_name: str, ou: str, limit: int = 5
+) -> tuple[int, tuple[str, ...]]:
+    """Units there, or to go there, whose device is in another OU than this and not below it: how many, and some names.
+
+    One that was not handed over yet is in none, and one that is out of use does not count.
+    """
+    unit, place = equipment.c, func.coalesce(thing.c.ou, device.c.ou)
+    joined = equipment.join(device, device.c.device_id == unit.device_id).outerjoin(
+        thing, thing.c.holder_device_id == device.c.device_id
+    )
+    outside = and_(
+        unit.site == site_name,
+        device.c.state.not_in(_OUT_OF_USE),
+        place != ou,
+        func.substr(place, 1, len(ou) + 1) != f"{ou}/",
+    )
+    count = int((await connection.execute(select(func.count()).select_from(joined).where(outside))).scalar_one())
+    some = select(unit.group_id, unit.serial).select_from(joined).where(outside)
+    rows = await connection.execute(some.order_by(unit.group_id, unit.serial).limit(limit))
+    return count, tuple(f"{row.group_id}/{row.serial}" for row in rows)
 
 
 async def types_at(connection: AsyncConnection, site_name: str) -> list[str]:

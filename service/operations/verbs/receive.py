@@ -36,10 +36,12 @@ class Arguments(Arguments_):
     note: str = ""
 
 
-async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
+async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
     check_text("a note", arguments.note, empty=True)
     types = await queries.device_types(connection, {one.type for one in arguments.units})
-    known = await warehouse_units.load(connection, [_name(one, types) for one in arguments.units], world)
+    names = [_name(one, types) for one in arguments.units]
+    known = await warehouse_units.load(connection, names, world)
+    devices = (await batch.load(serials=names)).by_serial
     done = begun(world)
 
     def take(one: One) -> bool:
@@ -48,7 +50,7 @@ async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Argumen
         if not ids.is_serial(one.serial):
             raise bad_request("serial_illegal", "a serial is 1 to 128 of A-Z a-z 0-9 . _ : -")
         name = _name(one, types)
-        known.check(name)
+        known.check(name, devices.get(name))
         site, before = known.site_of(name), done.units.get(name) or known.units.get(name)
         bound = known.bound.get(name)
         if before is None:

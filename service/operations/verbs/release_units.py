@@ -28,14 +28,15 @@ class Arguments(Arguments_):
     units: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=MAX_ROWS)]  # GROUP/SERIAL
 
 
-async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
+async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
     names = [unit_name(one) for one in dict.fromkeys(arguments.units)]
     known = await warehouse_units.load(connection, names, world)
+    devices = (await batch.load(serials=names)).by_serial
     gone: list[Name] = []
     homeless: list[Equipment] = []
 
     def take(name: Name) -> bool:
-        known.check(name)
+        known.check(name, devices.get(name))
         order_id = known.order_of(name)
         if order_id is None:
             return False

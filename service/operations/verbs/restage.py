@@ -38,7 +38,8 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
     done = begun(world)
 
     def take(name: Name) -> bool:
-        unit, device = known.unit(name), devices.get(name)
+        device = devices.get(name)
+        unit = known.unit(name, device)
         known.check_now(name, device)
         if unit.device_id is None or device is None:
             raise conflict("unit_not_handed_over", "the unit was never handed over for provisioning")

@@ -1,6 +1,7 @@
 """`set-site`: change a site's title, its settings or its OU; changed settings have a new revision and go to its devices.
 
-Its OU stays while a unit is for the site: the unit's thing is in that OU, and would be left there.
+Its OU changes once the devices of its units are in the new one: a site whose units belong elsewhere would be nobody's.
+So whoever moves an occupied site moves its devices first, by the verbs that move devices.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
     known = (await queries.sites(connection, [arguments.site])).get(arguments.site)
     in_force: Settings = {} if known is None else await queries.settings_of(connection, batch.sealer, known)
     next_rev = await queries.next_settings_rev(connection)
-    units = await queries.units_at(connection, arguments.site)
+    outside = await queries.units_outside(connection, arguments.site, arguments.ou or "")
     types = await queries.device_types(connection, await queries.types_at(connection, arguments.site))
     changed: list[tuple[Site, Settings | None]] = []
 
@@ -69,7 +70,7 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
             raise not_found("site_unknown", f"no site {asked.site!r}")
         check_scope(known.ou, world)
         if asked.ou is not None and asked.ou != known.ou:
-            _check_ou(asked.ou, units, world)
+            _check_ou(asked.ou, outside, world)
         after, settings = _changed(known, in_force, asked, next_rev)
         check_kinds(settings or {}, types.values())
         if after != known:
@@ -89,11 +90,15 @@ async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Argument
     return Made(outcomes, result=result, write=write)
 
 
-def _check_ou(ou: str, units: int, world: World) -> None:
+def _check_ou(ou: str, outside: tuple[int, tuple[str, ...]], world: World) -> None:
     check_placement(ou, None)
     check_scope(ou, world)
-    if units:
-        raise conflict("site_occupied", f"{units} units are for this site, and their things in its OU")
+    count, names = outside
+    if count:
+        more = f" and {count - len(names)} more" if count > len(names) else ""
+        raise conflict(
+            "site_occupied", f"not in {ou} yet, so reprovision or allocate them first: {', '.join(names)}{more}"
+        )
 
 
 def _changed(before: Site, in_force: Settings, asked: Arguments, next_rev: int) -> tuple[Site, Settings | None]:

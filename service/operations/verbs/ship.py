@@ -31,14 +31,15 @@ class Arguments(Arguments_):
     note: str = ""
 
 
-async def make(_batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
+async def make(batch: SqlBatch, connection: AsyncConnection, arguments: Arguments, world: World) -> Made:
     check_text("a note", arguments.note, empty=True)
     names, after = await warehouse_units.names_of(connection, arguments.order, arguments.units, arguments.after)
     known = await warehouse_units.load(connection, names, world)
+    devices = (await batch.load(serials=names)).by_serial
     done = begun(world)
 
     def take(name: Name) -> bool:
-        unit, site = known.unit(name), known.site_of(name)
+        unit, site = known.unit(name, devices.get(name)), known.site_of(name)
         if unit.step is Step.SHIPPED:
             return False
         gone = warehouse.enter(unit, Step.SHIPPED, world.now)

@@ -1,7 +1,7 @@
 """The units that a warehouse command names, with their orders and sites: loaded once, judged one by one.
 
-Owns whose they are: a unit belongs to its site's OU, else to its order's, else to its group's default. Who takes it
-elsewhere, or its credentials away, needs the OU where it is now as well.
+Owns whose they are: a unit belongs to its order's site's OU, else to its own site's, else to its group's default, and to
+the OU where its device is. Who takes it elsewhere, or its credentials away, needs that also of one that is nowhere yet.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Known:
     sites: Mapping[str, Site]
     line_types: Mapping[tuple[str, int], str]  # (order, line) -> its device type
 
-    def unit(self, name: Name) -> Equipment:
+    def unit(self, name: Name, device: Device | None) -> Equipment:
         """Raises ServiceError NOT_FOUND, or FORBIDDEN: another OU's."""
         found = self.units.get(name)
         if found is None:
             raise not_found("unit_unknown", f"no unit {name[0]}/{name[1]} was received")
-        self.check(name)
+        self.check(name, device)
         return found
 
     def site_of(self, name: Name) -> Site | None:
@@ -53,10 +53,19 @@ class Known:
         bound = self.bound.get(name)
         return None if bound is None else bound.order_id
 
-    def check(self, name: Name) -> None:
-        """Raises ServiceError FORBIDDEN unless the unit is the operator's."""
-        site, group = self.site_of(name), self.world.catalogue.groups.get(name[0])
-        check_scope(site.ou if site is not None else group.default_ou if group is not None else None, self.world)
+    def check(self, name: Name, device: Device | None) -> None:
+        """Raises ServiceError FORBIDDEN unless the unit is the operator's.
+
+        1. The site of its order and its own, else what its group says. 2. Where its device is, if it is anywhere.
+        """
+        group, sites = self.world.catalogue.groups.get(name[0]), self._sites_of(name)
+        for site in sites:
+            check_scope(site.ou, self.world)
+        if not sites:
+            check_scope(group.default_ou if group is not None else None, self.world)
+        at = None if device is None else device.thing.ou if device.thing is not None else device.ou
+        if at is not None:
+            check_scope(at, self.world)
 
     def check_now(self, name: Name, device: Device | None) -> None:
         """Raises ServiceError FORBIDDEN unless the unit is the operator's at every place that it has.
@@ -64,15 +73,21 @@ class Known:
         1. Its order's site, and the site where the warehouse knows it. 2. Where its device is. 3. One that nobody knows
         yet is where its group would put it.
         """
-        unit, group = self.units.get(name), self.world.catalogue.groups.get(name[0])
-        bound_for, here = self.site_of(name), self.sites.get(unit.site or "") if unit is not None else None
-        for site in (bound_for, here):
-            if site is not None:
-                check_scope(site.ou, self.world)
+        group, here = self.world.catalogue.groups.get(name[0]), self._own_site(name)
+        for site in self._sites_of(name):
+            check_scope(site.ou, self.world)
         if device is not None:
             check_scope(ou_of(device, group), self.world)
         elif here is None:
             check_scope(group.default_ou if group is not None else None, self.world)
+
+    def _own_site(self, name: Name) -> Site | None:
+        """Where the warehouse knows it."""
+        unit = self.units.get(name)
+        return None if unit is None else self.sites.get(unit.site or "")
+
+    def _sites_of(self, name: Name) -> list[Site]:
+        return [site for site in (self.site_of(name), self._own_site(name)) if site is not None]
 
 
 async def load(connection: AsyncConnection, names: Collection[Name], world: World) -> Known:

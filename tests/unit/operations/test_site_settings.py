@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
 from sqlalchemy import update
 
 from device_sdk.wire.packer import packb, unpackb
+from service.domain.catalogue import Endpoint, Environment
+from service.domain.changes import Changes
+from service.domain.credential import CredentialKind
+from service.domain.device import DeviceState
 from service.domain.warehouse import Step, values_named
-from service.operations.accounts import Operator
+from service.operations import devices
+from service.operations.accounts import THIS_MACHINE, Operator
+from service.operations.commands import Commands
 from service.operations.enrolment import dispatch
 from service.operations.verbs.verb import Role
 from service.storage import queries as catalogue
 from service.storage import warehouse_queries as queries
+from service.storage.store import SqlStore
 from service.storage.warehouse_tables import equipment
-from tests.support.commands import rows_of
+from tests.support.commands import ask, rows_of
 from tests.support.refusals import refused
-from tests.support.storage import DERIVED, NOW
+from tests.support.storage import DERIVED, NOW, a_thing
 from tests.support.warehouse import SETTINGS, SITE, Warehouse, put_unit, unit_of
 
 HALL_2 = {"name": "hall-2", "ou": "acme/eu/hall-2", "settings": SETTINGS}
@@ -186,18 +194,43 @@ async def test_what_is_entered_is_what_the_wire_carries(database, house):
     assert unpackb(packb({"rev": 1, "values": values}))["values"] == good
 
 
-async def test_a_site_changes_its_ou_only_while_no_unit_is_for_it(database, house, commands):
+async def test_a_site_changes_its_ou_within_the_account_s(database, house, commands):
     await house.furnish("t-1")
     assert await house.results("set-site", site="hall-1", ou="acme/eu/hall-9") == ["changed"]
     assert (await read(database, queries.sites))["hall-1"].ou == "acme/eu/hall-9"
     assert await house.results("set-site", site="hall-1", ou="acme//x") == ["ou_illegal"]
-    await house.done("receive", units=[{"serial": "t-1", "type": "tablet"}])
-    assert await house.results("set-site", site="hall-1", ou="acme/eu/hall-1") == ["site_occupied"]
     assert await house.results("set-site", site="hall-1", ou="acme/eu/hall-9") == ["unchanged"]
-    await house.done("cancel-order", orders=["SO-1"])
+    await house.done("receive", units=[{"serial": "t-1", "type": "tablet"}])
     eve = Warehouse(commands, Operator("eve", Role.OPERATOR, "acme/eu"))
     assert await eve.results("set-site", site="hall-1", ou="acme/us") == ["out_of_scope"]
     assert await eve.results("set-site", site="hall-1", ou="acme/eu/x") == ["changed"]
+
+
+async def test_an_occupied_site_changes_its_ou_once_its_devices_are_there(database, clock):
+    prod = Environment("prod", {CredentialKind.API_KEY: Endpoint("localhost", 1883, tls=False)})
+    commands = Commands(database, {"prod": prod}, random_bytes=os.urandom, clock=clock)
+    house = Warehouse(commands)
+    await house.furnish("t-1", "t-2")
+    await house.done("hand-over", order="SO-1")
+    one, two = await devices.show(database, "t-1"), await devices.show(database, "t-2")
+    active = replace(two, state=DeviceState.CONFIRMED, thing=a_thing(two, ou=two.ou))
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((two, active),)))
+    status = await house.ask("set-site", site="hall-1", ou="acme/us")
+    assert [(each.cause, each.reason.endswith("line-2/t-1, line-2/t-2")) for each in status.outcomes] == [
+        ("site_occupied", True)
+    ]
+
+    async def moved(verb, serial, ou):
+        asked = ask(f"{verb}-{serial}", selector={"devices": [f"{one.group_id}/{serial}"]}, arguments={"ou": ou})
+        status = await commands.submit(THIS_MACHINE, verb, asked)
+        assert status.command.refused == 0, status.outcomes
+
+    await moved("allocate", "t-1", "acme/us")
+    assert await house.results("set-site", site="hall-1", ou="acme/us") == ["site_occupied"]
+    await moved("reprovision", "t-2", "acme/us/x")  # below it is in it
+    await house.done("set-site", site="hall-1", ou="acme/us")
+    assert (await read(database, queries.sites))["hall-1"].ou == "acme/us"
 
 
 KINDS = [

@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from service.domain.changes import Changes
 from service.domain.device import DeviceState
-from service.domain.warehouse import Binding, DeviceType, Line, Order, Site
+from service.domain.warehouse import Binding, DeviceType, Line, Order, Site, Step
 from service.operations import devices
 from service.operations.accounts import Operator
 from service.operations.verbs.verb import Role
@@ -324,6 +324,42 @@ async def test_a_unit_whose_device_was_moved_away_is_not_restaged_from_its_old_s
         await batch.save(Changes(devices=((before, replace(before, ou="acme/eu")),)))
     assert await abroad.results("restage", units=[f"{DERIVED.group_id}/s-1"]) == ["out_of_scope"]
     assert await house.results("restage", units=[f"{DERIVED.group_id}/s-1"]) == ["unchanged"]
+
+
+@pytest.mark.parametrize("moved", ["allocation", "thing"])
+async def test_a_unit_whose_device_was_moved_away_is_nothing_to_its_old_site_s_operator(database, house, abroad, moved):
+    """It is on his order, for his site: where its device is now counts for every verb of the warehouse."""
+    await stood(database, "s-1", "acme/us/x", active=moved == "thing")
+    await abroad.done("enter-order", rows=[{"order": "US-1", "serial": "s-1"}])
+    await abroad.done("hand-over", order="US-1")
+    unit = await unit_of(database, "s-1")
+    before = await devices.show(database, "s-1")
+    after = replace(before, ou="acme/eu")
+    if moved == "thing":
+        after = replace(before, thing=replace(before.thing, ou="acme/eu"))
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((before, after),)))
+    for verb, step, arguments in (
+        ("ship", Step.OUT_OF_BOX, {"order": "US-1"}),
+        ("receive", Step.AT_SITE, {"units": [{"serial": "s-1", "type": "tablet"}]}),
+        ("release-units", Step.AT_SITE, {"order": "US-1", "units": [f"{DERIVED.group_id}/s-1"]}),
+    ):
+        await put_unit(database, replace(unit, step=step))
+        assert await abroad.results(verb, **arguments) == ["out_of_scope"], verb
+        assert (await unit_of(database, "s-1")).step is step
+        assert await house.results(verb, **arguments) == ["changed"], verb
+
+
+async def test_an_operator_receives_and_ships_what_is_on_his_way_and_nowhere_yet(database, house, abroad):
+    """Who may has put it on an order for his site; nobody has registered it."""
+    await house.done("enter-order", rows=[{"order": "US-1", "serial": "s-9"}])
+    units = [{"serial": "s-9", "type": "tablet"}]
+    assert await abroad.results("receive", units=units) == ["changed"]
+    await put_unit(database, replace(await unit_of(database, "s-9"), step=Step.OUT_OF_BOX))
+    assert await abroad.results("ship", order="US-1") == ["changed"]
+    # The same as a unit that the warehouse knows at another site is not his, whatever his order says.
+    await put_unit(database, replace(await unit_of(database, "s-9"), site="hall-1"))
+    assert await abroad.results("receive", units=units) == ["out_of_scope"]
 
 
 async def test_a_viewer_changes_nothing_and_an_operator_no_device_type(commands):
