@@ -17,11 +17,16 @@ from device_sdk.wire import codes
 from service.errors import ServiceError
 
 
-def json_body(wanted: Any) -> Callable[[Request], Awaitable[Any]]:
-    """A dependency: the body as this model or type. Raises RequestValidationError, ServiceError BAD_REQUEST."""
+def json_body(wanted: Any, *, optional: bool = False) -> Callable[[Request], Awaitable[Any]]:
+    """A dependency: the body as this model or type; with `optional` None where there is none.
+
+    Raises RequestValidationError, ServiceError BAD_REQUEST.
+    """
     adapter = TypeAdapter[Any](wanted)
 
     async def read(request: Request) -> Any:
+        if optional and not await request.body():
+            return None
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
             raise ServiceError(codes.BAD_REQUEST, "the body must be application/json", cause="http_request_illegal")
@@ -34,11 +39,11 @@ def json_body(wanted: Any) -> Callable[[Request], Awaitable[Any]]:
     return read
 
 
-def documented(wanted: Any) -> dict[str, Any]:
+def documented(wanted: Any, *, optional: bool = False) -> dict[str, Any]:
     """What the OpenAPI document says of such a body; for models that refer to each other, but not in a circle."""
     schema = TypeAdapter[Any](wanted).json_schema()
     found = _inlined(schema, schema.get("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": found}}}}
+    return {"requestBody": {"required": not optional, "content": {"application/json": {"schema": found}}}}
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:

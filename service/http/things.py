@@ -19,6 +19,7 @@ from starlette.responses import Response
 from device_sdk.wire import keys
 from service.http import things_firmware
 from service.http import things_models as models
+from service.http.bodies import documented, json_body
 from service.http.services import Services, services, trace_of
 from service.http.things_calls import Desk, decoded, desk_of, encoded, operator_of, packed, unpacked
 from service.operations import bare_serials, things
@@ -73,13 +74,14 @@ async def activate(
     "/v1/things/serial/{serial}.json",
     status_code=201,
     responses={200: {"model": models.Created, "description": "It was there"}},
+    openapi_extra=documented(models.NewThing | None, optional=True),
 )
 async def create(
     serial: models.Serial,
     given: Given,
     request: Request,
     response: Response,
-    asked: models.NewThing | None = None,
+    asked: Annotated[models.NewThing | None, Depends(json_body(models.NewThing | None, optional=True))],
     group_id: models.Group = None,
 ) -> models.Created:
     """The thing of this serial, before its device activates; the serial is registered if it is not."""
@@ -100,8 +102,10 @@ async def create(
     return models.Created(thingId=done.thing.thing_id, name=done.thing.name, deviceKey=shown)
 
 
-@serving.put("/v1/things/{thing_id}.json")
-async def rename(thing_id: models.ThingId, asked: models.NewName, desk: TheDesk) -> models.Named:
+@serving.put("/v1/things/{thing_id}.json", openapi_extra=documented(models.NewName))
+async def rename(
+    thing_id: models.ThingId, asked: Annotated[models.NewName, Depends(json_body(models.NewName))], desk: TheDesk
+) -> models.Named:
     """The thing's new name."""
     reply = await desk.ask_confirmed("rename", name=asked.name)
     return models.Named(thingId=thing_id, name=reply["name"])
@@ -120,8 +124,12 @@ async def current(thing_id: models.ThingId, desk: TheDesk) -> models.Current:  #
     return models.Current() if found is None else models.Current(**_version(found))
 
 
-@serving.put("/v1/things/{thing_id}/version/current.json")
-async def installed(thing_id: models.ThingId, asked: models.Installed, desk: TheDesk) -> models.Version:  # noqa: ARG001
+@serving.put("/v1/things/{thing_id}/version/current.json", openapi_extra=documented(models.Installed))
+async def installed(
+    thing_id: models.ThingId,  # noqa: ARG001
+    asked: Annotated[models.Installed, Depends(json_body(models.Installed))],
+    desk: TheDesk,
+) -> models.Version:
     """The device has switched to this version: its registration is final, and the version confirmed."""
     boot = {} if asked.bootCount is None else {"boot_count": asked.bootCount}
     reply = await desk.ask("installed", version_id=asked.versionId, **boot)
