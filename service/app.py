@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.brokers.expiry import End, Watch
 from service.credentials.authority import Authority, AuthorityError
+from service.credentials.followed_keys import FollowedKeys
 from service.credentials.keyfile import KeyFile, KeyFileError
 from service.deployment import Compare, build_deployment
 from service.domain.catalogue import Environment
@@ -45,6 +46,7 @@ from service.operations.enrolment.table import Table
 from service.operations.sealed import check_openable
 from service.pipeline.bounds import Bounds
 from service.pipeline.service import Pipeline, utc_now
+from service.rotation import Rotation
 from service.settings import Settings, SettingsError, WebSettings
 from service.storage.database import Database
 from service.storage.revocations import Revocations
@@ -93,9 +95,10 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Application:
     if settings.database_path.is_file():
         await asyncio.to_thread(migrate, settings.database_path)
         await asyncio.to_thread(check_openable, settings.database_path, keys.seal_keys)
-    database = await Database.open(settings.database_path, keys.sealer(), changed_by=None)
+    followed = FollowedKeys(settings.key_file, keys)
+    database = await Database.open(settings.database_path, followed, changed_by=None)
     stack.push_async_callback(database.close)
-    application = Application(settings, keys, database, environments, authorities)
+    application = Application(settings, followed, database, environments, authorities)
     # 2. What listens. An address that is taken ends the start with nothing left behind.
     for deployment in application.deployments:
         stack.push_async_callback(deployment.stop)
@@ -114,11 +117,12 @@ class Application:
     def __init__(
         self,
         settings: Settings,
-        keys: KeyFile,
+        followed: FollowedKeys,
         database: Database,
         environments: Mapping[str, Environment],
         authorities: Mapping[str, Authority],
     ) -> None:
+        keys = followed.keys
         self.database = database
         self.environments = environments
         self.images = ImageFiles(settings.images_dir)
@@ -157,6 +161,7 @@ class Application:
         )
         self.web: Web | None = None
         self.keys = keys
+        self.rotation = Rotation(followed, database, self.pipeline.admission, ",".join(sorted(settings.served)))
         self._started_at = time.monotonic()
         self._draining = False
 
@@ -194,6 +199,7 @@ class Application:
                 group.create_task(self.publisher.run(), name="publisher"),
                 group.create_task(self.scheduler.run(), name="scheduler"),
                 group.create_task(self.certificates.run(), name="certificates"),
+                group.create_task(self.rotation.run(), name="rotation"),
             ]
             if self._shared:
                 tasks.append(group.create_task(self.newcomers.run(), name="newcomers"))

@@ -17,14 +17,17 @@ app = typer.Typer(help="The service's own keys.", no_args_is_help=True)
 
 @app.command()
 def rotate(as_json: context.JsonOption = False) -> None:
-    """Seal every secret in the database under a new key, and make server nonces with a new one; stop the service first.
+    """Seal every secret in the database under a new key, and make server nonces with a new one.
 
-    The old key leaves keys.json when nothing is sealed with it any more. Cut short, it goes on when run again. Older
-    backups need the keys.json of their time.
+    A running service takes the new keys over. The old key leaves keys.json when nothing is sealed with it any more:
+    at once where no service runs, else when this is run again at least ten minutes later. Cut short, it goes on when
+    run again. Older backups need the keys.json of their time.
     """
     of = context.settings()
     done = context.guarded(lambda: rekeying.rotate(of.key_file, of.database_path))
     said = f"{done.resealed} secrets sealed under key {done.kid}; old keys removed: {', '.join(done.retired) or 'none'}"
+    if done.kept:
+        said += f"; still there: {', '.join(done.kept)}, run this again in ten minutes"
     context.emit(done, as_json=as_json, text=lambda: print(said))
 
 

@@ -184,13 +184,14 @@ class KeyFile:
             raise KeyFileError("a key does not fit its id")
 
     def write(self, path: Path) -> None:
-        """Replace the file atomically, mode 0600, flushed to disk with its directory."""
+        """Replace the file atomically, mode 0600 and the owner that it had, flushed to disk with its directory."""
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
         try:
             with os.fdopen(handle, "w", encoding="ascii") as file:
                 json.dump(self._to_json(), file, indent=2)
                 file.write("\n")
+                _give_to_owner(file.fileno(), path)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(path)
@@ -311,6 +312,16 @@ def _from_json(data: Any) -> KeyFile:
             OldLabelKey(_key(one["key"]), datetime.fromisoformat(one["until"])) for one in label.get("previous", [])
         ),
     )
+
+
+def _give_to_owner(handle: int, path: Path) -> None:
+    """The service still reads what root has rotated."""
+    try:
+        owner = path.stat()
+    except FileNotFoundError:
+        return
+    if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()) and os.geteuid() == 0:
+        os.fchown(handle, owner.st_uid, owner.st_gid)
 
 
 def _read_private(path: Path) -> str:

@@ -3,27 +3,41 @@
 Owns the order of steps: new keys into the key file (server nonces of the key before stay good until the next
 rotation), every sealed value sealed again page by page, old keys out of the file when no value uses them. A crash at
 any point leaves every value readable; running it again goes on.
+
+While a service runs there are two more. It says in `meta` which key it seals with, and nothing is sealed again before
+it has said the new one. And the old key stays in the file for another KEPT_S, because some other process may still seal
+with it; running the rotation again takes it out.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Column, String, bindparam, cast, func, select, update
+from sqlalchemy.dialects.sqlite import insert
 
 from service.credentials.keyfile import KeyFile
+from service.errors import ServiceError
 from service.operations import audits
 from service.operations.backups import take_over
+from service.operations.requests import conflict
 from service.operations.sealed import SEALED
 from service.storage.database import Database
 from service.storage.sealing import KID_BYTES, Sealer
+from service.storage.tables import meta
 
 PAGE = 1000
 LARGE_PAGE = 10  # of tables whose values may have a megabyte and more
 _LARGE = frozenset({"manifest_secret", "enrolment_batch"})
+KEPT_S = 600.0  # how long after a rotation beside a running service the old key stays: longer than any command runs
+TAKEN_OVER_S = 20.0  # for the service, which looks every second
+PAUSE_S = 0.01  # between two pages, so that others get the write lock
+_LOOK_S = 0.2
+_SEALS_WITH = "seals_with:"  # and the environments that a service serves: a name in `meta`; its value is the key's id
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +45,75 @@ class Rotated:
     kid: str  # the key that everything is sealed with now
     resealed: int
     retired: list[str]  # ids of the keys that were taken out of the file
+    kept: list[str]  # ids of those that stay in it: a service runs; run it again later
 
 
-async def rotate(key_file: Path, database_path: Path) -> Rotated:
-    """Rotate the sealing key; the service must be stopped, because it would go on sealing with the old one.
+async def rotate(
+    key_file: Path, database_path: Path, *, kept_s: float = KEPT_S, taken_over_s: float = TAKEN_OVER_S
+) -> Rotated:
+    """Rotate the sealing key, beside a running service or without one.
 
-    Raises KeyFileError, SealError, ServiceError CONFLICT (the database is in use), UNAVAILABLE.
+    Raises KeyFileError, SealError, ServiceError CONFLICT (the database is in use by something that has not taken the new
+    keys over), UNAVAILABLE.
     """
-    await asyncio.to_thread(take_over, database_path)
+    stopped = await asyncio.to_thread(_stopped, database_path)
     keys = await asyncio.to_thread(KeyFile.load, key_file)
-    if len(keys.seal_keys) == 1:  # else a rotation was cut short: go on with its key
+    if len(keys.seal_keys) == 1:  # else a rotation was cut short, or has kept its old key: go on with the new one
         keys = keys.rotate()
         await asyncio.to_thread(keys.write, key_file)
+    # Before anything is sealed again, which might take longer.
+    age_s = time.time() - (await asyncio.to_thread(key_file.stat)).st_mtime
     database = await Database.open(database_path, keys.sealer(), check=False)
     try:
+        if not stopped:
+            await _taken_over(database, keys.seal_current, taken_over_s)
         resealed = await reseal(database, keys.seal_current)
         left = await kids_in_use(database)
         await audits.note(database, {"keys": keys.seal_current}, after={"resealed": resealed})
     finally:
         await database.close()
-    retired: list[str] = []
-    if left <= {keys.seal_current}:
-        retired = sorted(set(keys.seal_keys) - {keys.seal_current})
-        await asyncio.to_thread(keys.retire_seal_keys().write, key_file)
-    return Rotated(keys.seal_current, resealed, retired)
+    old = sorted(set(keys.seal_keys) - {keys.seal_current})
+    if not left <= {keys.seal_current} or not (stopped or age_s >= kept_s):
+        return Rotated(keys.seal_current, resealed, [], old)
+    await asyncio.to_thread(keys.retire_seal_keys().write, key_file)
+    return Rotated(keys.seal_current, resealed, old, [])
+
+
+async def say_seals_with(database: Database, who: str, kid: str) -> None:
+    """A service says which key it seals with from now on. `who`: the same name at its next start."""
+    said = insert(meta).values(name=_SEALS_WITH + who, value=int(kid, 16))
+    async with database.write(audit=False) as transaction:
+        await transaction.connection.execute(
+            said.on_conflict_do_update(index_elements=[meta.c.name], set_={"value": said.excluded.value})
+        )
+
+
+def _stopped(database_path: Path) -> bool:
+    try:
+        take_over(database_path)
+    except ServiceError as error:
+        if error.cause != "database_live":
+            raise
+        return False
+    return True
+
+
+async def _taken_over(database: Database, kid: str, within_s: float) -> None:
+    """Wait until every service that has said anything seals with this key. Raises ServiceError CONFLICT."""
+    query = select(meta.c.value).where(meta.c.name >= _SEALS_WITH, meta.c.name < _SEALS_WITH[:-1] + ";")
+    end = time.monotonic() + within_s
+    while True:
+        async with database.read() as connection:
+            said = set((await connection.execute(query)).scalars())
+        if said == {int(kid, 16)}:
+            return
+        if time.monotonic() >= end:
+            raise conflict(
+                "keys_not_taken_over",
+                "the database is in use, and no service there has taken the new keys over: its log says why; run this"
+                " again, or stop it first",
+            )
+        await asyncio.sleep(_LOOK_S)
 
 
 async def reseal(database: Database, kid: str, *, page: int = PAGE) -> int:
@@ -81,6 +140,7 @@ async def reseal(database: Database, kid: str, *, page: int = PAGE) -> int:
                 )
             after = found[-1][0]
             done += len(found)
+            await asyncio.sleep(PAUSE_S)
     return done
 
 

@@ -238,17 +238,6 @@ async def test_a_rotation_that_was_cut_short_goes_on_with_its_key(sealed, monkey
     assert await check_readable(key_file, path) == {done.kid}
 
 
-async def test_rotation_is_refused_while_the_database_is_in_use(sealed):
-    key_file, path = sealed
-    before = key_file.read_bytes()
-    database = await Database.open(path, KeyFile.load(key_file).sealer())
-    with pytest.raises(ServiceError) as caught:
-        await rekeying.rotate(key_file, path)
-    await database.close()
-    assert caught.value.cause == "database_live"
-    assert key_file.read_bytes() == before
-
-
 # Hints
 
 
