@@ -1,6 +1,8 @@
 """The bench's own tools do what they say: a rate is worth nothing when its proxy or its client is wrong."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -64,3 +66,11 @@ def test_a_row_shows_its_floor_and_the_ratio() -> None:
 @pytest.mark.parametrize("module", ["echo", "publish_loop"])
 def test_a_floor_stays_within_sixty_lines(module: str) -> None:
     assert len((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@pytest.mark.long
+def test_a_large_command_whose_process_is_killed_changes_each_device_once() -> None:
+    words = [sys.executable, "-m", "tests.bench.fleet_commands", "--devices", "2000"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "then killed" in ended.stdout
+    assert "each device was changed once (done)" in ended.stdout
