@@ -14,11 +14,13 @@ from service.cli import context
 from service.credentials import keyholder
 from service.credentials.cms import CmsError
 from service.operations import audits
+from service.operations.enrolment import pending
 from service.storage.database import Database
 
 app = typer.Typer(help="Our own key for exchanged files.", no_args_is_help=True)
 T = TypeVar("T")
 NAME = "firstlight"
+SHOWN = 5  # files that a refusal names
 
 
 @app.command("list")
@@ -57,12 +59,37 @@ def rotate(as_json: context.JsonOption = False) -> None:
 
 @app.command()
 def retire(
-    key: Annotated[str, typer.Argument(help="As `list` shows it.")], as_json: context.JsonOption = False
+    key: Annotated[str, typer.Argument(help="As `list` shows it.")],
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Also where files that lie there need it: they will fail.")
+    ] = False,
+    as_json: context.JsonOption = False,
 ) -> None:
-    """Delete a key of before: what is encrypted to it, or signed with it and still on its way, fails from now on."""
+    """Delete a key of before: what is encrypted to it, or signed with it and still on its way, fails from now on.
+
+    Refused while such files lie in inbox, outbox or work; what is on its way elsewhere nobody sees here.
+    """
     folder = _folder()
+    if not at_once:
+        _check_unneeded(folder, key)
     _changed(lambda: keyholder.retire(folder, key), "retired")
     context.emit({"retired": key}, as_json=as_json, text=lambda: print(f"key {key} is retired"))
+
+
+def _check_unneeded(folder: Path, key: str) -> None:
+    async def look() -> list[str]:
+        known = {one.key_id: one.certificate for one in _refusing(lambda: keyholder.pairs(folder))}
+        if key not in known:
+            return []  # `retire` says so
+        return pending.needing(folder, known.pop(key), known.values())
+
+    files = context.guarded(look)
+    if files:
+        more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
+        context.fail(
+            f"{len(files)} files need key {key}: {', '.join(files[:SHOWN])}{more}; "
+            "have the daemons take them first, or say --at-once and let them fail"
+        )
 
 
 def _folder() -> Path:

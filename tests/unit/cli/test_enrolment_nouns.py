@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from service.cli import context
 from service.cli.main import app
-from service.credentials import keyholder
+from service.credentials import cms, keyholder
 from service.credentials.keyfile import KeyFile
 from service.operations.enrolment import providers
 from service.storage.database import Database
@@ -122,7 +122,14 @@ def test_our_key_is_followed_by_another_and_retired(installed, monkeypatch) -> N
         (done["key"], "in use"), (done["before"], "earlier"),
     ]  # fmt: skip
     assert "no key of before" in refused("enrolment", "key", "retire", done["key"])
-    ok("enrolment", "key", "retire", done["before"])
+    # A file that only the key of before reads stands in the way, unless it is said that it may fail.
+    lies = installed / "enrolment/inbox/billing/answer.p7m"
+    lies.parent.mkdir(parents=True)
+    lies.write_bytes(cms.seal(b"{}", [cms.load_certificate(first)]))
+    said = refused("enrolment", "key", "retire", done["before"])
+    assert f"1 files need key {done['before']}: inbox/billing/answer.p7m" in said
+    assert len(json.loads(ok("enrolment", "key", "list", "--json"))) == 2
+    ok("enrolment", "key", "retire", done["before"], "--at-once")
     assert len(json.loads(ok("enrolment", "key", "list", "--json"))) == 1
     audited = json.loads(ok("audit", "--json"))
     assert [one["verb"] for one in audited] == [f"enrolment key {one}" for one in ("next", "rotate", "retire")]
