@@ -7,12 +7,13 @@ them, and by the commands that only look.
 from __future__ import annotations
 
 import contextlib
+from datetime import timedelta
 from pathlib import Path
 
 from service.brokers.mosquitto.plan import PLUGIN, SERVICE_USER, BrokerPlan, Listener
 from service.brokers.mosquitto.render import read_password
 from service.credentials.keyfile import KeyFile, KeyFileError
-from service.domain.catalogue import Endpoint, Environment
+from service.domain.catalogue import STAGED_LIFE, Endpoint, Environment
 from service.domain.credential import CredentialKind
 from service.errors import Secret
 from service.mqtt.port import Role
@@ -104,7 +105,8 @@ def _environment(settings: Settings, name: str) -> Environment:
     needs_ca = ends.x509 is not None or any(end.tls for end in endpoints.values())
     ca_pem = _ca(settings.ca_dir(name) / "ca.pem", needed=needs_ca)
     exchanged = (settings.ca_dir(name) / EXCHANGED).exists()
-    return Environment(name, endpoints, ca_pem, (_endpoint(ends.bootstrap),), exchanged)
+    life = STAGED_LIFE if ends.warehouse is None else timedelta(days=ends.warehouse.staged_life_days)
+    return Environment(name, endpoints, ca_pem, (_endpoint(ends.bootstrap),), exchanged, life)
 
 
 def _ca(path: Path, *, needed: bool) -> str | None:

@@ -74,6 +74,7 @@ class WarehouseSettings(EndpointSettings):
     """Where units are staged. `bind`: the address of the warehouse's network to listen on; default: `host`."""
 
     bind: str | None = Field(default=None, min_length=1, max_length=253)
+    staged_life_days: int = Field(default=730, ge=1, le=3650)  # how long what a unit gets there waits for its first use
 
 
 class EndpointsSettings(_Part):

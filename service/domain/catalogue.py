@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from service.domain.credential import CredentialKind
 from service.domain.group import Group
 from service.domain.product import Endorsement, Product, ReleaseKey, Version
+
+STAGED_LIFE = timedelta(days=730)  # how long a credential from a warehouse waits to be used at its site
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Environment:
     ca_pem: str | None = None  # what devices verify its endpoints with; also the issuer of client certificates
     bootstrap: tuple[Endpoint, ...] = ()  # where devices that move there activate
     ca_exchanged: bool = False  # devices may know an older one from the factory, and are told for good
+    staged_life: timedelta = STAGED_LIFE  # of what its warehouse gives
 
 
 @dataclass(frozen=True, slots=True)

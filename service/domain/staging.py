@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from service.domain import warehouse
@@ -19,7 +19,6 @@ from service.domain.warehouse import DeviceType, Equipment, Step
 if TYPE_CHECKING:
     from service.domain.device import Device
 
-STAGED_LIFE = timedelta(days=730)  # how long a credential from the warehouse waits to be used at its site
 _UNPACKED = frozenset({Step.OUT_OF_BOX, Step.SHIPPED, Step.AT_SITE})
 
 

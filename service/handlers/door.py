@@ -53,9 +53,9 @@ class Door:
         """What the reply has besides grant and proof."""
         return {}
 
-    def expires_at(self, group: Group, now: datetime) -> datetime:
+    def expires_at(self, group: Group, context: Context) -> datetime:
         """When an unused credential lapses, if its certificate does not end before."""
-        return now + timedelta(seconds=group.pending_expiry_s)
+        return context.now + timedelta(seconds=group.pending_expiry_s)
 
 
 ORDINARY = Door()

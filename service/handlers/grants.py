@@ -158,7 +158,7 @@ def _credential(
     rekey: bool,
 ) -> Credential:
     claim, now = ask.claim, context.now
-    lapses_at = ask.door.expires_at(ask.group, now)
+    lapses_at = ask.door.expires_at(ask.group, context)
     kind = CredentialKind.X509 if issued else CredentialKind.API_KEY
     renewed = renewed_from(device, context)
     return Credential(

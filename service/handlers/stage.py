@@ -13,6 +13,7 @@ from datetime import datetime
 from device_sdk.wire import codes, keys
 from service.credentials import proofs
 from service.domain import manifest, moves, staging
+from service.domain.catalogue import STAGED_LIFE
 from service.domain.credential import CredentialState
 from service.domain.device import Device
 from service.domain.group import Group, KeyKind
@@ -91,8 +92,9 @@ class _Warehouse(Door):
         mac = prover.prove(keys.manifest_message(thing.thing_id, credential_id, doc))
         return {"manifest": {"doc": doc, "mac": mac}}
 
-    def expires_at(self, group: Group, now: datetime) -> datetime:  # noqa: ARG002
-        return now + staging.STAGED_LIFE
+    def expires_at(self, group: Group, context: Context) -> datetime:  # noqa: ARG002
+        warehouse = context.world.catalogue.environments.get(context.asked_in or "")
+        return context.now + (STAGED_LIFE if warehouse is None else warehouse.staged_life)
 
 
 _WAREHOUSE = _Warehouse()

@@ -10,6 +10,7 @@ import pytest
 
 from device_sdk.wire import codes, keys, limits, packer, topics
 from service.domain import manifest, staging
+from service.domain.catalogue import STAGED_LIFE
 from service.domain.credential import CredentialState
 from service.domain.device import DeviceState
 from service.domain.group import KeyKind
@@ -29,10 +30,19 @@ async def test_a_unit_gets_a_credential_for_later_and_its_manifest_in_the_order_
         assert [one["name"] for one in peer.manifest["items"]] == ["licence", "ca", "app"]
         assert peer.manifest["settings"] == {"values": {"network": {"ssid": "hall"}}}
         (row,) = credentials(site)
-        assert (row.state, row.expires_at - START) == (CredentialState.PENDING, staging.STAGED_LIFE)
+        assert (row.state, row.expires_at - START) == (CredentialState.PENDING, STAGED_LIFE)
         assert peer.credential_id in site.gate.logins
         assert step_of(site) is Step.STAGED
         assert [one.kind for one in site.store.events] == ["activated", "staged"]
+
+
+async def test_a_warehouse_may_say_how_long_its_credentials_wait(tmp_path):
+    world = catalogue()
+    world = replace(world, environments={"prod": replace(world.environments["prod"], staged_life=timedelta(days=30))})
+    async with running(tmp_path, devices=[handed_over()], world=world) as site:
+        assert (await StagedPeer(site).stage())["ok"]
+        (row,) = credentials(site)
+        assert row.expires_at - START == timedelta(days=30)
 
 
 async def test_nothing_of_a_secret_or_of_the_settings_for_later_is_in_the_manifest(tmp_path):

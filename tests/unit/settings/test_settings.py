@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from service.cli import config_text
-from service.installation import broker_plan
+from service.installation import broker_plan, domain_environments
 from service.settings import SettingsError, load_settings
 
 EMBEDDED = config_text.embedded("local", "127.0.0.1")
@@ -98,3 +99,12 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
 def test_history_is_kept_as_long_as_the_configuration_says(write) -> None:
     settings = load_settings(write(EMBEDDED.replace("events_days = 90", "events_days = 7")))
     assert (settings.history.events_days, settings.history.commands_days, settings.history.audit_days) == (7, 90, 400)
+
+
+@pytest.mark.parametrize(("line", "days"), [("", 730), ("staged_life_days = 30", 30)])
+def test_a_warehouse_says_how_long_its_credentials_wait(write, line: str, days: int) -> None:
+    warehouse = f'[environments.local.endpoints.warehouse]\nhost = "127.0.0.1"\nport = 1885\ntls = false\n{line}\n'
+    environment = domain_environments(load_settings(write(f"{EMBEDDED}\n{warehouse}")))["local"]
+    assert environment.staged_life == timedelta(days=days)
+    with pytest.raises(SettingsError, match="staged_life_days"):
+        load_settings(write(f"{EMBEDDED}\n{warehouse.replace(line, '') if line else warehouse}staged_life_days = 0\n"))
