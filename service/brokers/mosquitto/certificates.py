@@ -100,18 +100,18 @@ def revocation_list(issuer: Issuer, serials: Iterable[int], now: datetime) -> by
 
 
 def _revocation_list(issuer: Issuer, serials: Iterable[int], now: datetime) -> bytes:
+    since = now - BACKDATED
+    # Given as a whole: `add_revoked_certificate` copies what is there each time, 0.9 s for 20,000.
+    entries = [x509.RevokedCertificateBuilder(serial, since).build() for serial in serials]
     builder = (
-        x509.CertificateRevocationListBuilder()
+        x509.CertificateRevocationListBuilder(revoked_certificates=entries)
         .issuer_name(issuer.certificate.subject)
-        .last_update(now - BACKDATED)
+        .last_update(since)
         .next_update(now + CRL_LIFE)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.private_key.public_key()), critical=False
         )
     )
-    for serial in serials:
-        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - BACKDATED).build()
-        builder = builder.add_revoked_certificate(entry)
     return builder.sign(issuer.private_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
