@@ -15,7 +15,7 @@ from typing import Any
 from service.demo.world import World
 from service.http.asking import ask
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 120.0  # one that ends says so at once; a busy machine takes its time
 STOP_TIMEOUT_S = 15.0
 LOG_NAME = "service.log"
 _LAST_LINES = 5
