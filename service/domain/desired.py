@@ -14,7 +14,8 @@ from device_sdk.wire.ids import release_key_id
 from service.domain import group_secrets, retirement, staging
 from service.domain.catalogue import Catalogue, Endpoint
 from service.domain.credential import Credential, CredentialKind
-from service.domain.device import Device, DeviceState
+from service.domain.device import Device, DeviceState, Firmware
+from service.domain.device import FirmwareState as S
 from service.domain.group import KeyKind
 from service.domain.placement import ous_above
 from service.domain.product import Endorsement, Version
@@ -23,6 +24,7 @@ from service.domain.thing import Move
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_TRUSTED = 8  # of each kind; a device keeps no more
 MAX_ENDORSEMENTS = 16  # a device takes no more
+UNDER_WAY = frozenset({S.ACCEPTED, S.DEFERRED, S.DOWNLOADING, S.DOWNLOADED, S.VERIFIED, S.INSTALLING, S.REBOOTING})
 MAX_TRIES = 2  # how often a version may fail or be rolled back on a device before it is held back
 
 
@@ -91,6 +93,11 @@ def content(
     if trust:
         wanted["trust"] = trust
     return wanted
+
+
+def is_busy(firmware: Firmware) -> bool:
+    """Whether the device has said last that it is on its way to a version."""
+    return firmware.state in UNDER_WAY
 
 
 def is_renewal_due(credential: Credential, now: datetime, api_key_life_s: int | None = None) -> bool:

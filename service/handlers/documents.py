@@ -28,11 +28,12 @@ def refreshed(
 ) -> Credential:
     """The credential with the document that is right now; the same object when its stored bytes are.
 
-    A new revision is above the stored one and above `reported_rev`, what the device says it has.
+    A new revision is above the stored one and above `reported_rev`, what the device says it has. Where nothing is wanted
+    there is none, but for a device that is still busy with what was wanted over an earlier credential.
     """
     content = desired.content(device, credential, world.catalogue, now, world.told_service_keys)
     ahead = reported_rev is not None and reported_rev > credential.desired_rev
-    if not content and credential.desired_doc is None and not ahead:
+    if not content and credential.desired_doc is None and not ahead and not desired.is_busy(device.firmware):
         return credential
     if not ahead and credential.desired_doc == _pack(credential.desired_rev, content, encoding):
         return credential

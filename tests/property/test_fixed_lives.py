@@ -15,6 +15,7 @@ from tests.support.lifecycle import World
 from tests.support.mishaps import add_clone
 
 STEPS = 200  # far more than any deed takes
+pytestmark = pytest.mark.timeout(1200)  # seconds, where nothing else wants the processors
 
 
 class Life:

@@ -227,7 +227,7 @@ class Lifecycle(RuleBasedStateMachine):
             self.folder.cleanup()
 
 
-TestLifecycle = Lifecycle.TestCase
+TestLifecycle = pytest.mark.timeout(1200)(Lifecycle.TestCase)  # under a minute, where nothing else wants the processors
 TestLifecycle.settings = settings(
     max_examples=EXAMPLES,
     # The same few lives in every run of `make test`; FIRSTLIGHT_EXAMPLES and the long run look for new ones.
@@ -246,7 +246,7 @@ TestLifecycle.settings = settings(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_many_lives() -> None:
     """The same with as many examples as there is room for in `make faults`, or in `make soak`."""
     run_state_machine_as_test(

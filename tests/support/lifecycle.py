@@ -39,7 +39,7 @@ from service.storage.upkeep import Upkeep
 from tests.support.auditor import Told, audit, confirmed_devices
 from tests.support.fake_link import FakeClock, FakeGate
 from tests.support.life_unit import HOSTS, KEY_ID, PUBLIC_KEY, RELEASE_KEY, Place, Unit
-from tests.support.mishaps import take_away_clones
+from tests.support.mishaps import release_what_was_held_back, take_away_clones
 from tests.support.pipeline_site import MemoryImages
 from tests.support.storage import GROUP, NOW, PRODUCT, new_database
 
@@ -88,6 +88,7 @@ class World:
         self.told: list[Told] = []
         self.units: list[Unit] = []
         self.clones: list[Unit] = []  # those of `units` that nobody should have made
+        self.forgetful: set[str] = set()  # serials of which a device has lost its memory, or was there twice
         self.handed_over: set[str] = set()  # serials for which an operator has asked for a new key
         self.starts = 0
         self.commands_asked = 0
@@ -173,7 +174,7 @@ class World:
     async def settle(self) -> None:
         for _ in range(3):
             await asyncio.sleep(0)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(300):  # of work that takes milliseconds, unless the processors are others'
             while not (self.pipeline.idle and self.pipeline.streamer.idle):
                 if self.running.done():
                     self.running.result()
@@ -349,6 +350,7 @@ class World:
                 await self.operate("unblock", unit)
         await take_away_clones(self)
         for step in range(1200):
+            await release_what_was_held_back(self)
             for unit in self.units:
                 if unit.client is None:
                     unit.power_up()

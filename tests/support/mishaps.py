@@ -1,6 +1,6 @@
 """What befalls devices in the field: one forgets everything, and one is there twice.
 
-Owns these two, and how an operator makes an end of the second; the world and its devices are lifecycle.py's.
+Owns these two, and how an operator makes good what comes of them; the world and its devices are lifecycle.py's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def lose_flash(unit: Unit, *, image_too: bool) -> None:
     """A factory reset: records are gone, and with `image_too` what was installed; it has no power then."""
     unit.power_off()
+    unit.world.forgetful.add(unit.serial)
     unit.flash = MemoryFlash(unit.power)
     if image_too:
         unit.installer = MemoryInstaller(unit.power, unit.world.shared, CHUNK)
@@ -30,7 +31,19 @@ def add_clone(world: World, unit: Unit, *, with_flash: bool) -> Unit:
         clone.installer.copy_from(unit.installer)
     world.units.append(clone)
     world.clones.append(clone)
+    world.forgetful.add(unit.serial)
     return clone
+
+
+async def release_what_was_held_back(world: World) -> None:
+    """An operator has devices try a version again that were taken for gone back to the old one, twice.
+
+    That is how one looks that forgets everything while it reboots, or of which another copy speaks then. Of any other
+    device it would be a fault, so those stay held back.
+    """
+    for (serial,) in world.rows("SELECT serial FROM device, json_each(tries) WHERE value >= 2"):
+        if serial in world.forgetful:
+            await world.operate("release-version", next(one for one in world.units if one.serial == serial))
 
 
 async def take_away_clones(world: World) -> None:

@@ -10,8 +10,9 @@ from service.domain.changes import Changes
 from service.domain.credential import CredentialKind, CredentialState
 from service.domain.device import DeviceState, FirmwareState
 from service.domain.event import Event
+from service.domain.group import Reactivation
 from service.domain.product import ReleaseKey
-from tests.support.pipeline_site import NEW, Peer, catalogue, running
+from tests.support.pipeline_site import NEW, Peer, catalogue, group, running
 
 
 def device_of(site):
@@ -58,6 +59,22 @@ async def test_a_version_that_failed_twice_leaves_the_document_until_it_is_relea
         await change(site, "version_released", updates.release)
         (doc,) = await pushes(site, peer)
         assert (doc["firmware"]["version_id"], doc["firmware"]["release"]) == (NEW.version_id, 1)
+
+
+async def test_a_device_that_goes_on_with_what_is_held_back_is_told_over_its_new_credential_too(tmp_path):
+    async with running(tmp_path, world=catalogue(group(reactivation=Reactivation.OPEN))) as site:
+        peer = await in_service(site)
+        for _ in range(2):
+            await says(peer, "downloading")
+            await says(peer, "failed", cause="wrong_hash")
+        again = Peer(site)
+        again.session, again.nonce, again.boot_count = "5" * 32, b"n" * 16, 2
+        assert (await again.activate())["ok"]
+        assert "desired" not in await again.online()  # nothing is wanted, as far as the service knows
+        reply = await again.report(desired_rev=0, firmware={"state": "downloading", "version_id": NEW.version_id})
+        document = again.document(reply["desired"])
+        assert "firmware" not in document
+        assert "desired" not in await again.report(desired_rev=document["rev"])
 
 
 async def test_a_silent_update_is_asked_about_three_times_and_then_timed_out(tmp_path):
