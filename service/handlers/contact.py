@@ -130,27 +130,8 @@ def close_contact(
             fields = {**fields, "desired": documents.signed(device, credential, world)}
             device = updates.offered(device, world.catalogue, context.now)
     reply = context.reply(request_id, fields)
-    if n is not None:
-        credential = replace(
-            credential,
-            last_boot_count=contact.boot_count,
-            last_n=n,
-            **_first_of_boot(contact, request_id, n),
-            last_reply=reply,
-            last_heard_at=context.now,
-            encoding=context.encoding,
-        )
-    elif credential.last_heard_at is None or context.now - credential.last_heard_at >= HEARD_EVERY:
-        credential = replace(credential, last_heard_at=context.now)
-    changed: dict[str, Any] = {}
-    if n is not None and contact.boot_count > device.boot_count:
-        changed["boot_count"] = contact.boot_count
-    if caps is not None and caps != device.caps:
-        changed["caps"] = caps
-    if credential is not contact.credential:
-        changed["credentials"] = moves.with_row(device, credential)
-    if changed:
-        device = replace(device, **changed)
+    credential = _remembering(contact, credential, context, request_id, n, reply)
+    device = _told(contact, device, credential, numbered=n is not None, caps=caps)
     if device.state is DeviceState.RETIRED and desired_rev is not None and desired_rev == credential.desired_rev:
         device = retirement.heard(device, credential, context.now)
         contact.note("retirement_heard")
@@ -163,6 +144,39 @@ def close_contact(
         events=tuple(contact.events),
         partner=contact.partner,
     )
+
+
+def _remembering(
+    contact: Contact, credential: Credential, context: Context, request_id: str, n: int | None, reply: bytes
+) -> Credential:
+    """What the credential keeps of this request: of a numbered one the reply, for a repeat; of others that it was heard."""
+    if n is not None:
+        return replace(
+            credential,
+            last_boot_count=contact.boot_count,
+            last_n=n,
+            **_first_of_boot(contact, request_id, n),
+            last_reply=reply,
+            last_heard_at=context.now,
+            encoding=context.encoding,
+        )
+    if credential.last_heard_at is None or context.now - credential.last_heard_at >= HEARD_EVERY:
+        return replace(credential, last_heard_at=context.now)
+    return credential
+
+
+def _told(
+    contact: Contact, device: Device, credential: Credential, *, numbered: bool, caps: tuple[str, ...] | None
+) -> Device:
+    """The device with what it has said of itself and with this credential; the same one where nothing is new."""
+    changed: dict[str, Any] = {}
+    if numbered and contact.boot_count > device.boot_count:
+        changed["boot_count"] = contact.boot_count
+    if caps is not None and caps != device.caps:
+        changed["caps"] = caps
+    if credential is not contact.credential:
+        changed["credentials"] = moves.with_row(device, credential)
+    return replace(device, **changed) if changed else device
 
 
 def _first_of_boot(contact: Contact, request_id: str, n: int) -> dict[str, Any]:
