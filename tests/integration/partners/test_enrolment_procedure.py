@@ -36,6 +36,12 @@ class Operator:
         assert result.exit_code == code, f"{words}: {result.output} {result.exception}"
         return result.stdout
 
+    def fails(self, *words: str) -> str:
+        """What a refused command says."""
+        result = CliRunner().invoke(app, ["--config", str(self.config), *words])
+        assert result.exit_code == 1, f"{words}: {result.output} {result.exception}"
+        return result.stderr
+
     def signs_in(self) -> None:
         page = self.client.get("/admin/sign-in").text
         form = re.search(r'name="form" value="(\w+)"', page)
@@ -203,6 +209,9 @@ def by_files(operator: Operator, platform: Platform, folder: Path, tmp_path: Pat
     operator.runs("load", "enrolment-response")
     assert operator.order("SO-2") == ("enrol_failed", {"U-1": "enrolled", "U-2": "enrol_failed"})
     assert (folder / "done/load/billing/answer.p7m.report.json").exists()
+    # What waits for the other provider is for the key of before, until the transformation has taken it.
+    assert "outbox/dep/" in operator.fails("enrolment", "key", "retire", rotated["before"])
+    operator.runs("transformation")
     operator.does("enrolment", "key", "retire", rotated["before"])
     events = json.loads(operator.does("enrolment", "events", "--json"))
     assert [(one["kind"], one["order_id"]) for one in events] == [
