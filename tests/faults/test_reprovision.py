@@ -28,19 +28,20 @@ POLICY = Policy(
     request_timeout_s=1.0,
     connect_timeout_s=5,
     rung_span_s=2.0,
-    placement_trial_s=20.0,
+    # Above the half minute for which a device is held that could not announce its move to a service that was dead.
+    placement_trial_s=60.0,
 )
 SECOND_OU = "acme/second"
 
 pytestmark = pytest.mark.mosquitto
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("devices", "kills", "within_s"),
     [
-        pytest.param(8, 2, 60, id="eight_devices"),
-        pytest.param(50, 6, 240, id="fifty_devices", marks=pytest.mark.long),
+        pytest.param(8, 2, 240, id="eight_devices"),
+        pytest.param(50, 6, 480, id="fifty_devices", marks=pytest.mark.long),
     ],
 )
 async def test_every_device_ends_in_the_new_place_or_at_work_in_the_old_one(
@@ -65,9 +66,9 @@ async def test_every_device_ends_in_the_new_place_or_at_work_in_the_old_one(
         async with asyncio.TaskGroup() as group:
             group.create_task(fleet.run(stop))
             try:
-                await until(lambda: installed(site) == {"2.0": devices}, 60)
+                await until(lambda: installed(site) == {"2.0": devices}, 240)
                 await site.set_target("3.0")
-                await until(lambda: downloading(site) > 0, 60)
+                await until(lambda: downloading(site) > 0, 240)
                 await site.reprovision(EAST, SECOND_OU)
                 await disturb(site, rng, kills)
                 await ended(site, fleet, within_s)
