@@ -55,6 +55,7 @@ def handle(device: Device | None, request: Activate, claim: Claim, context: Cont
 
 
 def _decide(device: Device | None, ask: Ask, context: Context) -> Decision:
+    known = device
     # 8. Rates of serial and group: only now, so that nobody can use them up for another. Once for each message.
     if context.answer is None and context.signed is None:
         context.world.admit(ask.group.group_id, ask.claim.serial)
@@ -86,7 +87,7 @@ def _decide(device: Device | None, ask: Ask, context: Context) -> Decision:
     place = activation.place_of(device, ask.group, context.world.catalogue, operational=context.operational)
     kind = activation.kind_of(ask.group, place, has_csr=ask.claim.csr is not None)
     # 11. CSR.
-    issued = grants.certificate(ask, place, context) if kind is CredentialKind.X509 else None
+    issued = grants.certificate(known, ask, place, context) if kind is CredentialKind.X509 else None
     decision = grants.admit(device, ask, place, issued, context)
     return replace(decision, events=told + decision.events) if told else decision
 
@@ -111,6 +112,8 @@ def _frozen(device: Device, told: tuple[Event, ...], ask: Ask) -> Decision:
 def _proven(
     device: Device | None, group: Group | None, request: Activate, claim: Claim, context: Context, door: Door
 ) -> proofs.Prover:
+    if context.proven is not None and context.proven.device is device:
+        return context.proven.prover
     message = door.asked(context.owner, request.server_nonce, request.claim)
     try:
         prover = proofs.verify_claimant(

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from service.brokers.gate import Login
 from service.credentials.authority import Csr, Order, Signed
 from service.credentials.item_seals import ItemSeals, SealedImage
+from service.credentials.proofs import Prover
 from service.domain.catalogue import Catalogue
 from service.domain.device import Device
 from service.domain.event import Event
@@ -38,6 +39,14 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
+class Proven:
+    """Who proved a message: with this prover, by what was known of this device (None: of nobody)."""
+
+    device: Device | None
+    prover: Prover
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """One message: who sent it (as the topic says), when, and how the reply is to be written."""
 
@@ -55,6 +64,7 @@ class Context:
     answer: Answer | None = None  # of the group's hook, once it has been asked
     asked_in: str | None = None  # the environment whose brokers brought the message
     signed: tuple[Order, Signed] | None = None  # the certificate that this message was found to need
+    proven: Proven | None = None  # when it was found so; holds while its device has not changed
     incomplete: bool = False  # there is more to load about the device, which only a proven message is worth
 
     def reply(self, request_id: str, fields: Mapping[str, object]) -> bytes:
@@ -68,9 +78,10 @@ class Incomplete(Exception):  # noqa: N818 - a request, not a fault
 class Unsigned(Exception):  # noqa: N818 - a request, not a fault
     """The message gets a certificate: have this order signed and handle it again. So that many are signed together."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, proven: Proven) -> None:
         super().__init__(order.credential_id)
         self.order = order
+        self.proven = proven
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from service.domain.group import Group
 from service.domain.product import Product
 from service.domain.thing import Thing
 from service.errors import Secret, ServiceError
-from service.handlers.decision import Context, Decision, Grant, Step, Unsigned
+from service.handlers.decision import Context, Decision, Grant, Proven, Step, Unsigned
 from service.handlers.door import ORDINARY, Door
 from service.protocol import encode
 from service.protocol.schemas import Activate, Claim
@@ -122,8 +122,11 @@ def _new_thing(device: Device, product: Product, place: Place, context: Context)
     return activation.new_thing(thing_id, device, product, number, place, context.now, template)
 
 
-def certificate(ask: Ask, place: Place, context: Context) -> Issued:
-    """The certificate of this message. Raises Unsigned while it is not made, and ServiceError."""
+def certificate(device: Device | None, ask: Ask, place: Place, context: Context) -> Issued:
+    """The certificate of this message, which was proven by what is known of `device`.
+
+    Raises Unsigned while it is not made, and ServiceError.
+    """
     environment = place.environment.name
     if environment not in context.world.issuers:
         raise ServiceError(
@@ -139,7 +142,8 @@ def certificate(ask: Ask, place: Place, context: Context) -> Issued:
         raise ServiceError(codes.BAD_REQUEST, "the CSR's key is in use already; make a new one", cause="csr_key_in_use")
     if context.signed is None or context.signed[0].environment != environment:
         serial = context.world.random_bytes(SERIAL_BYTES)
-        raise Unsigned(Order(environment, csr, ask.credential_id, context.now, serial))
+        order = Order(environment, csr, ask.credential_id, context.now, serial)
+        raise Unsigned(order, Proven(device, ask.prover))
     signed = context.signed[1]
     if isinstance(signed, CsrError):
         raise ServiceError(codes.BAD_REQUEST, str(signed), cause=signed.cause) from signed

@@ -199,6 +199,7 @@ class Executor:
                 try:
                     outcomes[job] = await self._complete(job, batch, working, world)
                 except Unsigned as unsigned:
+                    job.proven = unsigned.proven
                     ordered.append((job, unsigned.order))
             signed = await self._signers.sign([order for _, order in ordered]) if ordered else []
             for (job, order), one in zip(ordered, signed, strict=True):
@@ -215,17 +216,12 @@ class Executor:
             return self._handle(job, working, world)
 
     def _handle(self, job: Job, working: Working, world: World) -> Outcome:
-        context = Context(
-            world, self._clock(), job.owner, job.operational, job.trace_id, job.encoding,
-            working.next_number, working.spki_in_use, csr=job.csr, self_registered=working.self_registered,
-            answer=job.answer, signed=job.signed, asked_in=(job.link.environment or None) if job.link is not None else None,
-        )  # fmt: skip
         try:
             if job.verb == TEND:
-                return self._tend(job, working, context)
+                return self._tend(job, working, world)
             if job.verb in _ACTIVATING:
-                return self._activate(job, working, context)
-            return self._operate(job, working, context)
+                return self._activate(job, working, world)
+            return self._operate(job, working, world)
         except ServiceError as error:
             return self._refused(job, error)
         except (Incomplete, Unsigned):
@@ -234,35 +230,55 @@ class Executor:
             log.exception("a handler failed", extra={"trace_id": job.trace_id, "verb": job.verb})
             return self._refused(job, _internal())
 
-    def _activate(self, job: Job, working: Working, context: Context) -> Outcome:
+    def _context(self, job: Job, device: Device | None, working: Working, world: World) -> Context:
+        return Context(
+            world,
+            self._clock(),
+            job.owner,
+            job.operational,
+            job.trace_id,
+            job.encoding,
+            working.next_number,
+            working.spki_in_use,
+            partner=working.partner_of(device),
+            csr=job.csr,
+            self_registered=working.self_registered,
+            answer=job.answer,
+            signed=job.signed,
+            proven=job.proven,
+            asked_in=(job.link.environment or None) if job.link is not None else None,
+            incomplete=working.is_incomplete(device),
+        )
+
+    def _activate(self, job: Job, working: Working, world: World) -> Outcome:
         decoded = job.decoded
         assert decoded is not None
         assert decoded.claim is not None
         device = working.of_serial(decoded.claim.group_id, decoded.claim.serial)
-        context = replace(context, partner=working.partner_of(device), incomplete=working.is_incomplete(device))
+        context = self._context(job, device, working, world)
         decision = _ACTIVATING[job.verb](device, _request(job), decoded.claim, context)
         return self._settle(job, device, decision, working, context, decoded.claim.group_id, decoded.claim.serial)
 
-    def _operate(self, job: Job, working: Working, context: Context) -> Outcome:
+    def _operate(self, job: Job, working: Working, world: World) -> Outcome:
         device = working.of_credential(job.owner)
         credential = moves.find(device, job.owner) if device is not None else None
         # A message of a credential that is dropped, or was never ours, is ignored even if the broker let it in.
         if device is None or credential is None or credential.state is CredentialState.DROPPED:
             working.counters["credential_unknown" if credential is None else "credential_dropped"] += 1
             return Outcome(job)
-        context = replace(context, partner=working.partner_of(device))
+        context = self._context(job, device, working, world)
         try:
             decision = _OPERATIONAL[job.verb](device, job, context)
         except ServiceError as error:
             decision = Decision(refusal=error)
         return self._settle(job, device, decision, working, context, device.group_id, device.serial)
 
-    def _tend(self, job: Job, working: Working, context: Context) -> Outcome:
+    def _tend(self, job: Job, working: Working, world: World) -> Outcome:
         """What the clock or an operator's change asks of a device, whatever credentials it has."""
         device = working.of_device_id(job.owner)
         if device is None:
             return Outcome(job)
-        context = replace(context, partner=working.partner_of(device))
+        context = self._context(job, device, working, world)
         decision = tend.handle(device, context)
         confirmed = moves.confirmed_of(device.credentials)
         decision = replace(decision, credential_id=confirmed.credential_id if confirmed else "")

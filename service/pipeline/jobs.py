@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from service.credentials.authority import Csr, Order, Signed
 from service.domain.hook import Answer
+from service.handlers.decision import Proven
 from service.mqtt.port import Link
 from service.protocol.decode import Decoded
 
@@ -29,6 +30,7 @@ class Job:
     csr: Csr | None = None
     answer: Answer | None = None  # of the group's hook
     signed: tuple[Order, Signed] | None = None  # its certificate
+    proven: Proven | None = None  # when it was found to need one
 
     @property
     def encoding(self) -> str:
