@@ -37,7 +37,7 @@ CONNECT_TIMEOUT_S = 5.0
 FIRST_RETRY_S = 0.2
 MAX_RETRY_S = 15.0
 STABLE_S = 30.0  # a connection that lasted this long starts the back-off anew
-BURST = 32  # packets taken before others get a turn
+WRITE_BYTES = 64 * 1024  # written before the turn is over
 YIELD_BYTES = 256 * 1024  # after so many bytes written without waiting, others get a turn
 _NODELAY = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # small replies do not wait for the peer's acknowledgement
 
@@ -91,6 +91,8 @@ class MqttLink:
         self._monotonic = monotonic
         self._paho: paho_client.Client | None = None  # None while not subscribed
         self._writable = asyncio.Event()  # clear while paho holds bytes that the socket did not take
+        self._write: Callable[[], None] = lambda: None
+        self._unwritten = 0  # bytes published since they were written last, if not at the end of a turn
         self._burst = 0  # bytes since this task last let others run
         if settings.tls is not None:
             close_refused(settings.tls)
@@ -129,10 +131,10 @@ class MqttLink:
             await asyncio.sleep(delay_s * (0.5 + self._jitter()))
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        """Send at QoS 0; returns when the bytes have been handed to the socket. Raises LinkDown.
+        """Send at QoS 0, with all else that is published in this turn of the loop. Raises LinkDown.
 
-        paho's own queue holds at most one message of each waiting caller's turn: while the socket takes no more,
-        callers wait here. A broker that reads nothing is ended by the keep-alive, which wakes them with LinkDown.
+        What waits to be written is bounded: while the socket takes no more, callers wait here. A broker that reads
+        nothing is ended by the keep-alive, which wakes them with LinkDown.
         """
         paho = self._paho
         if paho is None:
@@ -141,16 +143,15 @@ class MqttLink:
             await self._writable.wait()
             if self._paho is not paho:
                 raise LinkDown
-        info = paho.publish(topic, payload, 0)
-        if info.rc != 0:
-            raise LinkDown
-        paho.loop_write()
-        if paho.want_write():
-            self._writable.clear()
-            await self._writable.wait()
-        if self._paho is not paho or not info.is_published():
+        if paho.publish(topic, payload, 0).rc != 0:
             raise LinkDown
         self.state.sent += 1
+        self._unwritten += len(payload)
+        if self._unwritten >= WRITE_BYTES:
+            self._unwritten = 0
+            self._write()
+            if self._paho is not paho:
+                raise LinkDown
         self._burst += len(payload) + 256
         if self._burst >= YIELD_BYTES:
             self._burst = 0
@@ -183,7 +184,6 @@ class MqttLink:
                 heed_cancellation()
                 self._paho = paho  # before SUBSCRIBE: the first messages may come with the SUBACK
                 self._writable.set()
-                self._read_in_bursts(client, paho)
                 self.on_connect()
                 codes = await client.subscribe([(one, 1) for one in self.filters])
                 heed_cancellation()
@@ -207,7 +207,8 @@ class MqttLink:
 
         aiomqtt acknowledges on receipt and makes a task for each message; aiomqtt_mended.py says how we come by its client.
         """
-        paho = mend(client, self._writable.set)
+        mended = mend(client, self._writable.set, self._writable.clear)
+        paho, self._write = mended.paho, mended.write
         paho.manual_ack_set(True)
         state, deliver = self.state, self._deliver
 
@@ -221,25 +222,6 @@ class MqttLink:
         paho.on_message = received
         paho.on_publish = None
         return paho
-
-    def _read_in_bursts(self, client: aiomqtt.Client, paho: paho_client.Client) -> None:
-        """Take up to BURST packets each time the socket is readable; aiomqtt takes one and asks the loop again."""
-        sock, state = paho.socket(), self.state
-        if sock is None:
-            return
-
-        def read() -> None:
-            try:
-                for _ in range(BURST):
-                    before = state.received
-                    if paho.loop_read() != 0 or state.received == before:
-                        return  # lost, or nothing more that is whole
-            except Exception as error:  # noqa: BLE001 - whatever the peer sent, this connection ends
-                state.last_error = type(error).__name__
-                close_socket(client)
-
-        if not isinstance(sock, ssl.SSLSocket):  # TLS keeps bytes that the loop does not see; aiomqtt's reader knows
-            asyncio.get_running_loop().add_reader(sock.fileno(), read)
 
 
 def _words(error: BaseException) -> str:

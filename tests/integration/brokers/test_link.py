@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from typing import Any
 
 import aiomqtt
 import paho.mqtt.client as paho_client
@@ -57,6 +59,8 @@ def test_aiomqtt_still_has_the_paho_client_that_acknowledgement_by_hand_needs() 
 
     client = asyncio.run(probe())
     assert isinstance(client, paho_client.Client)
+    for own in ("_sock_send", "_sock_recv"):
+        assert callable(getattr(client, own))
     for public in ("manual_ack_set", "ack", "want_write", "loop_write", "on_socket_register_write"):
         assert hasattr(client, public)
 
@@ -149,6 +153,61 @@ async def test_a_wrong_password_is_tried_again_for_ever_and_says_why_without_the
     assert A.api_key.reveal().decode() not in link.state.last_error
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_system_is_asked_once_for_all_that_is_there_and_once_for_all_of_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hundred messages at once, and as many back: few calls, nothing lost, nothing out of order."""
+    many = 100
+    asked: dict[int, list[str]] = {}
+    for name in ("recv", "send"):
+        real = getattr(socket.socket, name)
+
+        def counted(self: socket.socket, *args: object, name: str = name, real: Any = real) -> Any:
+            asked.setdefault(self.fileno(), []).append(name)
+            return real(self, *args)
+
+        monkeypatch.setattr(socket.socket, name, counted)
+    up = UP.encode()
+    publishes = b"".join(bytes([0x30, 3 + len(up)]) + len(up).to_bytes(2, "big") + up + bytes([n]) for n in range(many))
+    back, gone = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        await reader.read(1000)  # CONNECT
+        writer.write(b"\x20\x02\x00\x00")
+        header = await reader.readexactly(2)
+        body = await reader.readexactly(header[1])
+        writer.write(b"\x90\x03" + body[:2] + b"\x01" + publishes)
+        expected = bytes([0x30, 3 + len(DOWN)]) + len(DOWN).to_bytes(2, "big") + DOWN.encode()
+        for n in range(many):
+            assert await reader.readexactly(len(expected) + 1) == expected + bytes([n])
+        back.set()
+        await reader.read()
+        writer.close()
+        gone.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    inbox = Inbox()
+    link = MqttLink("test", Role.OPERATIONAL, LinkSettings("127.0.0.1", server.sockets[0].getsockname()[1]), inbox)
+    async with running(link), asyncio.timeout(20):
+        heard = [(await inbox.next()).payload for _ in range(many)]
+        assert heard == [bytes([n]) for n in range(many)]
+        assert link._paho is not None
+        sock = link._paho.socket()
+        assert sock is not None
+        calls = asked[sock.fileno()]
+        assert calls.count("recv") < many / 4
+        calls.clear()
+        for n in range(many):
+            await link.publish(DOWN, bytes([n]))
+        await back.wait()
+        assert calls.count("send") == 1
+    async with asyncio.timeout(20):
+        await gone.wait()
+    server.close()
+    await server.wait_closed()
 
 
 async def test_publishers_wait_while_the_socket_takes_no_more_and_nothing_piles_up() -> None:
