@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 # Fewer are signed here: the way there and back would cost as much. And all are, where the child has no core of its own.
 TOGETHER = 4 if (os.cpu_count() or 1) > 1 else None
+TURN = 8  # certificates made here before others get a turn
 ANSWER_S = 10.0  # for one order, however many certificates
 START_S = 30.0
 RETRY_S = 60.0  # after the child failed
@@ -59,14 +60,23 @@ class Signers:
         """One certificate, or the reason against it, for each order and in that order. Raises nothing of its own."""
         if self._together is not None and len(orders) >= self._together:
             if self._child is not None:
-                try:
-                    return await self._beside(self._child, orders)
-                except (OSError, EOFError, TimeoutError, ValueError) as error:
-                    log.warning("the signing process failed and is given up: %s", type(error).__name__)
-                    await self._give_up()
-            else:
-                self._start()
+                return await self._sign_with(self._child, orders)
+            self._start()
         return [_sign(self._authorities[one.environment], one) for one in orders]
+
+    async def _sign_with(self, child: asyncio.subprocess.Process, orders: Sequence[Order]) -> list[Signed]:
+        """Half of them there and half of them here, so that both are done at the same time."""
+        first, rest = orders[: len(orders) // 2], orders[len(orders) // 2 :]
+        asked = asyncio.create_task(self._beside(child, first), name="signing beside")
+        try:
+            here = []
+            for number, one in enumerate(rest):
+                if number % TURN == 0:
+                    await asyncio.sleep(0)
+                here.append(_sign(self._authorities[one.environment], one))
+            return [*await asked, *here]
+        finally:
+            asked.cancel()
 
     async def close(self) -> None:
         if self._starting is not None:
@@ -105,11 +115,15 @@ class Signers:
             log.info("certificates are signed by a process of their own", extra={"process_id": child.pid})
 
     async def _beside(self, child: asyncio.subprocess.Process, orders: Sequence[Order]) -> list[Signed]:
-        async with asyncio.timeout(ANSWER_S):
-            answers = await _ask(child, [_packed(one) for one in orders])
-        if len(answers) != len(orders):
-            raise ValueError("answers are missing")
-        return [_answered(one, answer) for one, answer in zip(orders, answers, strict=True)]
+        """By the child, or here when it fails. Raises nothing of its own."""
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                answers = await _ask(child, [_packed(one) for one in orders])
+            return [_answered(one, answer) for one, answer in zip(orders, answers, strict=True)]
+        except (OSError, EOFError, TimeoutError, ValueError) as error:
+            log.warning("the signing process failed and is given up: %s", type(error).__name__)
+            await self._give_up()
+        return [_sign(self._authorities[one.environment], one) for one in orders]
 
     async def _give_up(self) -> None:
         child, self._child = self._child, None

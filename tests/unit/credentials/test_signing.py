@@ -58,13 +58,13 @@ def content(signed):
 
 
 async def test_what_is_signed_beside_is_what_is_signed_here(authority):
-    ordered = orders(GOOD[0], WEAK, GOOD[1])
+    ordered = orders(GOOD[0], WEAK, GOOD[1], GOOD[2], WEAK)
     async with beside(authority) as signers:
         there = await signers.sign(ordered)
         assert signers.process_id is not None
     here = await Signers({"prod": authority}, together=None).sign(ordered)
     assert [content(one) for one in there] == [content(one) for one in here]
-    assert [type(one) for one in here] == [Issued, CsrError, Issued]
+    assert [type(one) for one in here] == [Issued, CsrError, Issued, Issued, CsrError]
     ca = x509.load_pem_x509_certificate(authority.ca_pem.encode())
     x509.load_pem_x509_certificate(there[0].pem.encode()).verify_directly_issued_by(ca)
 
