@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, String, bindparam, cast, func, select, update
+from sqlalchemy import Column, String, and_, bindparam, cast, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from service.credentials.keyfile import KeyFile
@@ -38,6 +38,7 @@ TAKEN_OVER_S = 20.0  # for the service, which looks every second
 PAUSE_S = 0.01  # between two pages, so that others get the write lock
 _LOOK_S = 0.2
 _SEALS_WITH = "seals_with:"  # and the environments that a service serves: a name in `meta`; its value is the key's id
+_SAID = and_(meta.c.name >= _SEALS_WITH, meta.c.name < _SEALS_WITH[:-1] + ";")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,9 @@ async def rotate(
     age_s = time.time() - (await asyncio.to_thread(key_file.stat)).st_mtime
     database = await Database.open(database_path, keys.sealer(), check=False)
     try:
-        if not stopped:
+        if stopped:
+            await _forget_services(database)
+        else:
             await _taken_over(database, keys.seal_current, taken_over_s)
         resealed = await reseal(database, keys.seal_current)
         left = await kids_in_use(database)
@@ -88,6 +91,12 @@ async def say_seals_with(database: Database, who: str, kid: str) -> None:
         )
 
 
+async def _forget_services(database: Database) -> None:
+    """None runs: what they said, and those that are set up no more, is not waited for the next time."""
+    async with database.write(audit=False) as transaction:
+        await transaction.connection.execute(delete(meta).where(_SAID))
+
+
 def _stopped(database_path: Path) -> bool:
     try:
         take_over(database_path)
@@ -100,7 +109,7 @@ def _stopped(database_path: Path) -> bool:
 
 async def _taken_over(database: Database, kid: str, within_s: float) -> None:
     """Wait until every service that has said anything seals with this key. Raises ServiceError CONFLICT."""
-    query = select(meta.c.value).where(meta.c.name >= _SEALS_WITH, meta.c.name < _SEALS_WITH[:-1] + ";")
+    query = select(meta.c.value).where(_SAID)
     end = time.monotonic() + within_s
     while True:
         async with database.read() as connection:

@@ -120,3 +120,16 @@ async def test_the_old_key_stays_as_long_as_some_command_may_still_seal_with_it(
         assert (await rekeying.rotate(key_file, path)).kept == stays.kept
     # With nobody there it goes at once.
     assert (await rekeying.rotate(key_file, path)).retired == stays.kept
+
+
+async def test_a_service_that_is_set_up_no_more_is_not_waited_for_after_a_rotation_without_any(place):
+    key_file, path = place
+    async with running(place) as (service, _rotation, _admission):
+        await rekeying.say_seals_with(service, "east", KeyFile.load(key_file).seal_current)
+    await rekeying.rotate(key_file, path)
+    async with running(place) as (_, rotation, _admission):
+        await rotation.tick()
+        with pytest.raises(ServiceError):
+            await rekeying.rotate(key_file, path, taken_over_s=0)
+        await rotation.tick()
+        assert (await rekeying.rotate(key_file, path, taken_over_s=0)).kept
