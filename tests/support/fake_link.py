@@ -6,9 +6,9 @@ import asyncio
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
-from service.brokers.gate import GateError, Login
+from service.brokers.gate import AccountLogin, GateError, Login
 from service.domain import desired, moves, updates
-from service.domain.credential import CredentialState
+from service.domain.credential import CredentialKind, CredentialState
 from service.domain.event import TOUCHING
 from service.mqtt.port import Inbound, LinkDown, Role
 
@@ -85,11 +85,14 @@ class FakeGate:
 
     def __init__(self) -> None:
         self.logins: dict[str, Login] = {}
+        self.accounts: dict[str, AccountLogin] = {}
         self.calls: list[tuple[str, int]] = []
         self.fail = False
 
     async def grant(self, logins) -> None:
         self._called("grant", logins)
+        if any(one.kind is CredentialKind.API_KEY and not (one.api_key or one.api_key_sha256) for one in logins):
+            raise GateError("no key")
         self.logins.update({one.credential_id: one for one in logins})
 
     async def revoke(self, logins) -> None:
@@ -98,10 +101,12 @@ class FakeGate:
             self.logins.pop(one.credential_id, None)
 
     async def set_accounts(self, wanted) -> tuple[int, int]:
-        return 0, 0
+        before, self.accounts = self.accounts, {one.name: one for one in wanted}
+        granted = sum(before.get(name) != one for name, one in self.accounts.items())
+        return granted, sum(self.accounts.get(name) != one for name, one in before.items())
 
     async def snapshot(self) -> frozenset[str]:
-        return frozenset(self.logins)
+        return frozenset(name for name, one in self.logins.items() if one.kind is CredentialKind.API_KEY)
 
     def _called(self, what: str, logins) -> None:
         self.calls.append((what, len(logins)))
