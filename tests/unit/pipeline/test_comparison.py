@@ -16,7 +16,7 @@ from tests.support.fake_link import FakeGate
 
 
 def login(name: str, kind: CredentialKind = CredentialKind.API_KEY) -> Login:
-    return Login(name * 32, kind)
+    return Login(name * 32, kind, api_key_sha256=bytes(32))
 
 
 A, B, C, D = (login(name) for name in "abcd")
@@ -129,7 +129,7 @@ async def test_a_revocation_waits_for_one_page_of_a_comparison_and_not_for_all(m
 
 async def test_the_doctor_s_logins_are_left_alone_and_a_broker_without_a_list_has_nothing_to_compare() -> None:
     gate = FakeGate()
-    canary = Login(CANARY_PREFIX + "0" * 16, CredentialKind.API_KEY)
+    canary = Login(CANARY_PREFIX + "0" * 16, CredentialKind.API_KEY, api_key_sha256=bytes(32))
     assert await granter_of(gate, canary, A).reconcile(all_of(A)) == (0, 0)
 
     class Listless(FakeGate):

@@ -203,7 +203,7 @@ async def test_a_grant_that_is_under_way_when_its_credential_is_dropped_does_not
 
     gate = SlowGate()
     granter = Granter(gate, Bounds(), Record(10))
-    slow, waiting = (Login(name * 32, CredentialKind.API_KEY) for name in "ab")
+    slow, waiting = (Login(name * 32, CredentialKind.API_KEY, api_key_sha256=bytes(32)) for name in "ab")
     answers = []
     task = asyncio.create_task(granter.run())
     granter.submit(slow, answers.append)
