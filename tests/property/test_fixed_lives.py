@@ -12,7 +12,7 @@ import pytest
 from tests.property.test_lifecycle import POLICIES
 from tests.support.life_unit import Unit
 from tests.support.lifecycle import World
-from tests.support.mishaps import add_clone
+from tests.support.mishaps import add_clone, lose_flash
 
 STEPS = 200  # far more than any deed takes
 pytestmark = pytest.mark.timeout(1200)  # seconds, where nothing else wants the processors
@@ -99,6 +99,25 @@ async def test_a_life_in_which_everything_happens_ends_in_service(tmp_path, seed
         found = {kind for (kind,) in world.rows("SELECT DISTINCT kind FROM event")}
         wanted = {"moved", "move_failed", "renewed", "replaced", "replacement_undone", "clone_suspected", "frozen"}
         assert wanted | {"failed_over", "unfrozen"} <= found
+        assert world.unfinished() == []
+        assert world.audit(settled=True) == []
+    finally:
+        await world.close()
+
+
+async def test_a_device_that_is_frozen_by_signs_from_before_is_let_in_again(tmp_path):
+    world = await World.create(tmp_path, ["sn-1"])
+    try:
+        await world.set_group(clone_policy="freeze")
+        (one,) = world.units
+        for boots in (4, 3, 2, 1):  # each time below the counter before; the third sign comes when all is calm
+            lose_flash(one, image_too=False)
+            for _ in range(boots - 1):
+                one.power_up()
+                one.power_off()
+            await world.calm()
+        told = world.rows("SELECT kind FROM event WHERE kind IN ('clone_suspected', 'frozen', 'unfrozen') ORDER BY seq")
+        assert [kind for (kind,) in told] == ["clone_suspected", "frozen", "unfrozen"]
         assert world.unfinished() == []
         assert world.audit(settled=True) == []
     finally:

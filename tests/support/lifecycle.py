@@ -39,7 +39,7 @@ from service.storage.upkeep import Upkeep
 from tests.support.auditor import Told, audit, confirmed_devices
 from tests.support.fake_link import FakeClock, FakeGate
 from tests.support.life_unit import HOSTS, KEY_ID, PUBLIC_KEY, RELEASE_KEY, Place, Unit
-from tests.support.mishaps import release_what_was_held_back, take_away_clones
+from tests.support.mishaps import let_in_what_is_frozen, release_what_was_held_back, take_away_clones
 from tests.support.pipeline_site import MemoryImages
 from tests.support.storage import GROUP, NOW, PRODUCT, new_database
 
@@ -349,8 +349,10 @@ class World:
             if self.rows(f"SELECT 1 FROM device WHERE serial = '{unit.serial}' AND state = 'blocked'"):
                 await self.operate("unblock", unit)
         await take_away_clones(self)
+        suspects = set(self.forgetful)
         for step in range(1200):
             await release_what_was_held_back(self)
+            await let_in_what_is_frozen(self, suspects)
             for unit in self.units:
                 if unit.client is None:
                     unit.power_up()

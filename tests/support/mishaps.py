@@ -46,6 +46,19 @@ async def release_what_was_held_back(world: World) -> None:
             await world.operate("release-version", next(one for one in world.units if one.serial == serial))
 
 
+async def let_in_what_is_frozen(world: World, suspects: set[str]) -> None:
+    """An operator unfreezes a serial that has but one device now; once, then it is no longer among `suspects`.
+
+    Two signs may be left of a double that is gone, or of memory that was lost: `unfreeze`, which alone takes signs back,
+    is refused before the serial is frozen. When the one device then starts with a boot counter below the last one that
+    was heard, that is the third. To be frozen once more would be a fault: one device gives no signs by itself.
+    """
+    for (serial,) in world.rows("SELECT serial FROM device WHERE frozen"):
+        if serial in suspects:
+            suspects.remove(serial)
+            await world.operate("unfreeze", next(one for one in world.units if one.serial == serial))
+
+
 async def take_away_clones(world: World) -> None:
     """An operator finds them: they lose their power, their serials go on, and the one that is left may come in again."""
     cloned = {clone.serial for clone in world.clones}
