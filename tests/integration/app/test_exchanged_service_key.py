@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from service.mqtt.port import Role
+from service.mqtt.port import EVERYWHERE
 from tests.support.site import ENVIRONMENT, OU, PRODUCT_ID, Site, made_site, until
 from tests.support.site_agents import agent_file, run_once
 
@@ -33,7 +33,7 @@ async def test_a_device_follows_to_the_next_service_key_and_believes_it_alone(tm
     key = ec.generate_private_key(ec.SECP256R1())
     async with made_site(tmp_path / "site", "mosquitto", certificates=True) as site:
         await site.add_version("2.0", 2, b"firmware" * 1000)
-        for role in Role:
+        for role in EVERYWHERE:
             await site.start_broker(role)
         await site.start_service()
         await site.command(
