@@ -31,7 +31,6 @@ from service.operations.accounts import THIS_MACHINE
 from service.operations.commands import Commands, Request
 from service.operations.outcomes import Result
 from service.pipeline.bounds import Bounds
-from service.pipeline.service import Pipeline
 from service.storage import tables
 from service.storage.catalogue_rows import version_row
 from service.storage.store import SqlStore
@@ -41,6 +40,7 @@ from tests.support.fake_link import FakeClock, FakeGate
 from tests.support.life_unit import HOSTS, KEY_ID, PUBLIC_KEY, RELEASE_KEY, Place, Unit
 from tests.support.mishaps import let_in_what_is_frozen, release_what_was_held_back, take_away_clones
 from tests.support.pipeline_site import MemoryImages
+from tests.support.still_pipeline import StillPipeline
 from tests.support.storage import GROUP, NOW, PRODUCT, new_database
 
 
@@ -143,7 +143,7 @@ class World:
 
     async def start_service(self) -> None:
         self.starts += 1
-        self.pipeline = Pipeline(
+        self.pipeline = StillPipeline(
             store=SqlStore(self.database, ENVIRONMENTS),
             upkeep=Upkeep(self.database),
             gates=self.gates,
@@ -159,7 +159,7 @@ class World:
             self.pipeline.attach(link)
         self._say_links()
         self.running = asyncio.create_task(self.pipeline.run())
-        await self.settle()
+        await self.upkeep()
 
     async def kill_service(self) -> None:
         """Everything in its memory is gone, and what was on the way to it."""
@@ -175,10 +175,7 @@ class World:
         for _ in range(3):
             await asyncio.sleep(0)
         async with asyncio.timeout(300):  # of work that takes milliseconds, unless the processors are others'
-            while not (self.pipeline.idle and self.pipeline.streamer.idle):
-                if self.running.done():
-                    self.running.result()
-                await asyncio.sleep(0.0002)  # the database works in a thread, which asking again and again would slow
+            await self.pipeline.settle(self.running)
         self._end_revoked()
 
     async def upkeep(self) -> None:

@@ -1,0 +1,29 @@
+"""A pipeline that does nothing by itself, so that the same steps always lead to the same life.
+
+Owns what takes the place of the loops that look at the clock of the machine; ticks are the world's (lifecycle.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.pipeline.service import Pipeline
+
+
+class StillPipeline(Pipeline):
+    """Ticks when told, and revokes what was dropped in settle(), not beside what else is done."""
+
+    def __init__(self, **parts) -> None:
+        super().__init__(**parts)
+        self.ticker.run = self.revoker.run = asyncio.Event().wait
+
+    async def settle(self, running: asyncio.Task[None]) -> None:
+        """Until nothing is left to do. `running`: what serves; a fault of it is raised here."""
+        woken = self.revoker._woken
+        while woken.is_set() or not (self.idle and self.streamer.idle):
+            if running.done():
+                running.result()
+            if woken.is_set() and self.idle:
+                woken.clear()
+                await self.revoker.revoke_all()
+            await asyncio.sleep(0.0002)  # the database works in a thread, which asking again and again would slow
