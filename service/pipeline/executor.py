@@ -46,6 +46,7 @@ from service.pipeline.ports import Batch, Store
 from service.pipeline.record import Record
 from service.pipeline.working import Working
 from service.protocol import encode
+from service.protocol.schemas import Claim
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +54,10 @@ EXPIRE = "expire"
 REFRESH = "refresh"
 TEND = "tend"  # the job's owner is a device id
 
-_ACTIVATING: dict[str, Callable[..., Decision]] = {
-    "activate": activate.handle,
-    "stage": stage.handle,
-    "http-activate": http_activate.handle,
+_ACTIVATING: dict[str, Callable[[Device | None, Job, Claim, Context], Decision]] = {
+    "activate": lambda device, job, claim, context: activate.handle(device, _request(job), claim, context),
+    "stage": lambda device, job, claim, context: stage.handle(device, _request(job), claim, context),
+    "http-activate": lambda device, job, claim, context: http_activate.handle(device, _request(job), claim, context),
 }
 _OPERATIONAL: dict[str, Callable[[Device, Job, Context], Decision]] = {
     "online": lambda device, job, context: online.handle(device, _request(job), context),
@@ -256,7 +257,7 @@ class Executor:
         assert decoded.claim is not None
         device = working.of_serial(decoded.claim.group_id, decoded.claim.serial)
         context = self._context(job, device, working, world)
-        decision = _ACTIVATING[job.verb](device, _request(job), decoded.claim, context)
+        decision = _ACTIVATING[job.verb](device, job, decoded.claim, context)
         return self._settle(job, device, decision, working, context, decoded.claim.group_id, decoded.claim.serial)
 
     def _operate(self, job: Job, working: Working, world: World) -> Outcome:
