@@ -122,3 +122,20 @@ async def test_a_device_that_is_frozen_by_signs_from_before_is_let_in_again(tmp_
         assert world.audit(settled=True) == []
     finally:
         await world.close()
+
+
+async def test_a_login_that_a_failed_broker_lacks_is_there_once_all_is_calm(tmp_path):
+    world = await World.create(tmp_path, ["sn-1"])
+    try:
+        await world.calm()
+        world.gate.fail = True
+        add_clone(world, world.units[0], with_flash=False).power_up()
+        await world.exchange()
+        logins = {one for gate in world.gates.values() for one in gate.logins}
+        pending = {one for (one,) in world.rows("SELECT credential_id FROM credential WHERE state = 'pending'")}
+        assert pending - logins  # its device is taken away before it can ask again
+        await world.calm()
+        assert world.unfinished() == []
+        assert world.audit(settled=True) == []
+    finally:
+        await world.close()

@@ -341,6 +341,7 @@ class World:
         self.lighten()
         for gate in self.gates.values():
             gate.fail = False
+        await self.pipeline.compare_logins()
         for unit in self.units:
             unit.power.cut_at = None
             if self.rows(f"SELECT 1 FROM device WHERE serial = '{unit.serial}' AND state = 'blocked'"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
+from service.logins import expected_logins
 from service.pipeline.service import Pipeline
 
 
@@ -15,6 +16,8 @@ class StillPipeline(Pipeline):
 
     def __init__(self, **parts) -> None:
         super().__init__(**parts)
+        self._rows = parts["upkeep"], parts["store"]
+        self._service_key = parts["keys"].service_private_key()
         self.ticker.run = self.revoker.run = asyncio.Event().wait
 
     async def settle(self, running: asyncio.Task[None]) -> None:
@@ -27,3 +30,11 @@ class StillPipeline(Pipeline):
                 woken.clear()
                 await self.revoker.revoke_all()
             await asyncio.sleep(0.0002)  # the database works in a thread, which asking again and again would slow
+
+    async def compare_logins(self) -> None:
+        """What a deployment does at every connect and every minute: the brokers let in what the database says.
+
+        A broker that failed may lack the login of a device that asked once and is gone; nothing else brings it there.
+        """
+        for environment, granter in self.granters.items():
+            await granter.reconcile(expected_logins(*self._rows, environment, self._service_key))
