@@ -24,6 +24,7 @@ from service.storage.errors import BUSY, READ_ONLY, unavailable, unavailable_on_
 from service.storage.schema import check_current, schema_of
 from service.storage.sealing import Sealer
 
+_WRITABLE = "firstlight_writable"  # of a connection that was seen to write
 _NOTING = "firstlight_noting"
 
 
@@ -140,7 +141,16 @@ class Database:
     async def _begin_once(self, *, noting: bool) -> tuple[AsyncConnection, AsyncTransaction]:
         connection = await self._writer()
         await self._arm(connection, wanted=noting)
-        return connection, await connection.begin()
+        begun = await connection.begin()
+        if not connection.info.get(_WRITABLE, False):
+            # BEGIN IMMEDIATE begins to read where the file could only be opened for that; a write says so at once.
+            try:
+                await connection.exec_driver_sql("DELETE FROM meta WHERE 0")
+            except BaseException:
+                await begun.rollback()
+                raise
+            connection.info[_WRITABLE] = True
+        return connection, begun
 
     async def _writer(self) -> AsyncConnection:
         await self._connections.renew()
