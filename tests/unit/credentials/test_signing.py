@@ -78,18 +78,33 @@ async def test_when_the_process_beside_is_killed_nothing_is_lost(authority, capl
     assert "given up" in caplog.text
 
 
-async def test_few_are_signed_here_and_start_nothing(authority):
-    signers = Signers({"prod": authority}, together=4)
+@pytest.mark.parametrize("together", [4, None])
+async def test_few_are_signed_here_and_start_nothing(authority, monkeypatch, together):
+    started = []
+
+    async def start(*words, **_more):
+        started.append(words)
+        raise OSError
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    signers = Signers({"prod": authority}, together=together)
     assert [type(one) for one in await signers.sign(orders(*GOOD))] == [Issued] * 3
-    assert signers.process_id is None
-    await signers.close()
+    await asyncio.sleep(0)
+    assert started == []
+    await Signers({"prod": authority}, together=3).sign(orders(*GOOD))
+    await asyncio.sleep(0)
+    assert len(started) == 1  # which is what the first would have done
 
 
-async def test_a_process_that_cannot_be_started_is_done_without(authority, monkeypatch):
+async def test_a_process_that_cannot_be_started_is_done_without(authority, monkeypatch, caplog):
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     signers = Signers({"prod": authority}, together=2)
-    for _ in range(2):
-        assert [type(one) for one in await signers.sign(orders(*GOOD))] == [Issued] * 3
+    async with asyncio.timeout(20):
+        while "no signing process" not in caplog.text:
+            assert [type(one) for one in await signers.sign(orders(*GOOD))] == [Issued] * 3
+            await asyncio.sleep(0.01)
+    assert [type(one) for one in await signers.sign(orders(*GOOD))] == [Issued] * 3
+    assert signers.process_id is None
     await signers.close()
 
 

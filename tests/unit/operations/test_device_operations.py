@@ -17,13 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from service.domain.changes import Changes, Trace
+from service.domain.changes import Changes
 from service.domain.credential import CredentialState
 from service.domain.device import DeviceState, KeyAlgorithm
 from service.domain.group import Group, KeyKind
 from service.errors import Secret, ServiceError
-from service.operations import devices, groups, imports, looking, registration, stats, traces
-from service.operations.accounts import THIS_MACHINE
+from service.operations import devices, groups, imports, registration, stats, traces
 from service.operations.registration import Registration, Result
 from service.operations.selectors import Selector
 from service.storage.store import SqlStore
@@ -366,70 +365,3 @@ async def test_approval_names_its_credential_when_several_wait(database):
 
 
 # Traces
-
-
-async def test_a_trace_shows_each_step_with_cause_and_hint(database):
-    await register(database)
-    steps = (
-        Trace(GROUP.group_id, "sn-1", NOW, "1" * 16, "activate", "refused", "NOT_ALLOCATED", "not_allocated", "no OU"),
-        Trace(GROUP.group_id, "sn-1", NOW, "2" * 16, "activate", "activated", credential_id="c" * 32),
-        Trace(DERIVED.group_id, "sn-9", NOW, "3" * 16, "activate", "refused", "NOT_ALLOCATED", "not_allocated"),
-    )
-    async with SqlStore(database, {}).batch() as batch:
-        await batch.save(Changes(traces=steps))
-    found = await traces.of_device(database, "sn-1")
-    assert [one.trace for one in found.steps] == list(steps[:2])
-    assert "environment" in found.steps[0].hint
-    assert found.steps[1].hint == ""
-    assert str((await traces.of_device(database, "sn-9")).name) == "line-2/sn-9"  # proven, though never registered
-    assert await refused(traces.of_device(database, "nobody")) == ("NOT_FOUND", "device_unknown")
-    assert await refused(traces.of_device(database, "a/b/c")) == ("BAD_REQUEST", "device_illegal")
-
-
-async def test_a_trace_shows_what_was_before_the_replacement_and_who_holds_the_thing_now(database):
-    made = [
-        a_device("first", state=DeviceState.REPLACED, replaced_by="dev-second"),
-        a_device("second", state=DeviceState.REPLACED, replaced_by="dev-third"),
-        a_device("third"),
-    ]
-    steps = tuple(Trace(GROUP.group_id, one.serial, NOW, "1" * 16, "activate", one.serial) for one in made)
-    async with SqlStore(database, {}).batch() as batch:
-        await batch.save(Changes(devices=tuple((None, one) for one in made), traces=steps))
-
-    def seen(found):
-        return [one.trace.step for one in found.steps]
-
-    newest = await traces.of_device(database, "third")
-    assert ([seen(one) for one in newest.before], seen(newest), newest.now) == (
-        [["first"], ["second"]],
-        ["third"],
-        None,
-    )
-    middle = await traces.of_device(database, "second")
-    assert ([seen(one) for one in middle.before], seen(middle)) == ([["first"]], ["second"])
-    assert str(middle.now) == "line-1/third"
-    told = await looking.trace(database, THIS_MACHINE, "line-1/second")
-    assert (told["before"], told["now"]) == (["line-1/first"], "line-1/third")
-    nobody = await looking.trace(database, THIS_MACHINE, "line-1/third", limit=1)
-    assert "now" not in nobody
-
-
-async def test_an_ambiguous_serial_names_its_candidates(database):
-    await register(database)
-    await register(database, DERIVED.group_id)
-    with pytest.raises(ServiceError) as caught:
-        await traces.of_device(database, "sn-1")
-    assert caught.value.state == {"candidates": ["line-1/sn-1", "line-2/sn-1"]}
-
-
-async def test_a_chain_of_replacements_is_shown_from_any_of_its_devices(database):
-    made = [
-        a_device("first", state=DeviceState.REPLACED, replaced_by="dev-second"),
-        a_device("second", state=DeviceState.REPLACED, replaced_by="dev-third"),
-        a_device("third"),
-        a_device("alone"),
-    ]
-    async with SqlStore(database, {}).batch() as batch:
-        await batch.save(Changes(devices=tuple((None, one) for one in made)))
-    whole = ["line-1/first", "line-1/second", "line-1/third"]
-    assert [await devices.chain(database, one) for one in made] == [whole, whole, whole, ["line-1/alone"]]
