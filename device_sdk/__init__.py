@@ -8,7 +8,15 @@ TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lack
 if TYPE_CHECKING:
     from device_sdk.core.client import Client
     from device_sdk.core.identity import Endpoint, Identity, Policy
-    from device_sdk.core.ports import Crypto, Flash, Installer, InstallError
+    from device_sdk.core.ports import (
+        Crypto,
+        Flash,
+        Installer,
+        InstallError,
+        NoAesGcmError,
+        NoEd25519Error,
+        WrongSignatureError,
+    )
     from device_sdk.drivers import aio
     from device_sdk.drivers.crypto import FullCrypto
     from device_sdk.drivers.slots import FileSlots
@@ -26,8 +34,11 @@ __all__ = [
     "Identity",
     "InstallError",
     "Installer",
+    "NoAesGcmError",
+    "NoEd25519Error",
     "Policy",
     "ThreadedDriver",
+    "WrongSignatureError",
     "aio",
 ]
 
@@ -42,8 +53,11 @@ _HOMES = {
     "Identity": "device_sdk.core.identity",
     "InstallError": "device_sdk.core.ports",
     "Installer": "device_sdk.core.ports",
+    "NoAesGcmError": "device_sdk.core.ports",
+    "NoEd25519Error": "device_sdk.core.ports",
     "Policy": "device_sdk.core.identity",
     "ThreadedDriver": "device_sdk.drivers.threaded",
+    "WrongSignatureError": "device_sdk.core.ports",
     "aio": "device_sdk.drivers",
 }
 

@@ -3,6 +3,8 @@
 Owns Identity, Endpoint and Policy, values that are given once. Runs on MicroPython.
 """
 
+from device_sdk.core import signatures
+from device_sdk.core.ports import NoEd25519Error, WrongSignatureError
 from device_sdk.wire import keys, limits, topics
 
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
@@ -142,7 +144,10 @@ class Prover:
         if self.key is not None:
             return keys.same(self._crypto.hmac_sha256(self.key, message), proof)
         for key in self.service_keys:
-            if self._crypto.verify_ed25519(key, message, proof):
-                self.proven_by = key
-                return True
+            try:
+                signatures.verify(self._crypto, key, message, proof)
+            except (WrongSignatureError, NoEd25519Error):
+                continue
+            self.proven_by = key
+            return True
         return False

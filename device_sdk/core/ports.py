@@ -143,6 +143,14 @@ class Hash:
         raise NotImplementedError
 
 
+class WrongSignatureError(Exception):
+    """A signature does not fit."""
+
+
+class NoEd25519Error(Exception):
+    """There is no Ed25519 here."""
+
+
 class NoAesGcmError(Exception):
     """There is no AES-GCM here."""
 
@@ -160,9 +168,15 @@ class Crypto:
         """A running SHA-256 with the methods of Hash."""
         return hashlib.sha256()
 
-    def verify_ed25519(self, public_key: bytes, message: bytes, signature: bytes) -> "bool | None":  # noqa: ARG002
-        """Whether the signature fits; None where this device cannot tell (it then relies on mac and SHA-256)."""
-        return None
+    def verify_ed25519(self, public_key: bytes, message: bytes, signature: bytes) -> None:  # noqa: ARG002
+        """That the signature fits: return None only then, whatever stands in the way.
+
+        Raises WrongSignatureError for anything but that key's signature of these bytes, also for a key or a signature
+        of a wrong shape: a port that forgets to raise takes every forgery. It must not answer True or False: the core
+        takes any answer as a no. Raises NoEd25519Error where this device cannot tell: releases and endorsements then
+        rest on mac and SHA-256 alone, and no service key (key kind public_key) is believed.
+        """
+        raise NoEd25519Error
 
     def aes_gcm_open(self, key: bytes, nonce: bytes, sealed: bytes) -> bytes:  # noqa: ARG002
         """What was sealed by AES-256-GCM (ciphertext, then a tag of 16 bytes; no additional data).

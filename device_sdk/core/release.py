@@ -4,8 +4,9 @@ Owns the checks before the first byte is fetched, in their order. Fetches and st
 Source: docs/protocol.md, section "Firmware". Runs on MicroPython.
 """
 
-from device_sdk.core import fields
+from device_sdk.core import fields, signatures
 from device_sdk.core.fields import MalformedError
+from device_sdk.core.ports import NoEd25519Error, WrongSignatureError
 from device_sdk.wire import ids, limits
 
 TYPE_CHECKING = False  # a checker takes it for typing's, which MicroPython lacks
@@ -58,12 +59,16 @@ def check_release(context: "Context", offer: object, highest_seq: int) -> "dict[
 
 
 def check_signature(context: "Context", key_id: str, message: bytes, signature: bytes) -> None:
-    """That a release key that counts here signed these bytes. Raises RefusedReleaseError."""
+    """That a release key that counts here signed these bytes, as far as this device can tell. Raises RefusedReleaseError."""
     if context.must_be_signed:
         known = [key for key in context.release_keys if ids.release_key_id(key) == key_id]
         if not known:
             raise RefusedReleaseError("unknown_release_key")
-        if context.crypto.verify_ed25519(known[0], message, signature) is False:
+        try:
+            signatures.verify(context.crypto, known[0], message, signature)
+        except NoEd25519Error:
+            pass
+        except WrongSignatureError:
             raise RefusedReleaseError("wrong_signature")
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from device_sdk.core.ports import Crypto
+from device_sdk.core.ports import Crypto, WrongSignatureError
 
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 4096  # a proof has at most 512 bytes
 SigningKey = Ed25519PrivateKey | ec.EllipticCurvePrivateKey | RSAPrivateKey
@@ -51,12 +51,11 @@ class FullCrypto(Crypto):
     def hmac_sha256(self, key: bytes, data: bytes) -> bytes:
         return hmac.digest(key, data, "sha256")
 
-    def verify_ed25519(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
+    def verify_ed25519(self, public_key: bytes, message: bytes, signature: bytes) -> None:
         try:
             Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        except (InvalidSignature, ValueError) as error:
+            raise WrongSignatureError from error
 
     def aes_gcm_open(self, key: bytes, nonce: bytes, sealed: bytes) -> bytes:
         try:

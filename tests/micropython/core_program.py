@@ -1,7 +1,7 @@
 """On MicroPython: a device activates, fetches an image in windows, installs, restarts and is confirmed."""
 
 from device_sdk.core import job
-from device_sdk.core.ports import Crypto, Product
+from device_sdk.core.ports import Crypto, Product, WrongSignatureError
 from device_sdk.wire import ids
 from tests.support.peer import Peer, firmware
 from tests.support.rig import Rig
@@ -97,6 +97,22 @@ def follow(rig):
     assert rig.client._context.release_keys == [third]
 
 
+class Doubting(Crypto):
+    def verify_ed25519(self, public_key, message, signature):
+        raise WrongSignatureError
+
+
+def refuse():
+    """A release whose signature does not fit, on a machine that can tell."""
+    key = b"1" * 32
+    peer = Peer()
+    peer.serve(IMAGE)
+    peer.want(firmware(IMAGE, key_id=ids.release_key_id(key)))
+    rig = Rig(peer, crypto=Doubting(), release_keys=(key,))
+    rig.run(lambda: peer.causes() == ["wrong_signature"])
+    assert peer.said("fetch") == []
+
+
 def stage():
     """The warehouse, with a secret that can be opened and without, and the handshake out of the box."""
     items = (
@@ -122,5 +138,6 @@ assert quiet.client.counters == {}
 damaged = run(7)
 move(quiet)
 change()
+refuse()
 stage()
 print("confirmed", len(quiet.peer.requests), len(damaged.peer.requests))

@@ -7,7 +7,7 @@ import random
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from device_sdk.core.ports import Crypto
+from device_sdk.core.ports import Crypto, WrongSignatureError
 from device_sdk.wire import ids
 from tests.support.peer import Peer, firmware, message
 from tests.support.rig import Rig
@@ -22,9 +22,8 @@ class Ed25519(Crypto):
     def verify_ed25519(self, public_key, message, signature):
         try:
             Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
+        except InvalidSignature as error:
+            raise WrongSignatureError from error
 
 
 def signed(image, **changes):
@@ -33,11 +32,11 @@ def signed(image, **changes):
     return version
 
 
-def wanting(version, image=IMAGE, **identity):
+def wanting(version, image=IMAGE, crypto=None, **identity):
     peer = Peer()
     peer.serve(image)
     peer.want(version)
-    return Rig(peer, crypto=Ed25519(), release_keys=(PUBLIC,), **identity)
+    return Rig(peer, crypto=crypto or Ed25519(), release_keys=(PUBLIC,), **identity)
 
 
 def confirmed(rig):

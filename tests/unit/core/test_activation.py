@@ -9,7 +9,7 @@ import pytest
 from device_sdk.core.actions import Connect, Publish
 from device_sdk.core.client import Client
 from device_sdk.core.identity import Endpoint, Policy
-from device_sdk.core.ports import Crypto
+from device_sdk.core.ports import Crypto, WrongSignatureError
 from device_sdk.wire import ids, keys, topics
 from device_sdk.wire.packer import packb, unpackb
 from tests.support.machine import Machine
@@ -284,7 +284,8 @@ class Signing(Crypto):
         return keys.hmac_sha256(b"device", message)
 
     def verify_ed25519(self, public_key, message, signature):
-        return keys.hmac_sha256(public_key, message) == signature
+        if keys.hmac_sha256(public_key, message) != signature:
+            raise WrongSignatureError
 
     def make_csr(self):
         return b"csr", None

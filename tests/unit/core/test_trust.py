@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from device_sdk.core.identity import Endpoint
-from device_sdk.core.ports import Crypto
+from device_sdk.core.ports import Crypto, WrongSignatureError
 from device_sdk.core.records import Records
 from device_sdk.wire import keys, topics
 from device_sdk.wire.packer import packb
@@ -143,7 +143,8 @@ class Signing(Crypto):
         return keys.hmac_sha256(K, message)
 
     def verify_ed25519(self, public_key, message, signature):
-        return keys.hmac_sha256(public_key, message) == signature
+        if keys.hmac_sha256(public_key, message) != signature:
+            raise WrongSignatureError
 
     def make_csr(self):
         return b"csr", None

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from device_sdk.core.ports import Crypto
+from device_sdk.core.ports import Crypto, WrongSignatureError
 from device_sdk.drivers.crypto import FullCrypto, SigningKeyError, load_signing_key
 from device_sdk.wire import keys
 from service.credentials.authority import Authority, read_csr
@@ -21,14 +21,16 @@ PUBLIC = KEY.public_key().public_bytes_raw()
 
 def test_a_release_signature_is_verified():
     crypto = FullCrypto()
-    assert crypto.verify_ed25519(PUBLIC, b"m", KEY.sign(b"m"))
-    assert not crypto.verify_ed25519(PUBLIC, b"n", KEY.sign(b"m"))
+    crypto.verify_ed25519(PUBLIC, b"m", KEY.sign(b"m"))
+    with pytest.raises(WrongSignatureError):
+        crypto.verify_ed25519(PUBLIC, b"n", KEY.sign(b"m"))
 
 
 def test_a_key_or_signature_of_a_wrong_shape_does_not_verify():
     crypto = FullCrypto()
-    assert not crypto.verify_ed25519(b"short", b"m", KEY.sign(b"m"))
-    assert not crypto.verify_ed25519(PUBLIC, b"m", b"")
+    for public_key, signature in ((b"short", KEY.sign(b"m")), (PUBLIC, b"")):
+        with pytest.raises(WrongSignatureError):
+            crypto.verify_ed25519(public_key, b"m", signature)
 
 
 def test_a_request_is_for_a_fresh_p256_key_and_names_nobody():
