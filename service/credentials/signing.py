@@ -1,4 +1,4 @@
-"""Device certificates, one at a time or many together: here, or beside the service where there are many.
+"""Device certificates, here or beside the service, where there are many.
 
 Owns the child process that signs, from its start at the first large order to its end, and falls back to signing here
 whenever that process is not there. Decides nothing about who gets a certificate. `python -m service.credentials.signing`
@@ -15,6 +15,7 @@ import os
 import signal
 import struct
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO
@@ -25,10 +26,10 @@ from service.credentials.authority import Authority, CsrError, Issued, Order, Si
 
 log = logging.getLogger(__name__)
 
-# Fewer are signed here: the way there and back would cost as much. And all are, where the child has no core of its own.
-TOGETHER = 4 if (os.cpu_count() or 1) > 1 else None
-TURN = 8  # certificates made here before others get a turn
-ANSWER_S = 10.0  # for one order, however many certificates
+# So many go to the child at a time; fewer are signed here. And all are, where the child has no core of its own.
+TOGETHER = 8 if (os.cpu_count() or 1) > 1 else None
+AHEAD = 3  # orders that wait at the child: it is never idle, and what it has not begun can still be signed here
+ANSWER_S = 10.0  # for the certificates of one order
 START_S = 30.0
 RETRY_S = 60.0  # after the child failed
 _LENGTH = struct.Struct(">I")
@@ -37,13 +38,15 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class Signers:
-    """`sign` what was ordered; `close` at the end. `together`: so many at least are worth the child (None: no child)."""
+    """`begin` for the certificates of a batch; `close` at the end. `together`: so many go to the child at a time (None:
+    no child).
+    """
 
     def __init__(self, authorities: Mapping[str, Authority], *, together: int | None = TOGETHER) -> None:
         self._authorities = authorities
-        self._together = together
+        self.together = together
         self._starting: asyncio.Task[None] | None = None
-        self._child: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._retry_at = 0.0
 
     @property
@@ -54,46 +57,38 @@ class Signers:
     @property
     def process_id(self) -> int | None:
         """Of the child that signs; None while there is none."""
-        return self._child.pid if self._child is not None else None
+        return self._child.process_id if self._child is not None and not self._child.gone else None
 
-    async def sign(self, orders: Sequence[Order]) -> list[Signed]:
-        """One certificate, or the reason against it, for each order and in that order. Raises nothing of its own."""
-        if self._together is not None and len(orders) >= self._together:
-            if self._child is not None:
-                return await self._sign_with(self._child, orders)
-            self._start()
-        return [_sign(self._authorities[one.environment], one) for one in orders]
+    def begin(self) -> Signing:
+        """The certificates of one batch."""
+        return Signing(self)
 
-    async def _sign_with(self, child: asyncio.subprocess.Process, orders: Sequence[Order]) -> list[Signed]:
-        """Half of them there and half of them here, so that both are done at the same time."""
-        first, rest = orders[: len(orders) // 2], orders[len(orders) // 2 :]
-        asked = asyncio.create_task(self._beside(child, first), name="signing beside")
-        try:
-            here = []
-            for number, one in enumerate(rest):
-                if number % TURN == 0:
-                    await asyncio.sleep(0)
-                here.append(_sign(self._authorities[one.environment], one))
-            return [*await asked, *here]
-        finally:
-            asked.cancel()
+    def child(self) -> Child | None:
+        """The child, if it is there; otherwise it is started in the background, and nobody waits for it."""
+        if self._child is not None and not self._child.gone:
+            return self._child
+        now = asyncio.get_running_loop().time()
+        if self._child is not None:
+            self._child, self._retry_at = None, now + RETRY_S
+        starting = self._starting is not None and not self._starting.done()
+        if not starting and now >= self._retry_at:
+            self._starting = asyncio.create_task(self._launch(), name="signing process")
+        return None
+
+    def sign_here(self, order: Order) -> Signed:
+        return _sign(self._authorities[order.environment], order)
 
     async def close(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
-        await self._give_up()
-
-    def _start(self) -> None:
-        """In the background: nobody waits for it."""
-        starting = self._starting is not None and not self._starting.done()
-        if not starting and asyncio.get_running_loop().time() >= self._retry_at:
-            self._starting = asyncio.create_task(self._launch(), name="signing process")
+        if self._child is not None:
+            await self._child.close()
 
     async def _launch(self) -> None:
-        child = None
+        process = None
         try:
-            child = await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 __name__,
@@ -102,54 +97,174 @@ class Signers:
             )
             keys = {name: [one.key_pem().reveal(), one.ca_pem] for name, one in self._authorities.items()}
             async with asyncio.timeout(START_S):
-                await _ask(child, keys)
+                _send(process, keys)
+                await _receive(process)
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             log.warning("no signing process, certificates are signed here: %s", type(error).__name__)
             self._retry_at = asyncio.get_running_loop().time() + RETRY_S
-            await _end(child)
+            await _end(process)
         except asyncio.CancelledError:
-            await _end(child)
+            await _end(process)
             raise
         else:
-            self._child = child
-            log.info("certificates are signed by a process of their own", extra={"process_id": child.pid})
+            self._child = Child(process)
+            log.info("certificates are signed by a process of their own", extra={"process_id": process.pid})
 
-    async def _beside(self, child: asyncio.subprocess.Process, orders: Sequence[Order]) -> list[Signed]:
-        """By the child, or here when it fails. Raises nothing of its own."""
+
+class Signing:
+    """The certificates of one batch. `order` them all, then take them with `next`.
+
+    The child signs from the first on, while the batch is still being handled; what it has not begun when the
+    certificates are wanted is signed here from the last on, until both meet.
+    """
+
+    def __init__(self, signers: Signers) -> None:
+        self._signers = signers
+        self._orders: list[Order] = []
+        self._signed: list[Signed | None] = []
+        self._asked: deque[tuple[int, int, Child, asyncio.Future[Any]]] = deque()  # first, end, by whom, the answer
+        self._given = 0  # orders before this one went to the child
+        self._here = 0  # orders from this one on are signed here
+        self._taken = 0
+
+    async def order(self, order: Order) -> None:
+        """One more."""
+        self._orders.append(order)
+        self._signed.append(None)
+        self._here = len(self._orders)
+        together = self._signers.together
+        if together is not None and self._here % together == 0:
+            self._hand_over(together)
+            await asyncio.sleep(0)  # the child's answers come in, and others have their turn
+
+    async def next(self) -> tuple[Order, Signed]:
+        """The next of what was ordered, with its certificate or the reason against it. Raises nothing of its own."""
+        at, self._taken = self._taken, self._taken + 1
+        while (signed := self._signed[at]) is None:
+            await self._go_on()
+        return self._orders[at], signed
+
+    async def _go_on(self) -> None:
+        """Take what the child has answered, or else sign some here, or else wait for the child."""
+        together = self._signers.together or len(self._orders)
+        self._hand_over(together)
+        if self._asked and (self._asked[0][-1].done() or self._given == self._here):
+            await self._collect(*self._asked.popleft())
+            return
+        first = max(self._given, self._here - together)
+        self._sign_here(first, self._here)
+        self._here = first
+        await asyncio.sleep(0)
+
+    def _hand_over(self, together: int) -> None:
+        while self._here - self._given >= together and self._signers.together is not None:
+            child = self._signers.child()
+            if child is None or not child.has_room:
+                return
+            first, self._given = self._given, self._given + together
+            answer = child.ask([_packed(one) for one in self._orders[first : self._given]])
+            self._asked.append((first, self._given, child, answer))
+
+    async def _collect(self, first: int, end: int, child: Child, answer: asyncio.Future[Any]) -> None:
         try:
             async with asyncio.timeout(ANSWER_S):
-                answers = await _ask(child, [_packed(one) for one in orders])
-            return [_answered(one, answer) for one, answer in zip(orders, answers, strict=True)]
-        except (OSError, EOFError, TimeoutError, ValueError) as error:
-            log.warning("the signing process failed and is given up: %s", type(error).__name__)
-            await self._give_up()
-        return [_sign(self._authorities[one.environment], one) for one in orders]
+                answers = await answer
+            orders = self._orders[first:end]
+            self._signed[first:end] = [_answered(one, given) for one, given in zip(orders, answers, strict=True)]
+        except (EOFError, TimeoutError, TypeError, ValueError) as error:
+            child.kill(error)
+            self._sign_here(first, end)
 
-    async def _give_up(self) -> None:
-        child, self._child = self._child, None
-        self._retry_at = asyncio.get_running_loop().time() + RETRY_S
-        await _end(child)
+    def _sign_here(self, first: int, end: int) -> None:
+        self._signed[first:end] = [self._signers.sign_here(one) for one in self._orders[first:end]]
 
 
-async def _ask(child: asyncio.subprocess.Process, message: object) -> Any:
-    """Raises OSError, EOFError and ValueError when the child is gone or says nonsense."""
-    assert child.stdin is not None
-    assert child.stdout is not None
+class Child:
+    """The process that signs, and the orders that it has not answered. It answers them in their order."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._asked: deque[asyncio.Future[Any]] = deque()
+        self._reader = asyncio.create_task(self._read(), name="signing answers")
+        self.gone = False
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    @property
+    def has_room(self) -> bool:
+        return not self.gone and len(self._asked) < AHEAD
+
+    def ask(self, orders: list[object]) -> asyncio.Future[Any]:
+        """The answer, or EOFError. Whoever does not want it any more just forgets it."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_seen)
+        self._asked.append(answer)
+        _send(self._process, orders)
+        return answer
+
+    def kill(self, why: Exception) -> None:
+        """It is late or talks nonsense."""
+        if not self.gone:
+            log.warning("the signing process failed and is given up: %s", type(why).__name__)
+            self.gone = True
+            _kill(self._process)
+
+    async def close(self) -> None:
+        self.gone = True
+        _kill(self._process)
+        await self._reader
+
+    async def _read(self) -> None:
+        """Until it is gone."""
+        try:
+            while True:
+                answers = await _receive(self._process)
+                answer = self._asked.popleft()
+                if not answer.done():
+                    answer.set_result(answers)
+        except (OSError, EOFError, ValueError, IndexError) as error:
+            self.kill(error)
+        finally:
+            self.gone = True
+            for answer in self._asked:
+                if not answer.done():
+                    answer.set_exception(EOFError("the signing process is gone"))
+            await _end(self._process)
+
+
+def _seen(answer: asyncio.Future[Any]) -> None:
+    """Asyncio complains of an error that nobody has looked at; an order that is no longer wanted is no fault."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _send(process: asyncio.subprocess.Process, message: object) -> None:
+    assert process.stdin is not None
     payload = msgpack.packb(message)
-    child.stdin.write(_LENGTH.pack(len(payload)) + payload)
-    await child.stdin.drain()
-    (length,) = _LENGTH.unpack(await child.stdout.readexactly(_LENGTH.size))
-    return msgpack.unpackb(await child.stdout.readexactly(length))
+    process.stdin.write(_LENGTH.pack(len(payload)) + payload)
 
 
-async def _end(child: asyncio.subprocess.Process | None) -> None:
-    if child is None:
+async def _receive(process: asyncio.subprocess.Process) -> Any:
+    """Raises OSError, EOFError and ValueError when the child is gone or says nonsense."""
+    assert process.stdout is not None
+    (length,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
+    return msgpack.unpackb(await process.stdout.readexactly(length))
+
+
+async def _end(process: asyncio.subprocess.Process | None) -> None:
+    if process is None:
         return
+    _kill(process)
+    assert process.stdin is not None
+    process.stdin.close()
+    await process.wait()
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
-        child.kill()  # it holds nothing that could be lost
-    assert child.stdin is not None
-    child.stdin.close()
-    await child.wait()
+        process.kill()  # it holds nothing that could be lost
 
 
 def _packed(order: Order) -> list[object]:

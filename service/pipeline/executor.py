@@ -17,7 +17,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from device_sdk.wire import codes
-from service.credentials.authority import CsrError, Order, read_csr
+from service.credentials.authority import CsrError, read_csr
 from service.credentials.item_seals import ItemSeals
 from service.credentials.signing import Signers
 from service.domain import moves
@@ -191,21 +191,22 @@ class Executor:
         )
 
     async def _outcomes(self, jobs: Sequence[Job], batch: Batch, working: Working, world: World) -> list[Outcome]:
-        """Handle every message; those that get certificates once more, when these were signed, all together."""
+        """Handle every message; those that get certificates once more, when these are signed."""
         outcomes: dict[Job, Outcome] = {}
-        open_jobs = jobs
+        open_jobs, signed = jobs, None
         while open_jobs:
-            ordered: list[tuple[Job, Order]] = []
+            signing = self._signers.begin()
+            ordered: list[Job] = []
             for job in open_jobs:
+                if signed is not None:
+                    job.signed = await signed.next()
                 try:
                     outcomes[job] = await self._complete(job, batch, working, world)
                 except Unsigned as unsigned:
                     job.proven = unsigned.proven
-                    ordered.append((job, unsigned.order))
-            signed = await self._signers.sign([order for _, order in ordered]) if ordered else []
-            for (job, order), one in zip(ordered, signed, strict=True):
-                job.signed = order, one
-            open_jobs = [job for job, _ in ordered]
+                    ordered.append(job)
+                    await signing.order(unsigned.order)
+            open_jobs, signed = ordered, signing
         return [outcomes[job] for job in jobs]
 
     async def _complete(self, job: Job, batch: Batch, working: Working, world: World) -> Outcome:

@@ -9,6 +9,7 @@ import signal
 import struct
 import sys
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import msgpack
 import pytest
@@ -16,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from service.credentials import signing
-from service.credentials.authority import Authority, CsrError, Issued, Order, read_csr
+from service.credentials.authority import Authority, CsrError, Issued, Order, Signed, read_csr
 from service.credentials.signing import Signers
 from tests.support.certificates import a_csr
 from tests.support.fake_link import START
@@ -34,12 +35,21 @@ def orders(*csrs: bytes) -> list[Order]:
     return [Order("prod", read_csr(one), f"{n:032x}", START, bytes([n + 1] * 20)) for n, one in enumerate(csrs)]
 
 
+async def sign(signers: Signers, ordered: list[Order]) -> list[Signed]:
+    signing = signers.begin()
+    for one in ordered:
+        await signing.order(one)
+    found = [await signing.next() for _ in ordered]
+    assert [order for order, _ in found] == ordered
+    return [signed for _, signed in found]
+
+
 @asynccontextmanager
 async def beside(authority):
     """Signers whose child is there."""
     signers = Signers({"prod": authority}, together=2)
     try:
-        assert len(await signers.sign(orders(*GOOD))) == 3  # nobody waits for the child
+        assert len(await sign(signers, orders(*GOOD))) == 3  # nobody waits for the child
         async with asyncio.timeout(60):
             while signers.process_id is None:
                 await asyncio.sleep(0.01)
@@ -60,22 +70,83 @@ def content(signed):
 async def test_what_is_signed_beside_is_what_is_signed_here(authority):
     ordered = orders(GOOD[0], WEAK, GOOD[1], GOOD[2], WEAK)
     async with beside(authority) as signers:
-        there = await signers.sign(ordered)
+        there = await sign(signers, ordered)
         assert signers.process_id is not None
-    here = await Signers({"prod": authority}, together=None).sign(ordered)
+    here = await sign(Signers({"prod": authority}, together=None), ordered)
     assert [content(one) for one in there] == [content(one) for one in here]
     assert [type(one) for one in here] == [Issued, CsrError, Issued, Issued, CsrError]
     ca = x509.load_pem_x509_certificate(authority.ca_pem.encode())
     x509.load_pem_x509_certificate(there[0].pem.encode()).verify_directly_issued_by(ca)
 
 
-async def test_when_the_process_beside_is_killed_nothing_is_lost(authority, caplog):
+async def test_the_process_beside_signs_while_the_batch_is_still_handled(authority, monkeypatch):
     async with beside(authority) as signers:
-        os.kill(signers.process_id, signal.SIGKILL)
-        signed = await signers.sign(orders(*GOOD))
+        here = []
+        monkeypatch.setattr(signers, "sign_here", here.append)
+        ordered = orders(*GOOD, GOOD[0])
+        signed = await sign(signers, ordered)
+        assert [one.spki_sha256 for one in signed] == [one.csr.spki_sha256 for one in ordered]
+        assert here == []
+
+
+async def test_what_the_process_beside_has_not_begun_is_signed_here(authority, monkeypatch):
+    """It stands still: it has as many orders as may wait there, the others do not wait for it."""
+    monkeypatch.setattr(signing, "ANSWER_S", 0.05)
+    async with beside(authority) as signers:
+        here, sign_here = [], signers.sign_here
+        monkeypatch.setattr(signers, "sign_here", lambda one: here.append(one) or sign_here(one))
+        child = signers.process_id
+        os.kill(child, signal.SIGSTOP)
+        ordered = orders(*GOOD * 3)
+        assert [type(one) for one in await sign(signers, ordered)] == [Issued] * 9
+        waited = signing.AHEAD * 2
+        assert sorted(one.credential_id for one in here[: 9 - waited]) == [
+            one.credential_id for one in ordered[waited:]
+        ]
+        assert len(here) == 9  # late, it was given up
+        assert signers.process_id is None
+
+
+@pytest.mark.parametrize("when", ["before the order", "before the answer"])
+async def test_when_the_process_beside_is_killed_nothing_is_lost(authority, caplog, when):
+    async with beside(authority) as signers:
+        child = signers.process_id
+        if when == "before the order":
+            os.kill(child, signal.SIGKILL)
+            signed = await sign(signers, orders(*GOOD))
+        else:
+            os.kill(child, signal.SIGSTOP)
+            begun = signers.begin()
+            for one in orders(*GOOD):
+                await begun.order(one)
+            os.kill(child, signal.SIGKILL)
+            signed = [(await begun.next())[1] for _ in GOOD]
         assert [type(one) for one in signed] == [Issued] * 3
         assert signers.process_id is None
     assert "given up" in caplog.text
+
+
+async def test_a_batch_that_was_abandoned_leaves_the_next_its_own_answers(authority):
+    async with beside(authority) as signers:
+        abandoned = signers.begin()
+        for one in orders(*GOOD, *GOOD):
+            await abandoned.order(one)
+        del abandoned
+        ordered = [replace(one, serial=bytes(reversed(range(20)))) for one in orders(GOOD[2], GOOD[1])]
+        assert [one.spki_sha256 for one in await sign(signers, ordered)] == [one.csr.spki_sha256 for one in ordered]
+        assert signers.process_id is not None
+
+
+@pytest.mark.parametrize("answer", [[], [["", b"", 0]] * 3, 7, [["one"], ["two"]]])
+async def test_nonsense_from_the_process_beside_is_not_believed(authority, monkeypatch, answer):
+    async with beside(authority) as signers:
+
+        async def receive(_process):
+            return answer
+
+        monkeypatch.setattr(signing, "_receive", receive)
+        assert [type(one) for one in await sign(signers, orders(*GOOD))] == [Issued] * 3
+        assert signers.process_id is None
 
 
 @pytest.mark.parametrize("together", [4, None])
@@ -88,10 +159,10 @@ async def test_few_are_signed_here_and_start_nothing(authority, monkeypatch, tog
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
     signers = Signers({"prod": authority}, together=together)
-    assert [type(one) for one in await signers.sign(orders(*GOOD))] == [Issued] * 3
+    assert [type(one) for one in await sign(signers, orders(*GOOD))] == [Issued] * 3
     await asyncio.sleep(0)
     assert started == []
-    await Signers({"prod": authority}, together=3).sign(orders(*GOOD))
+    await sign(Signers({"prod": authority}, together=3), orders(*GOOD))
     await asyncio.sleep(0)
     assert len(started) == 1  # which is what the first would have done
 
@@ -101,9 +172,9 @@ async def test_a_process_that_cannot_be_started_is_done_without(authority, monke
     signers = Signers({"prod": authority}, together=2)
     async with asyncio.timeout(20):
         while "no signing process" not in caplog.text:
-            assert [type(one) for one in await signers.sign(orders(*GOOD))] == [Issued] * 3
+            assert [type(one) for one in await sign(signers, orders(*GOOD))] == [Issued] * 3
             await asyncio.sleep(0.01)
-    assert [type(one) for one in await signers.sign(orders(*GOOD))] == [Issued] * 3
+    assert [type(one) for one in await sign(signers, orders(*GOOD))] == [Issued] * 3
     assert signers.process_id is None
     await signers.close()
 
