@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -94,22 +95,7 @@ class AiomqttTransport:
             context = connection.tls_context(connect, why.append) if connect.tls else None
         except (OSError, ValueError) as error:
             raise ConnectError(connection.TLS, type(error).__name__) from error
-        mqtt = aiomqtt.Client(
-            connect.host,
-            connect.port,
-            username=connect.username,
-            password=connect.password,
-            identifier=connect.client_id,
-            logger=_QUIET,
-            clean_session=True,
-            keepalive=connect.keepalive_s,
-            queue_type=Inbox,
-            max_queued_incoming_messages=self._max_incoming,
-            max_inflight_messages=self._max_outgoing,
-            tls_context=context,
-        )
-        mend(mqtt)
-        mqtt.pending_calls_threshold = self._max_outgoing
+        mqtt = self._client(connect, context, Inbox)
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(connection.CONNECT_TIMEOUT_S):
@@ -124,6 +110,28 @@ class AiomqttTransport:
                 yield link
             finally:
                 await link.close()
+
+    def _client(
+        self, connect: actions.Connect, context: ssl.SSLContext | None, inbox: type[asyncio.Queue[aiomqtt.Message]]
+    ) -> aiomqtt.Client:
+        """What this Connect asks for, within this transport's bounds; not yet connected."""
+        mqtt = aiomqtt.Client(
+            connect.host,
+            connect.port,
+            username=connect.username,
+            password=connect.password,
+            identifier=connect.client_id,
+            logger=_QUIET,
+            clean_session=True,
+            keepalive=connect.keepalive_s,
+            queue_type=inbox,
+            max_queued_incoming_messages=self._max_incoming,
+            max_inflight_messages=self._max_outgoing,
+            tls_context=context,
+        )
+        mend(mqtt)
+        mqtt.pending_calls_threshold = self._max_outgoing
+        return mqtt
 
 
 @asynccontextmanager

@@ -94,15 +94,10 @@ def parse_config(value: dict[str, Any], folder: Path) -> DeviceConfig:
         raise ConfigError("group_id: 1-64 of A-Z a-z 0-9 . _ -")
     if not ids.is_serial(serial):
         raise ConfigError("serial: 1-128 of A-Z a-z 0-9 . _ : -")
-    firmware = value.get("firmware") or {}
-    if not isinstance(firmware, dict):
-        raise ConfigError("firmware: an object with a name")
     root = value.get("topic_root", topics.ROOT)
     if not topics.is_root(root):
         raise ConfigError("topic_root: topic levels of A-Z a-z 0-9 . _ -")
-    seq = firmware.get("seq", 0)
-    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= limits.MAX_INT:
-        raise ConfigError("firmware.seq: a whole number")
+    firmware_name, firmware_seq = _firmware(value.get("firmware") or {})
     key = _key(value, serial, folder)
     service_keys = _public_keys(value.get("service_keys", []), "service_keys", MAX_SERVICE_KEYS)
     if key is None and not service_keys:
@@ -115,8 +110,8 @@ def parse_config(value: dict[str, Any], folder: Path) -> DeviceConfig:
         product=_text(value, "product"),
         hardware=_text(value, "hardware"),
         release_keys=_public_keys(value.get("release_keys", []), "release_keys", MAX_RELEASE_KEYS),
-        firmware_name=_text(firmware, "name", "") or None,
-        firmware_seq=seq,
+        firmware_name=firmware_name,
+        firmware_seq=firmware_seq,
         state_dir=folder / _text(value, "state_dir", "state"),
         model=_text(value, "model", "") or None,
         # A device that signs has no secret to derive an API key from.
@@ -134,6 +129,16 @@ def _text(value: dict[str, Any], name: str, default: str | None = None) -> str:
     if not isinstance(found, str) or (not found and default is None):
         raise ConfigError(f"{name}: a text is needed")
     return found
+
+
+def _firmware(value: Any) -> tuple[str | None, int]:
+    """Name and seq of what the factory installed."""
+    if not isinstance(value, dict):
+        raise ConfigError("firmware: an object with a name")
+    seq = value.get("seq", 0)
+    if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= limits.MAX_INT:
+        raise ConfigError("firmware.seq: a whole number")
+    return _text(value, "name", "") or None, seq
 
 
 def _flag(value: dict[str, Any], name: str, *, default: bool) -> bool:
