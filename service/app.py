@@ -137,18 +137,7 @@ class Application:
             build_deployment(settings, name, self._deliver, Revocations(database, name, utc_now))
             for name in settings.served
         ]
-        self.pipeline = Pipeline(
-            store=self.store,
-            upkeep=self.upkeep,
-            gates={deployment.name: deployment.gate for deployment in self.deployments},
-            images=self.images,
-            keys=keys,
-            authorities=authorities,
-            bounds=_bounds(settings),
-            root=settings.topic_root,
-            ask_hook=Hooks().ask,
-            elsewhere=settings.environments.keys() - settings.served,
-        )
+        self.pipeline = self._build_pipeline(settings, keys, authorities)
         self.links = [link for deployment in self.deployments for link in deployment.links]
         for link in self.links:
             self.pipeline.attach(link)
@@ -164,6 +153,21 @@ class Application:
         self.rotation = Rotation(followed, database, self.pipeline.admission, ",".join(sorted(settings.served)))
         self._started_at = time.monotonic()
         self._draining = False
+
+    def _build_pipeline(self, settings: Settings, keys: KeyFile, authorities: Mapping[str, Authority]) -> Pipeline:
+        """What answers devices, over the deployments."""
+        return Pipeline(
+            store=self.store,
+            upkeep=self.upkeep,
+            gates={deployment.name: deployment.gate for deployment in self.deployments},
+            images=self.images,
+            keys=keys,
+            authorities=authorities,
+            bounds=_bounds(settings),
+            root=settings.topic_root,
+            ask_hook=Hooks().ask,
+            elsewhere=settings.environments.keys() - settings.served,
+        )
 
     def _build_fleet(self, settings: Settings, environments: Mapping[str, Environment]) -> None:
         """What serves operators and integrators, on the operational brokers."""
