@@ -67,9 +67,15 @@ class Download:
 
     def open(self) -> None:
         """Make room, and take up the record of this image if there is one. Raises what the installer raises."""
-        self._store.begin(self._image_id, self._size)
         stored = self._context.records.load("progress")
-        if stored is not None and stored["image_id"] == self._image_id:
+        if stored is not None and stored["image_id"] != self._image_id:
+            # Before the store is made ready for another: what the record says is there will be no more.
+            self.forget()
+            stored = None
+        kept = self._store.begin(self._image_id, self._size)
+        if stored is not None and kept is False:
+            self.forget()
+        elif stored is not None:
             self._chunk_size = stored["chunk_size"]
             self._low = stored["low"]
             self._have = set(frames.bitmap_indexes(self._low, stored["bits"]))

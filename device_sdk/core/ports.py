@@ -38,8 +38,11 @@ class Store:
     InstallError or OSError.
     """
 
-    def begin(self, image_id: str, size: int) -> None:
-        """Make room for `size` bytes. Called again for the same image (after a power loss): keep what was written."""
+    def begin(self, image_id: str, size: int) -> "bool | None":
+        """Make room for `size` bytes. Called again for the same image (after a power loss): keep what was written.
+
+        False where nothing of it is there (any more), so that no record counts; True or None where it was kept.
+        """
         raise NotImplementedError
 
     def write(self, offset: int, data: bytes) -> None:

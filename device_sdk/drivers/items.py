@@ -42,12 +42,12 @@ class FileItems(Items):
             return str(json.loads(self._version_file(name).read_bytes())["version"])
         return None
 
-    def begin(self, image_id: str, size: int) -> None:
+    def begin(self, image_id: str, size: int) -> bool:
         whose = self._incoming.with_suffix(".id")
         wanted = f"{image_id} {size}".encode()
         with contextlib.suppress(FileNotFoundError):
             if whose.read_bytes() == wanted and self._incoming.stat().st_size == size:
-                return
+                return True
         # A new file: the old one may be linked as an installed item.
         whose.unlink(missing_ok=True)
         self._incoming.unlink(missing_ok=True)
@@ -55,6 +55,7 @@ class FileItems(Items):
             os.fchmod(file.fileno(), 0o600)
             file.truncate(size)
         write_whole(whose, wanted, sync_writes=True, points=_POINTS)
+        return False
 
     def write(self, offset: int, data: bytes) -> None:
         with self._incoming.open("r+b") as file:

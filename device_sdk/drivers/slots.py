@@ -71,8 +71,8 @@ class FileSlots(Installer):
 
     # The core's installer
 
-    def begin(self, image_id: str, size: int) -> None:
-        """Make the idle slot ready for this image. The same image again keeps what was already written."""
+    def begin(self, image_id: str, size: int) -> bool:
+        """Make the idle slot ready for this image. True: it is the same again, and what was written is kept."""
         passing("slots.before_begin")
         state = self._record.state
         if state.trial is not None and state.trial == state.running:
@@ -83,7 +83,7 @@ class FileSlots(Installer):
         idle = other(state.running)
         if state.download == (image_id, size) and self._path(idle).exists():
             self._open(idle)
-            return
+            return True
         self._close()
         # The slot counts as empty before its first byte changes, so nothing half overwritten can be booted.
         self._record.change(download=None, versions={**state.versions, idle: None})
@@ -97,6 +97,7 @@ class FileSlots(Installer):
         self._record.change(download=(image_id, size))
         self._open(idle)
         passing("slots.begun")
+        return False
 
     def write(self, offset: int, data: bytes) -> None:
         """Bytes of the image at `offset`; InstallError beyond its end."""

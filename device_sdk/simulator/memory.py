@@ -101,7 +101,7 @@ class MemoryInstaller(Installer):
             if self._tries > MAX_TRIALS:
                 self._running, self._trial = self._old, False
 
-    def begin(self, image_id: str, size: int) -> None:
+    def begin(self, image_id: str, size: int) -> bool:
         self._step()
         if self._trial:
             raise InstallError("image_on_trial")
@@ -110,6 +110,8 @@ class MemoryInstaller(Installer):
             self._image = (image_id, size)
             self._data = {}
             self._unsynced = {}
+            return False
+        return True
 
     def write(self, offset: int, data: bytes) -> None:
         self._step()
@@ -203,8 +205,8 @@ class MemoryItems(Items):
     def boot(self) -> None:
         self._area.boot()
 
-    def begin(self, image_id: str, size: int) -> None:
-        self._area.begin(image_id, size)
+    def begin(self, image_id: str, size: int) -> bool | None:
+        return self._area.begin(image_id, size)
 
     def write(self, offset: int, data: bytes) -> None:
         self._area.write(offset, data)

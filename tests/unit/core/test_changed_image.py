@@ -43,7 +43,7 @@ class OnFiles(Machine):
         path.write_bytes(content)
 
     def begin(self, image_id, size):
-        self.slots.begin(image_id, size)
+        return self.slots.begin(image_id, size)
 
     def write(self, offset, data):
         self.slots.write(offset, data)
