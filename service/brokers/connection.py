@@ -30,6 +30,7 @@ from service.brokers.policy import Principal
 
 MAX_PACKET_BYTES = 256 * 1024
 MAX_OUTBOUND_BYTES = 4 * 1024 * 1024  # to a device that does not read; above it QoS 0 messages to it are dropped
+MAX_UNREAD_BYTES = 8 * 1024 * 1024  # answers to a device included, which are not dropped; above it its connection ends
 MAX_UNACKNOWLEDGED = 512  # QoS 1 to one client; above it its publishers wait
 MAX_SUBSCRIPTIONS = 8
 _SUBACK_REFUSED = 0x80
@@ -74,6 +75,7 @@ class Connection:
         self._unacknowledged: set[int] = set()
         self._room = asyncio.Event()
         self._room.set()
+        self._over = False
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -97,8 +99,13 @@ class Connection:
                     return True
                 else:
                     raise ProtocolViolation(f"packet type {kind}")
+                if not self.principal.is_service and self._unread_bytes() > MAX_UNREAD_BYTES:
+                    raise ProtocolViolation("it asks on and reads nothing")
         except (asyncio.IncompleteReadError, ConnectionError):
             return False
+        finally:
+            self._over = True
+            self._room.set()  # whoever waits to publish to it finds it gone
 
     async def _packet(self) -> tuple[int, int, bytes]:
         first = (await self._reader.readexactly(1))[0]
@@ -169,16 +176,15 @@ class Connection:
         The service's connection pushes back: whoever publishes to it waits until it has room. A device's connection
         never makes anybody wait: what its buffer has no room for is dropped and counted, and the device asks again.
         """
-        while qos and len(self._unacknowledged) >= MAX_UNACKNOWLEDGED:
+        while qos and not self._over and len(self._unacknowledged) >= MAX_UNACKNOWLEDGED:
             if not self.principal.is_service:
                 self.dropped += 1
                 return
             self._room.clear()
             await self._room.wait()
-        transport = self._writer.transport
-        if transport.is_closing():
+        if self._over or self._writer.transport.is_closing():
             return
-        if not self.principal.is_service and transport.get_write_buffer_size() > MAX_OUTBOUND_BYTES:
+        if not self.principal.is_service and self._unread_bytes() > MAX_OUTBOUND_BYTES:
             self.dropped += 1
             return
         self._write_publish(topic, payload, qos)
@@ -205,6 +211,9 @@ class Connection:
         except ConnectionError:
             return
 
+    def _unread_bytes(self) -> int:
+        return self._writer.transport.get_write_buffer_size()
+
     def write(self, data: bytes) -> None:
         if not self._writer.transport.is_closing():
             self._writer.write(data)
@@ -218,5 +227,6 @@ class Connection:
 
     def end(self) -> None:
         """Cut the connection now; what is still unsent is lost."""
+        self._over = True
         self._room.set()
         self._writer.transport.abort()

@@ -114,6 +114,54 @@ async def test_a_dropped_message_to_a_slow_device_is_counted(monkeypatch) -> Non
     await broker.stop()
 
 
+def publish_packet(topic: str, number: int) -> bytes:
+    body = len(topic).to_bytes(2, "big") + topic.encode() + number.to_bytes(2, "big")
+    return b"\x32" + length(len(body)) + body
+
+
+async def connected(port: int, packet: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(packet)
+    await reader.readexactly(4)
+    return reader, writer
+
+
+@pytest.mark.parametrize("how", ["lost", "stopped"])
+async def test_a_service_that_goes_with_a_full_hand_leaves_nobody_waiting(monkeypatch, how: str) -> None:
+    monkeypatch.setattr(bounds, "MAX_UNACKNOWLEDGED", 3)
+    broker = EmbeddedBroker(Role.BOOTSTRAP)
+    await broker.start()
+    user, password = broker.service_login
+    hello = connect_packet("3" * 32, user, password.reveal().decode())
+    reader, service = await connected(broker.port, hello)
+    service.write(b"\x82" + subscribe_body("pv1/b/+/up/+"))
+    await reader.readexactly(5)
+    reader, device = await connected(broker.port, connect_packet("1" * 32))
+    device.write(b"".join(publish_packet(f"pv1/b/{'1' * 32}/up/hello", number) for number in range(1, 6)))
+    await reader.readexactly(3 * 4)  # the fourth waits for a service that acknowledges nothing
+    async with asyncio.timeout(20):
+        if how == "lost":
+            service.transport.abort()
+            await reader.readexactly(2 * 4)
+        await broker.stop()
+    service.transport.abort()
+    device.transport.abort()
+
+
+async def test_a_device_that_asks_on_and_does_not_read_is_ended(embedded: Site, monkeypatch) -> None:
+    port = embedded.ports[Role.BOOTSTRAP]
+    reader, writer = await connected(port, connect_packet("1" * 32))
+    writer.write(b"\xc0\x00")
+    assert await reader.readexactly(2) == b"\xd0\x00"
+    monkeypatch.setattr(bounds, "MAX_UNREAD_BYTES", -1)  # as if nothing of what it was sent had been read
+    writer.write(b"\xc0\x00")
+    async with asyncio.timeout(20):
+        assert await reader.read() in (b"", b"\xd0\x00")
+    async with embedded.service(Role.BOOTSTRAP) as service:  # nobody else is
+        await service.subscribe("pv1/b/+/up/+")
+    writer.close()
+
+
 @pytest.mark.parametrize(
     "packet",
     [
