@@ -212,7 +212,8 @@ class Connection:
             return
 
     def _unread_bytes(self) -> int:
-        return self._writer.transport.get_write_buffer_size()
+        waiting: int = self._writer.transport.get_write_buffer_size()
+        return waiting
 
     def write(self, data: bytes) -> None:
         if not self._writer.transport.is_closing():
