@@ -12,6 +12,7 @@ import contextlib
 import json
 import random
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ CONNECT_TIMEOUT_S = 3.0
 MAX_COMMANDS = 100  # in one message; each still costs the plugin one save
 KEEPALIVE_S = 15
 FIRST_RETRY_S, MAX_RETRY_S = 0.2, 5.0
+STABLE_S = 30.0  # a connection that lasted this long starts the back-off anew
 
 Command = dict[str, Any]
 Answer = dict[str, Any]
@@ -51,12 +53,14 @@ class DynsecControl:
         user: str = ADMIN_USER,
         client_id: str = ADMIN_USER,
         jitter: Callable[[], float] = random.random,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._port = port
         self._password = password
         self._user, self._client_id = user, client_id
         self._jitter = jitter
+        self._monotonic = monotonic
         self._client: aiomqtt.Client | None = None
         self._lock = asyncio.Lock()
         self._number = 0
@@ -67,10 +71,12 @@ class DynsecControl:
     async def run(self) -> None:
         failures = 0
         while True:
+            started = self._monotonic()
             with contextlib.suppress(aiomqtt.MqttError, OSError):
                 await self._one_connection()
-                failures = 0
             heed_cancellation()
+            if self._monotonic() - started >= STABLE_S:
+                failures = 0
             delay_s = min(MAX_RETRY_S, FIRST_RETRY_S * 2 ** min(failures, 8))
             failures += 1
             await asyncio.sleep(delay_s * (0.5 + self._jitter()))
