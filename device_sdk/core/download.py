@@ -30,7 +30,7 @@ _SMOOTHING = 0.25
 _MAX_SILENT_ASKS = 5  # windows asked again with no chunk in between: the connection is dead
 _MAX_BITMAP_SPAN = 256
 _MIN_WINDOWS = 2  # one drains while the next is on its way
-_MAX_WINDOWS = 8
+_MAX_WINDOWS = 16
 _IDLE_PART = 0.25  # of a window's time: a longer pause between two windows is the line's latency
 
 
@@ -220,11 +220,14 @@ class Download:
 
     def _next_missing(self, most: int) -> "set[int]":
         """The first chunks that are neither here nor asked for, at most so many and as a bitmap spans."""
+        asked: set[int] = set()
+        for window in self._windows:
+            asked |= window.missing
         index = self._low
         out: set[int] = set()
         first = -1
         while index < self.count and len(out) < most:
-            if index not in self._have and not any([index in window.missing for window in self._windows]):
+            if index not in self._have and index not in asked:
                 if first < 0:
                     first = index
                 if index - first >= _MAX_BITMAP_SPAN:

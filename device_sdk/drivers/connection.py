@@ -17,9 +17,9 @@ UNREACHABLE = "unreachable"  # no answer, or one that says try later
 TLS = "tls"  # somebody answered who cannot prove to be the broker
 
 CONNECT_TIMEOUT_S = 15.0  # from the first packet to SUBACK
-# Messages that wait for the core: the 768 chunks that may be outstanding and room for replies and pushes. One above is
+# Messages that wait for the core: the 1,792 chunks that may be outstanding and room for replies and pushes. One above is
 # dropped and asked for again.
-MAX_INCOMING = 1024
+MAX_INCOMING = 2048
 MAX_OUTGOING = 32  # requests not yet acknowledged by the broker; one above is dropped and repeated later
 
 # Names of MQTT 5 that paho gives to the CONNACK codes of 3.1.1: bad client id, bad user name or password, not

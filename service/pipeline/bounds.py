@@ -23,8 +23,8 @@ class Bounds:
     # Rates before decoding
     session_rate: float = 10.0
     session_burst: float = 20.0
-    credential_rate: float = 100.0  # a fetch for each window: at 1 MiB that is 100 MB/s to one device
-    credential_burst: float = 200.0
+    credential_rate: float = 300.0  # a fetch for each window: at 1 MiB more than `thing_bytes_rate` lets through
+    credential_burst: float = 600.0
     bucket_table: int = 65536  # sessions or credentials remembered; the longest unused is forgotten
     early_refusal_interval_s: float = 1.0  # at most one reply to what could not be decoded, a session and this time
     # Overall budgets

@@ -25,7 +25,7 @@ from tests.bench.wiring import Beside, run_module
 CHUNK_SIZES = (4096, 16384)
 MIB = 1024 * 1024
 DELAY_S = 0.05
-WINDOWS_OF_A_LONG_LINE = 8
+WINDOWS_OF_A_LONG_LINE = 16
 FRAME_HEADER_BYTES = 20
 
 
@@ -199,7 +199,7 @@ def _measure(devices: int, chunk_size: int, seconds: float) -> dict:
 
 
 def _windows_of_a_long_line(chunk_size: int) -> dict:
-    """Eight, as many as the SDK comes to when it sees the line stand idle between two, of all that may be outstanding.
+    """Sixteen, as many as the SDK comes to when it sees the line stand idle between two, of all that may be outstanding.
 
     Larger and fewer would leave more of the line empty: what has come of a window is asked for anew when it is whole.
     """

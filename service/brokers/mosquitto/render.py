@@ -133,7 +133,7 @@ def _common(plan: BrokerPlan, role: Role) -> str:
         "persistence false\n"
         "retain_available false\n"
         f"max_packet_size {MAX_PACKET_BYTES}\n"
-        "max_queued_messages 1000\n"
+        "max_queued_messages 2000\n"
         "max_inflight_messages 512\n"
         "max_keepalive 600\n"
         "set_tcp_nodelay true\n"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from device_sdk.wire import limits
 from service.brokers import doctor
 from service.brokers.gate import Login
 from service.brokers.mosquitto import certificates
@@ -175,10 +176,11 @@ def test_an_environment_without_certificates_gets_no_listener_for_them(tmp_path)
 def test_every_limit_that_the_protocol_relies_on_is_in_every_configuration(tmp_path, role: Role) -> None:
     lines = configuration(plan(tmp_path, warehouse=WAREHOUSE, warehouse_service_port=1886), role).splitlines()
     for wanted in (
-        "retain_available false", "persistence false", "max_packet_size 262144", "max_queued_messages 1000",
+        "retain_available false", "persistence false", "max_packet_size 262144", "max_queued_messages 2000",
         "max_inflight_messages 512", "set_tcp_nodelay true", "per_listener_settings false",
     ):  # fmt: skip
         assert wanted in lines
+    assert limits.MAX_OUTSTANDING_CHUNKS + 200 < 2000  # room for what is not chunks
     assert any(line.startswith("plugin ") for line in lines)
     assert ("allow_anonymous true" in lines) is (role is not Role.OPERATIONAL)
 

@@ -171,5 +171,5 @@ def test_large_windows_respect_the_protocol_s_bounds():
     rig.peer.want(signed(image))
     rig.run(confirmed(rig))
     counts = [fields.get("count", 0) for fields in rig.peer.said("fetch")]
-    assert limits.MAX_OUTSTANDING_CHUNKS // 8 <= max(counts) <= 256  # its share when eight are asked for at a time
+    assert limits.MAX_OUTSTANDING_CHUNKS // 16 <= max(counts) <= 256  # its share when sixteen are asked for at a time
     assert len({fields["stream"] for fields in rig.peer.said("fetch")}) == len(counts)

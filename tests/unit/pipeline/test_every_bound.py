@@ -6,7 +6,7 @@ import asyncio
 
 import msgpack
 
-from device_sdk.wire import codes, topics
+from device_sdk.wire import codes, limits, topics
 from service.domain.changes import Trace
 from service.pipeline.bounds import Bounds
 from service.pipeline.granter import Granter
@@ -29,6 +29,11 @@ def admission(bounds: Bounds, sent: list) -> tuple[Admission, FakeLink, FakeCloc
     )  # fmt: skip
     link.deliver = gate.deliver
     return gate, link, clock
+
+
+def test_a_device_may_ask_for_windows_as_fast_as_they_may_be_sent():
+    bounds = Bounds()
+    assert bounds.credential_rate * limits.MAX_WINDOW_BYTES >= bounds.thing_bytes_rate
 
 
 async def test_one_operational_request_too_many_is_throttled():
