@@ -106,7 +106,7 @@ async def _make(settings: Settings, environment: str, *, release_key: Path | Non
 
 def make_authority(directory: Path, environment: str) -> str:
     try:
-        if (directory / "ca.key").exists():
+        if (directory / "ca.pem").exists():
             Authority.load(directory)
             return f"{directory}: kept"
         Authority.create(directory, environment, datetime.now(UTC))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import stat
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -126,12 +127,17 @@ class Authority:
 
     @classmethod
     def create(cls, directory: Path, environment: str, now: datetime, *, serial: bytes | None = None) -> Authority:
-        """Make a P-256 CA that lives 20 years. Raises AuthorityError when there is one already."""
+        """Make a P-256 CA that lives 20 years. Raises AuthorityError when there is one already.
+
+        Key, then certificate, each whole: cut off in between, the next call gives that key its certificate.
+        """
         key_path, certificate_path = directory / "ca.key", directory / "ca.pem"
-        if key_path.exists() or certificate_path.exists():
+        if certificate_path.exists():
             raise AuthorityError(f"there is a CA for {environment} already; it is not replaced")
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = ec.generate_private_key(ec.SECP256R1())
+        if not key_path.exists():
+            _write(key_path, _key_pem(ec.generate_private_key(ec.SECP256R1())), 0o600)
+        key = _load_key(key_path)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Firstlight CA {environment}"[:64])])
         certificate = (
             _builder(name, name, key.public_key(), _serial(serial or os.urandom(SERIAL_BYTES)), now, CA_LIFE)
@@ -140,25 +146,25 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        _write_private(key_path, _key_pem(key))
-        certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        _write(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
         return cls(key, certificate)
 
     @classmethod
     def load(cls, directory: Path) -> Authority:
         """Read the files of `create`. Raises AuthorityError."""
-        key_path = directory / "ca.key"
         try:
-            if stat.S_IMODE(key_path.stat().st_mode) & 0o077:
-                raise AuthorityError("ca.key can be read by others; chmod 600 if nobody has, else make a new CA")
-            return cls.from_pem(key_path.read_bytes(), (directory / "ca.pem").read_text("ascii"))
-        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            key = _load_key(directory / "ca.key")
+            return cls._of(key, (directory / "ca.pem").read_text("ascii"))
+        except (OSError, ValueError) as error:
             raise AuthorityError("the CA's files are missing or damaged") from error
 
     @classmethod
     def from_pem(cls, key_pem: bytes, ca_pem: str) -> Authority:
         """Raises AuthorityError, and what cryptography raises for what is no key or certificate."""
-        key = serialization.load_pem_private_key(key_pem, password=None)
+        return cls._of(serialization.load_pem_private_key(key_pem, password=None), ca_pem)
+
+    @classmethod
+    def _of(cls, key: object, ca_pem: str) -> Authority:
         certificate = x509.load_pem_x509_certificate(ca_pem.encode("ascii"))
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise AuthorityError("ca.key and ca.pem do not belong together")
@@ -247,9 +253,34 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Raises AuthorityError, OSError."""
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise AuthorityError("ca.key can be read by others; chmod 600 if nobody has, else make a new CA")
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise AuthorityError("the CA's files are missing or damaged") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise AuthorityError("ca.key is not an EC key")
+    return key
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """A new file, whole or not at all, on the disk when this returns."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

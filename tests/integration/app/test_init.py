@@ -6,6 +6,7 @@ import shlex
 import stat
 from pathlib import Path
 
+from service.cli.init import make_authority
 from service.cli.main import app
 from service.settings import load_settings
 from tests.support.command_line import CliRunner
@@ -49,6 +50,15 @@ def test_an_init_that_was_cut_off_is_finished_by_the_next_with_the_same_keys(tmp
     assert again.returncode == 0, again.stderr
     assert "keys.json: kept" in again.stdout
     assert (tmp_path / "data" / "keys.json").read_bytes() == keys
+
+
+def test_an_init_that_was_cut_off_before_the_authority_s_certificate_is_finished(tmp_path: Path) -> None:
+    assert make_authority(tmp_path, "plant") == f"{tmp_path}: the certificate authority of plant"
+    key = (tmp_path / "ca.key").read_bytes()
+    (tmp_path / "ca.pem").unlink()
+    assert make_authority(tmp_path, "plant") == f"{tmp_path}: the certificate authority of plant"
+    assert make_authority(tmp_path, "plant") == f"{tmp_path}: kept"
+    assert (tmp_path / "ca.key").read_bytes() == key
 
 
 def test_init_with_a_release_key_keeps_it_locally_and_says_what_that_means(tmp_path: Path) -> None:

@@ -137,6 +137,31 @@ def test_a_created_authority_loads_again_and_is_not_replaced(tmp_path):
         Authority.create(tmp_path / "prod", "prod", START)
 
 
+def test_the_making_of_an_authority_that_was_cut_off_goes_on_with_its_key(tmp_path):
+    Authority.create(tmp_path, "prod", START)
+    key = (tmp_path / "ca.key").read_bytes()
+    (tmp_path / "ca.pem").unlink()
+    made = Authority.create(tmp_path, "prod", START)
+    assert (tmp_path / "ca.key").read_bytes() == key
+    assert Authority.load(tmp_path).ca_pem == made.ca_pem
+    (tmp_path / "ca.pem").unlink()
+    (tmp_path / "ca.key").write_bytes(key[:50])
+    with pytest.raises(AuthorityError):
+        Authority.create(tmp_path, "prod", START)
+
+
+def test_an_authority_s_key_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="disk full"):
+            Authority.create(tmp_path, "prod", START)
+    assert [*tmp_path.iterdir()] == []
+    Authority.create(tmp_path, "prod", START)
+
+
 @pytest.mark.parametrize("fault", ["open", "missing", "foreign", "damaged"])
 def test_a_faulty_authority_is_refused(tmp_path, fault):
     Authority.create(tmp_path / "a", "a", START)
