@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from service.errors import ServiceError
+
 MAX_REQUEST_BYTES = 4096  # request line and headers together
 REQUEST_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 32  # more are closed unheard
@@ -72,12 +74,18 @@ class HealthServer:
             return _response(400, {"error": "not an HTTP/1 request"})
         if words[0] != b"GET":
             return _response(405, {"error": "only GET"})
-        asked = urlsplit(words[1].decode("latin-1"))
+        try:
+            asked = urlsplit(words[1].decode("latin-1"))
+        except ValueError:
+            return _response(400, {"error": "not a path"})
         page = self._pages.get(asked.path)
         if page is None:
             return _response(404, {"error": "there are " + " ".join(self._pages)})
-        # 3. The report says itself whether all is well.
-        body = await page(dict(parse_qsl(asked.query)))
+        # 3. The report says itself whether all is well; one that cannot be made says why.
+        try:
+            body = await page(dict(parse_qsl(asked.query)))
+        except ServiceError as error:
+            return _response(503, {"error": error.cause})
         return _response(200 if body.get("ok", True) else 503, body)
 
 

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from service.errors import ServiceError
 from service.http import health
 from service.http.health import HealthServer
 
@@ -53,15 +54,27 @@ async def test_stats_shows_the_counters(server) -> None:
     )
 
 
+async def test_a_report_that_storage_refuses_is_503_and_no_fault_of_the_server(caplog) -> None:
+    async def stats(_query):
+        raise ServiceError("UNAVAILABLE", "not now", cause="storage_busy", detail="locked")
+
+    one = HealthServer("127.0.0.1", 0, {"/stats": stats})
+    await one.start()
+    assert await ask(one, b"GET /stats HTTP/1.1\r\n\r\n") == (503, {"error": "storage_busy"})
+    await one.stop()
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     ("raw", "status"),
     [
         (b"GET /nothing HTTP/1.1\r\n\r\n", 404),
         (b"POST /health HTTP/1.1\r\n\r\n", 405),
         (b"\x16\x03\x01 tls\r\n\r\n", 400),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", 400),
         (b"GET /health HTTP/1.1\r\nX: " + b"a" * (3 * health.MAX_REQUEST_BYTES) + b"\r\n\r\n", 400),
     ],
-    ids=["an unknown path", "another method", "no HTTP", "a head that is too large"],
+    ids=["an unknown path", "another method", "no HTTP", "no path", "a head that is too large"],
 )
 async def test_a_wrong_request_is_refused(server, raw: bytes, status: int) -> None:
     assert (await ask(server, raw))[0] == status
