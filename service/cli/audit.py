@@ -21,7 +21,7 @@ def audit(
     device: Annotated[str | None, typer.Option(metavar="GROUP/SERIAL", help="Only about this device.")] = None,
     as_json: context.JsonOption = False,
 ) -> None:
-    """Every command with its selector, and every device that it changed or refused, the oldest first."""
+    """Every command with its selector, looks included, and every device changed or refused, the oldest first."""
     group_id, _, serial = (device or "").rpartition("/")
     if device is not None and not group_id:
         context.fail("name the device as GROUP/SERIAL")

@@ -12,7 +12,7 @@ OUTLINE: dict[str, str | dict[str, str]] = {
     "demo": "Devices power up, activate, take the target firmware and confirm it; five are moved to another environment and one is replaced.",
     "doctor": "Check the brokers with canaries: what must be allowed is, what must not is not.",
     "trace": "Every step of a device, and of those that it replaced: time, code, true cause and what to do about it.",
-    "audit": "Every command with its selector, and every device that it changed or refused, the oldest first.",
+    "audit": "Every command with its selector, looks included, and every device changed or refused, the oldest first.",
     "events": "Events by number.",
     "stats": "How many devices are in which state, and how often each event and each cause of refusal happened.",
     "labels": "Make labels with signed, expiring codes of 96 random bits, each to be scanned once by `firstlight onboard`.",

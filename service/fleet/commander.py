@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
 
@@ -23,10 +24,11 @@ from service.errors import ServiceError
 from service.fleet import replies
 from service.mqtt import account_topics
 from service.mqtt.port import Inbound, Link, LinkDown
-from service.operations import accounts, looking, warehouse_pages, warehouse_show
+from service.operations import accounts, looking, looks, warehouse_pages, warehouse_show
 from service.operations.accounts import Operator
 from service.operations.command_rows import Command, CommandState, Status
 from service.operations.commands import Commands, Request
+from service.operations.looks import Looks
 from service.operations.outcomes import Result
 from service.operations.requests import field_refused
 from service.operations.selectors import Selector
@@ -42,6 +44,7 @@ WATCH_S = 0.5  # how soon a command that another process has stored, or that was
 FAULT_S = 30.0  # a command that met a fault of the service is tried again so much later
 PROGRESS_S = 1.0  # at most one push of progress in this time, and one at the end
 SEND_TIMEOUT_S = 10.0
+STEERING = frozenset({"pause", "resume", "cancel"})  # audited where they are done
 
 Id = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[ -~]+$")]
 
@@ -106,6 +109,7 @@ class Commander:
         self._root = root
         self._count = count
         self._monotonic = monotonic
+        self._looks = Looks(database, clock=self._now, monotonic=monotonic)
         self._waiting: deque[Inbound] = deque()
         self._arrived = asyncio.Event()
         self._stored = asyncio.Event()  # a command with pages left may be there
@@ -113,6 +117,9 @@ class Commander:
         self._busy = False
         self._working: dict[str, asyncio.Task[None]] = {}
         self.closed = False
+
+    def _now(self) -> datetime:
+        return self._commands.now()
 
     @property
     def idle(self) -> bool:
@@ -135,9 +142,12 @@ class Commander:
         self._arrived.set()
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._answer_all(), name="operators' requests")
-            group.create_task(self._watch(group), name="running commands")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._answer_all(), name="operators' requests")
+                group.create_task(self._watch(group), name="running commands")
+        finally:
+            await self._settle(everything=True)
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
@@ -177,15 +187,10 @@ class Commander:
     async def _do(
         self, name: str, verb: str, body: dict[str, Any], request_id: str, trace_id: str, encoding: str
     ) -> bytes:
-        async with self._database.read() as connection:
-            operator = await accounts.operator(connection, name)
-        if not request_id:
-            raise RequestError(codes.BAD_REQUEST, "field id is missing or wrong", cause="bad_field")
-        look = self._look_warehouse if verb.startswith("warehouse-") else self._look
-        looked = await look(operator, verb, body)
-        if looked is not None:
-            return replies.reply(request_id, looked, trace_id, encoding)
-        status = await self._commands.submit(operator, verb, _read(Request, body))
+        operator, asked = await self._before_a_command(name, verb, body, request_id)
+        if not isinstance(asked, Request):
+            return replies.reply(request_id, asked, trace_id, encoding)
+        status = await self._commands.submit(operator, verb, asked)
         if status.command.state is CommandState.RUNNING:
             self._stored.set()
         error = replies.refusal_of(status)
@@ -197,6 +202,28 @@ class Commander:
                 error.state = await looking.get(self._database, operator, f"{one.group_id}/{one.serial}")
         more = {"command": status.command.command_id}
         return replies.refused(request_id, error, trace_id, encoding, more)
+
+    async def _before_a_command(
+        self, name: str, verb: str, body: dict[str, Any], request_id: str
+    ) -> tuple[Operator, dict[str, Any] | Request]:
+        """Who asks, and the answer, or else the command. Audits what looks, and what is refused before it is a command."""
+        operator = None
+        try:
+            async with self._database.read() as connection:
+                operator = await accounts.operator(connection, name)
+            if not request_id:
+                raise RequestError(codes.BAD_REQUEST, "field id is missing or wrong", cause="bad_field")
+            look = self._look_warehouse if verb.startswith("warehouse-") else self._look
+            looked = await look(operator, verb, body)
+            if looked is None:
+                return operator, _read(Request, body)
+        except ServiceError as error:
+            if error.code != codes.UNAVAILABLE:
+                await self._looks.note(looks.of(name, verb, body, error), known=operator is not None)
+            raise
+        if verb not in STEERING:
+            await self._looks.note(looks.of(name, verb, body))
+        return operator, looked
 
     async def _look(self, operator: Operator, verb: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to what changes no device; None for every other verb."""
@@ -249,10 +276,17 @@ class Commander:
                     task = group.create_task(self._work(command_id), name=f"command {command_id}")
                     self._working[command_id] = task
                     task.add_done_callback(partial(self._ended, command_id))
+            await self._settle()
             self._stored.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_S):
                     await self._stored.wait()
+
+    async def _settle(self, *, everything: bool = False) -> None:
+        try:
+            await self._looks.settle(everything=everything)
+        except ServiceError as error:
+            log.warning("the audit of what was looked at again waits: %s", error)
 
     def _ended(self, command_id: str, _task: asyncio.Task[None]) -> None:
         self._working.pop(command_id, None)

@@ -67,7 +67,9 @@ async def owner_guard(
     """Raises ServiceError REFUSED unless it is an operator's account with its key."""
     if credentials is None or not 0 < len(credentials.password) <= _MAX_KEY_CHARS:
         raise _refused("owner_key_missing")
-    request.state.operator = await things.owner(given.database, credentials.username, credentials.password.encode())
+    request.state.operator = await things.owner(
+        given.database, credentials.username, credentials.password.encode(), now=given.clock()
+    )
 
 
 def desk_of(request: Request) -> Desk:

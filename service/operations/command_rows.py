@@ -30,6 +30,7 @@ class CommandState(StrEnum):
 
 
 OPEN = (CommandState.RUNNING, CommandState.PAUSED)
+_STEERED = {CommandState.PAUSED: "pause", CommandState.RUNNING: "resume", CommandState.CANCELLED: "cancel"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,19 @@ async def add_audit(
     await connection.execute(insert(audit), [_audit(one, now, outcome, cause)])
 
 
+async def add_steered(connection: AsyncConnection, by: str, before: Command, after: Command, now: datetime) -> None:
+    """One row for who paused, resumed or cancelled a command, or found it so."""
+    outcome = Result.UNCHANGED if after.state is before.state else Result.CHANGED
+    row = {
+        **_audit(after, now, outcome.value, None, whole=False),
+        "account": by,
+        "verb": _STEERED[after.state],
+        "before": _json({"state": before.state.value}),
+        "after": _json({"state": after.state.value}),
+    }
+    await connection.execute(insert(audit), [row])
+
+
 async def add_audits(
     connection: AsyncConnection,
     one: Command,
@@ -201,7 +215,7 @@ def _audit(one: Command, now: datetime, outcome: str, cause: str | None, *, whol
     return {
         "at": to_ms(now),
         "account": one.account,
-        "command_id": one.command_id,
+        "command_id": one.command_id or None,
         "verb": one.verb,
         "selector": _json(one.selector) if whole else "{}",
         "arguments": _json(one.arguments) if whole else "{}",

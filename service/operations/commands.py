@@ -98,7 +98,7 @@ class Commands:
         try:
             return await self._with_states(operator, await self._submit(operator, verb, request, digest))
         except ServiceError as error:
-            if error.code != codes.UNAVAILABLE and error.cause != "command_id_taken":
+            if error.code != codes.UNAVAILABLE:
                 await self._note_refused(operator, verb, request, digest, error)
             raise
 
@@ -339,7 +339,7 @@ class Commands:
             if not operator.role.may(Role.OPERATOR):
                 raise ServiceError(codes.FORBIDDEN, "this needs the role operator", cause="role_too_low")
             if before.state is to:
-                transaction.abandon()
+                await command_rows.add_steered(connection, operator.name, before, before, now)
                 return before
             if before.state not in from_:
                 raise conflict(
@@ -351,7 +351,7 @@ class Commands:
                 )
             after = replace(before, state=to) if to in OPEN else ended(before, to, now)
             await command_rows.put(connection, before, after)
-            await command_rows.add_audit(connection, after, now, to.value, f"by_{operator.name}")
+            await command_rows.add_steered(connection, operator.name, before, after, now)
             return after
 
     @staticmethod
@@ -368,8 +368,9 @@ class Commands:
         self, operator: Operator, verb: str, request: Request, digest: bytes, error: ServiceError
     ) -> None:
         """A command that was refused as a whole leaves its trace, without its arguments: they may be anything."""
+        command_id = _command_id(operator.name, request.id) if error.cause != "command_id_taken" else ""
         command = Command(
-            _command_id(operator.name, request.id), operator.name, request.id, digest, verb[:32],
+            command_id, operator.name, request.id, digest, verb[:32],
             request.selector.document() if request.selector is not None else {}, {}, request.dry_run,
             CommandState.FAILED, self._clock(),
         )  # fmt: skip

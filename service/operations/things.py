@@ -24,8 +24,10 @@ from service.domain.device import Device
 from service.domain.identity import RANDOM_BYTES, uuid7
 from service.domain.thing import Thing
 from service.errors import Secret, ServiceError
-from service.operations import registration
+from service.operations import looks, registration
 from service.operations.accounts import AccountKind, Operator
+from service.operations.looks import Look
+from service.operations.picture import difference
 from service.operations.placing import placed
 from service.operations.registration import Registration
 from service.operations.requests import bad_request, conflict, not_found
@@ -38,6 +40,7 @@ from service.storage.tables import credential, thing
 from service.storage.tables import device as device_table
 
 RandomBytes = Callable[[int], bytes]
+VERB = "create-thing"  # what the audit calls it
 _NOBODY = bytes(hashlib.sha256().digest_size)
 
 
@@ -55,6 +58,25 @@ class Created:
     thing: Thing
     is_new: bool
     device_key: Secret | None = None  # of a device that was registered here with a key made for it; seen this once
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What an owner asks for, and with what it is made."""
+
+    serial: str
+    group_id: str | None
+    key: str | None
+    now: datetime
+    random_bytes: RandomBytes
+    trace_id: str
+
+    def look(self, operator: Operator, group_id: str | None, *, outcome: str, cause: str | None = None) -> Look:
+        """The audit row; of a serial or a group that is none, without it."""
+        legal = group_id is not None and ids.is_group_id(group_id) and ids.is_serial(self.serial)
+        device = (str(group_id), self.serial) if legal else None
+        selector = {"devices": ["/".join(device)]} if device is not None else {}
+        return Look(operator.name, VERB, selector, {}, device, outcome, cause)
 
 
 async def caller(database: Database, thing_id: str, api_key: bytes) -> Caller:
@@ -88,7 +110,7 @@ async def caller(database: Database, thing_id: str, api_key: bytes) -> Caller:
     return found
 
 
-async def owner(database: Database, name: str, key: bytes) -> Operator:
+async def owner(database: Database, name: str, key: bytes, *, now: datetime) -> Operator:
     """The account of this name and key. Raises ServiceError REFUSED, or FORBIDDEN: it may only look."""
     async with database.read() as connection:
         row = (await connection.execute(select(account).where(account.c.name == name))).first()
@@ -96,7 +118,9 @@ async def owner(database: Database, name: str, key: bytes) -> Operator:
     if row is None or not same or row.disabled_at is not None or row.kind != AccountKind.OPERATOR.value:
         raise ServiceError(codes.REFUSED, "refused", cause="owner_key_wrong")
     if not Role(row.role).may(Role.OPERATOR):
-        raise ServiceError(codes.FORBIDDEN, "this account may only look", cause="owner_role")
+        refused = ServiceError(codes.FORBIDDEN, "this account may only look", cause="owner_role")
+        await _note(database, Look(name, VERB, {}, {}, outcome="refused", cause=refused.cause), now)
+        raise refused
     return Operator(name, Role(row.role), row.ou)
 
 
@@ -112,15 +136,29 @@ async def create(
     random_bytes: RandomBytes,
     trace_id: str,
 ) -> Created:
-    """The thing of a serial; made, and the serial registered, where missing, else unchanged.
+    """The thing of a serial; made, and the serial registered, where missing, else unchanged. Audited, refused or not.
 
     `key`: base64, for a serial that is not registered in a group of kind individual; else one is made. Raises
     ServiceError: BAD_REQUEST, NOT_FOUND, CONFLICT (several devices have this serial), NOT_ALLOCATED, FORBIDDEN, and
     those of the device's state.
     """
-    async with SqlStore(database, environments).batch() as batch:
+    asked = _Asked(serial, group_id, key, now, random_bytes, trace_id)
+    try:
+        return await _create(database, environments, operator, asked)
+    except ServiceError as error:
+        if error.code != codes.UNAVAILABLE:
+            await _note(database, asked.look(operator, group_id, outcome="refused", cause=error.cause), now)
+        raise
+
+
+async def _create(
+    database: Database, environments: Mapping[str, Environment], operator: Operator, asked: _Asked
+) -> Created:
+    serial, now = asked.serial, asked.now
+    async with database.write(audit=False) as transaction:
+        batch = await SqlStore(database, environments).within(transaction)
         catalogue = batch.catalogue
-        name = (await _group_of(batch.connection, serial, group_id), serial)
+        name = (await _group_of(batch.connection, serial, asked.group_id), serial)
         group = catalogue.groups.get(name[0])
         if group is None:
             raise not_found("group_unknown", "no such group")
@@ -131,15 +169,16 @@ async def create(
             raise not_found("device_unknown", "no such device")
         if before is None and not is_within(group.default_ou, operator.scope):
             raise _out_of_scope(operator)
-        device, made = _registered(catalogue, name, before, key, now, random_bytes)
+        device, made = _registered(catalogue, name, before, asked)
         # 2. State of the device, and its place.
         activation.check_state(device)
         if device.thing is not None:
+            await looks.add(batch.connection, asked.look(operator, name[0], outcome="unchanged"), now)
             return Created(device.thing, is_new=False)
         place = activation.place_of(device, group, catalogue)
         product = catalogue.products[group.product_id]
         number = loaded.next_numbers.get(product.product_id, 1)
-        thing_id = uuid7(now, random_bytes(RANDOM_BYTES))
+        thing_id = uuid7(now, asked.random_bytes(RANDOM_BYTES))
         new = activation.new_thing(thing_id, device, product, number, place, now, group.template_settings)
         after = replace(device, thing=new)
         news = (event.of(after, "registered", now),) if before is None else ()
@@ -147,11 +186,14 @@ async def create(
             Changes(
                 devices=((before, after),),
                 numbers={product.product_id: number + 1},
-                traces=(Trace(*name, now, trace_id, "create", "thing_created", detail=f"by {operator.name}"),),
+                traces=(Trace(*name, now, asked.trace_id, "create", "thing_created", detail=f"by {operator.name}"),),
                 events=placed(news, catalogue),
                 counters={"thing_created": 1, **({"device_registered": 1} if before is None else {})},
             )
         )
+        was, is_ = difference(before, after)
+        look = asked.look(operator, name[0], outcome="changed")
+        await looks.add(batch.connection, replace(look, before=was, after=is_), now)
     return Created(new, is_new=True, device_key=made)
 
 
@@ -173,24 +215,27 @@ def _registered(
     catalogue: Catalogue,
     name: tuple[str, str],
     before: Device | None,
-    key: str | None,
-    now: datetime,
-    random_bytes: RandomBytes,
+    of: _Asked,
 ) -> tuple[Device, Secret | None]:
     """The device, registered if need be, with the key that was made for it."""
     asked = Registration(
         *name,
-        key=None if key is None else registration.parse_key(key),
+        key=None if of.key is None else registration.parse_key(of.key),
         public_keys=before.public_keys if before else (),
         ou=before.ou if before else None,
         environment=before.environment if before else None,
     )
     known = {} if before is None else {name: before}
-    (outcome,), new = registration.decide(catalogue, [asked], known, now, random_bytes)
+    (outcome,), new = registration.decide(catalogue, [asked], known, of.now, of.random_bytes)
     if outcome.result is registration.Result.ERROR:
         code = codes.CONFLICT if outcome.cause == "serial_conflict" else codes.BAD_REQUEST
         raise ServiceError(code, outcome.reason or "", cause=outcome.cause or "")
     return (before or new[0]), outcome.new_key
+
+
+async def _note(database: Database, look: Look, now: datetime) -> None:
+    async with database.write(audit=False) as transaction:
+        await looks.add(transaction.connection, look, now)
 
 
 def _out_of_scope(operator: Operator) -> ServiceError:

@@ -13,6 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from service.storage.database import Database
 from service.storage.operator_tables import audit, command, command_outcome, event
 from service.storage.rows import to_ms
+from service.storage.tables import meta
+
+LOOKED = "looked"  # the outcome of an audit row of what changes nothing
+_LOOKED_TO = "looks_pruned_to"  # a name in `meta`
 
 
 async def prune(
@@ -20,14 +24,17 @@ async def prune(
 ) -> int:
     """Delete what is older, at most `limit` rows of each table, the oldest first; returns how many.
 
-    A command is measured by when it finished; an unfinished one is never old. Raises ServiceError UNAVAILABLE.
+    A command is measured by when it finished; an unfinished one is never old. What only looked goes from the audit with
+    the commands, which it outnumbers. Raises ServiceError UNAVAILABLE.
     """
     async with database.write() as transaction:
         connection = transaction.connection
         gone = await _numbered(connection, event, events_before, limit)
         gone += await _commands(connection, commands_before, limit)
         gone += await _numbered(connection, audit, audit_before, limit)
-        if not gone:
+        looks, came_further = await _looks(connection, commands_before, limit)
+        gone += looks
+        if not gone and not came_further:
             transaction.abandon()
         return gone
 
@@ -41,6 +48,24 @@ async def _numbered(connection: AsyncConnection, table: Table, before: datetime,
             break
         last = seq
     return (await connection.execute(delete(table).where(table.c.seq <= last))).rowcount if last else 0
+
+
+async def _looks(connection: AsyncConnection, before: datetime, limit: int) -> tuple[int, bool]:
+    """How many went, and whether any row was passed. How far it has come is remembered, as other rows stay between."""
+    done_to = (await connection.execute(select(meta.c.value).where(meta.c.name == _LOOKED_TO))).scalar() or 0
+    rows = select(audit.c.seq, audit.c.at).where(audit.c.seq > done_to).order_by(audit.c.seq).limit(limit)
+    last, until = done_to, to_ms(before) or 0
+    for seq, at in await connection.execute(rows):
+        if at >= until:
+            break
+        last = seq
+    if last == done_to:
+        return 0, False
+    passed = (audit.c.seq > done_to, audit.c.seq <= last, audit.c.outcome == LOOKED)
+    gone = (await connection.execute(delete(audit).where(*passed))).rowcount
+    await connection.execute(delete(meta).where(meta.c.name == _LOOKED_TO))
+    await connection.execute(meta.insert().values(name=_LOOKED_TO, value=last))
+    return gone, True
 
 
 async def _commands(connection: AsyncConnection, before: datetime, limit: int) -> int:

@@ -57,7 +57,10 @@ async def test_a_command_for_many_waits_for_a_second_person(database, clock):
     assert done is not None
     assert done.command.changed == 3
     log = [Row(row) for row in await rows_of(database, audit)]
-    assert [(row.outcome, row.cause) for row in log[:2]] == [("accepted", None), ("running", "by_bert")]
+    assert [(row.account, row.verb, row.outcome) for row in log[:2]] == [
+        ("anna", "block", "accepted"),
+        ("bert", "resume", "changed"),
+    ]
 
 
 async def test_a_large_selection_goes_on_where_a_restart_cut_it(database, commands, clock, monkeypatch):

@@ -97,6 +97,18 @@ async def test_the_audit_has_a_time_of_its_own(database):
     assert await kept(database, audit.c.at) == [days_ago(399)]
 
 
+async def test_what_only_looked_goes_with_the_commands_and_other_rows_stay_between(database):
+    row = {"account": "anna", "verb": "list", "selector": "{}", "arguments": "{}", "outcome": "looked"}
+    refused, changed = ({**row, "outcome": outcome, "at": days_ago(96)} for outcome in ("refused", "changed"))
+    looks = [{**row, "at": days_ago(age)} for age in (97, 95, 91, 89)]
+    await write(database, audit, [looks[0], refused, changed, *looks[1:]])
+    assert [await prune(database, audit_days=400, limit=2) for _ in range(4)] == [1, 1, 1, 0]
+    assert await kept(database, audit.c.seq) == [2, 3, 6]
+    assert await prune(database, audit_days=400, days=88) == 1
+    await write(database, audit, looks[:1])
+    assert await kept(database, audit.c.seq) == [2, 3, 7]
+
+
 async def test_the_clock_prunes_by_what_the_installation_keeps(tmp_path):
     async with running(tmp_path) as site:
         await site.pipeline.ticker.tick()

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 
 from service.credentials.keyfile import KeyFile
 from service.credentials.proofs import hmac_sha256
@@ -20,6 +21,7 @@ from service.operations import accounts, bare_serials, devices, registration, th
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
 from service.operations.registration import Registration
 from service.operations.verbs.verb import Role
+from service.storage.operator_tables import audit
 from service.storage.store import SqlStore
 from tests.support.storage import DERIVED, GROUP, NOW, a_credential, a_device, a_thing, new_database
 
@@ -48,6 +50,34 @@ def create(database, serial="sn-1", operator=THIS_MACHINE, group_id=None, key=No
         database, ENVIRONMENTS, operator, serial,
         group_id=group_id, key=key, now=NOW, random_bytes=os.urandom, trace_id="0" * 16,
     )  # fmt: skip
+
+
+async def audited(database):
+    async with database.read() as connection:
+        found = (await connection.execute(select(audit).where(audit.c.verb == "create-thing"))).all()
+    return [(one.account, one.serial, one.outcome, one.cause, one.before is not None) for one in found]
+
+
+async def test_what_an_account_asks_over_http_is_audited(database):
+    await register(database)
+    line = Operator("line", Role.OPERATOR, None)
+    for _ in range(2):
+        await create(database, operator=line)
+    elsewhere = Operator("else", Role.OPERATOR, "elsewhere")
+    await refused(create(database, operator=elsewhere))
+    await refused(create(database, operator=elsewhere, group_id=GROUP.group_id))
+    key = await accounts.create(
+        database, "looks", AccountKind.OPERATOR, role=Role.VIEWER, now=NOW, random_bytes=os.urandom
+    )
+    await refused(things.owner(database, "looks", key.reveal(), now=NOW))
+    await refused(things.owner(database, "looks", b"wrong", now=NOW))
+    assert await audited(database) == [
+        ("line", "sn-1", "changed", None, True),
+        ("line", "sn-1", "unchanged", None, False),
+        ("else", None, "refused", "device_unknown", False),
+        ("else", "sn-1", "refused", "device_unknown", False),
+        ("looks", None, "refused", "owner_role", False),
+    ]
 
 
 async def test_a_thing_is_made_for_a_registered_serial_and_a_second_time_unchanged(database):
@@ -127,14 +157,14 @@ async def test_only_an_enabled_operator_with_its_key_is_an_owner(database):
 
     key, viewer = await account("line"), await account("looks", role=Role.VIEWER)
     integrator = await account("told", AccountKind.INTEGRATOR)
-    assert (await things.owner(database, "line", key)).name == "line"
+    assert (await things.owner(database, "line", key, now=NOW)).name == "line"
     wrong = ("REFUSED", "owner_key_wrong")
-    assert await refused(things.owner(database, "line", viewer)) == wrong
-    assert await refused(things.owner(database, "nobody", key)) == wrong
-    assert await refused(things.owner(database, "told", integrator)) == wrong
-    assert await refused(things.owner(database, "looks", viewer)) == ("FORBIDDEN", "owner_role")
+    assert await refused(things.owner(database, "line", viewer, now=NOW)) == wrong
+    assert await refused(things.owner(database, "nobody", key, now=NOW)) == wrong
+    assert await refused(things.owner(database, "told", integrator, now=NOW)) == wrong
+    assert await refused(things.owner(database, "looks", viewer, now=NOW)) == ("FORBIDDEN", "owner_role")
     await accounts.disable(database, "line", now=NOW)
-    assert await refused(things.owner(database, "line", key)) == wrong
+    assert await refused(things.owner(database, "line", key, now=NOW)) == wrong
 
 
 async def test_bare_serials_are_off_until_allowed_and_again_when_forbidden(database, tmp_path):
