@@ -74,19 +74,25 @@ class HealthServer:
             return _response(400, {"error": "not an HTTP/1 request"})
         if words[0] != b"GET":
             return _response(405, {"error": "only GET"})
-        try:
-            asked = urlsplit(words[1].decode("latin-1"))
-        except ValueError:
-            return _response(400, {"error": "not a path"})
-        page = self._pages.get(asked.path)
+        path, query = _asked(words[1].decode("latin-1"))
+        page = self._pages.get(path)
         if page is None:
             return _response(404, {"error": "there are " + " ".join(self._pages)})
         # 3. The report says itself whether all is well; one that cannot be made says why.
         try:
-            body = await page(dict(parse_qsl(asked.query)))
+            body = await page(query)
         except ServiceError as error:
             return _response(503, {"error": error.cause})
         return _response(200 if body.get("ok", True) else 503, body)
+
+
+def _asked(target: str) -> tuple[str, dict[str, str]]:
+    """Path and parameters; no path where it is no address."""
+    try:
+        found = urlsplit(target)
+    except ValueError:
+        return "", {}
+    return found.path, dict(parse_qsl(found.query))
 
 
 def _response(status: int, body: Mapping[str, Any]) -> bytes:

@@ -71,7 +71,7 @@ async def test_a_report_that_storage_refuses_is_503_and_no_fault_of_the_server(c
         (b"GET /nothing HTTP/1.1\r\n\r\n", 404),
         (b"POST /health HTTP/1.1\r\n\r\n", 405),
         (b"\x16\x03\x01 tls\r\n\r\n", 400),
-        (b"GET http://[ HTTP/1.1\r\n\r\n", 400),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", 404),
         (b"GET /health HTTP/1.1\r\nX: " + b"a" * (3 * health.MAX_REQUEST_BYTES) + b"\r\n\r\n", 400),
     ],
     ids=["an unknown path", "another method", "no HTTP", "no path", "a head that is too large"],
