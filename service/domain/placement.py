@@ -50,33 +50,41 @@ def reprovision(
     method = method or catalogue.groups[device.group_id].move_method
     # 1. Where it is already, or going already: nothing changes.
     place = (wanted_ou, wanted.name)
-    if thing.move is not None and place == (thing.move.ou, thing.move.environment):
-        return device, ()
-    if thing.move is None and place == (thing.ou, thing.environment):
+    if place == _place(thing.move or thing):
         return device, ()
     if method is MoveMethod.NEVER:
         raise forbidden("move_never", "this group's things are not moved; give a method to do it all the same")
     # 2. A move that is under way ends here.
     events: tuple[Event, ...] = ()
     if thing.move is not None:
-        why = "cancelled" if place == (thing.ou, thing.environment) else "superseded"
-        device, events = abandon(device, now, why)
-        thing = _thing(device)
-        if why == "cancelled":
-            return replace(device, thing=replace(thing, rev=thing.rev + 1)), events
-    # 3. Inside one environment the thing is simply there.
+        is_back = place == _place(thing)
+        device, events = abandon(device, now, "cancelled" if is_back else "superseded")
+        if is_back:
+            return _with_next_rev(device), events
+    # 3. It sets out.
     move = Move(wanted_ou, wanted.name, method, now, now + deadline, command_id)
-    if wanted.name == thing.environment:
-        device = replace(device, thing=replace(thing, rev=thing.rev + 1, move=move))
-        device, arrived = complete(device, catalogue, now)
-        return device, (*events, *arrived)
-    # 4. Elsewhere it goes there by itself: the desired document says so.
-    device = replace(device, thing=replace(thing, rev=thing.rev + 1, move=move))
+    device, told = _set_out(_with_next_rev(device, move=move), move, catalogue, now)
+    return device, (*events, *told)
+
+
+def _place(of: Thing | Move) -> tuple[str, str]:
+    return of.ou, of.environment
+
+
+def _with_next_rev(device: Device, move: Move | None = None) -> Device:
+    thing = _thing(device)
+    return replace(device, thing=replace(thing, rev=thing.rev + 1, move=move))
+
+
+def _set_out(device: Device, move: Move, catalogue: Catalogue, now: datetime) -> Changed:
+    """Inside one environment the thing is simply there; elsewhere it goes by itself: the desired document says so."""
+    if move.environment == _thing(device).environment:
+        return complete(device, catalogue, now)
     begun = event.of(
-        device, "move_started", now, command_id=command_id,
-        to_ou=wanted_ou, to_environment=wanted.name, method=method.value,
+        device, "move_started", now, command_id=move.command_id,
+        to_ou=move.ou, to_environment=move.environment, method=move.method.value,
     )  # fmt: skip
-    return device, (*events, begun)
+    return device, (begun,)
 
 
 def _ou_at_home(thing: Thing, environment: str | None) -> str | None:

@@ -36,14 +36,7 @@ def replace(
 
     Save both. Raises ServiceError CONFLICT or NOT_FOUND with `enos_code` where EnOS has one.
     """
-    if old is None:
-        raise not_found("replace_not_found", "the old device is not registered", enos_code=NOT_FOUND)
-    if new is None:
-        raise not_found(
-            "replace_not_found",
-            "the new device is not registered: register it, or let this command do it by giving its device key",
-            enos_code=NOT_FOUND,
-        )
+    old, new = _both(old, new)
     if old.device_id == new.device_id:
         raise conflict("replace_same_serial", "a device does not replace itself", enos_code=DUPLICATE_SERIAL)
     if old.group_id != new.group_id:
@@ -151,6 +144,19 @@ def without_credentials(device: Device, now: datetime, why: str) -> Device:
         one if one.state is CredentialState.DROPPED else moves.drop(one, now, why) for one in device.credentials
     )
     return changed(device, credentials=kept)
+
+
+def _both(old: Device | None, new: Device | None) -> tuple[Device, Device]:
+    """The two, if they are registered. Raises ServiceError NOT_FOUND."""
+    if old is None:
+        raise not_found("replace_not_found", "the old device is not registered", enos_code=NOT_FOUND)
+    if new is None:
+        raise not_found(
+            "replace_not_found",
+            "the new device is not registered: register it, or let this command do it by giving its device key",
+            enos_code=NOT_FOUND,
+        )
+    return old, new
 
 
 def _replaceable(old: Device) -> Thing:
