@@ -62,7 +62,6 @@ def repeat(device: Device, credential: Credential, ask: Ask, context: Context) -
 
 def admit(device: Device, ask: Ask, place: Place, issued: Issued | None, context: Context) -> Decision:
     product = context.world.catalogue.products[ask.group.product_id]
-    number_taken = None
     device = ask.door.prepared(device, context)
     counters, steps = [ask.door.verb], [Step(ask.door.verb, "certificate" if issued else "api key")]
     if ask.newcomer:
@@ -71,12 +70,7 @@ def admit(device: Device, ask: Ask, place: Place, issued: Issued | None, context
     if isinstance(ask.prover, proofs.HmacProver):
         device = group_secrets.bound_to(device, ask.prover.generation, context.now)
     rekey = _rekeys(device, ask, context)
-    thing = device.thing
-    if thing is None:
-        thing = _new_thing(device, product, place, context)
-        if context.answer is not None and context.answer.name is not None:
-            thing = replace(thing, name=context.answer.name)
-        number_taken = product.product_id
+    thing = device.thing or _new_thing(device, product, place, context)
     api_key = None
     if issued is None:
         api_key = _api_key(ask, ask.claim.nonce, ask.request.server_nonce, thing, rekey=rekey)
@@ -98,7 +92,7 @@ def admit(device: Device, ask: Ask, place: Place, issued: Issued | None, context
         counters=tuple(counters),
         effects=(_grant(credential, api_key),),
         events=_events(after, ask, context, first=first),
-        number_taken=number_taken,
+        number_taken=product.product_id if device.thing is None else None,
         newcomer_of=ask.group.group_id if ask.newcomer else None,
         spki=issued.spki_sha256 if issued else None,
         credential_id=credential.credential_id,
@@ -119,7 +113,9 @@ def _new_thing(device: Device, product: Product, place: Place, context: Context)
     thing_id = identity.uuid7(context.now, context.world.random_bytes(identity.RANDOM_BYTES))
     number = context.next_number.get(product.product_id, 1)
     template = context.world.catalogue.groups[device.group_id].template_settings
-    return activation.new_thing(thing_id, device, product, number, place, context.now, template)
+    made = activation.new_thing(thing_id, device, product, number, place, context.now, template)
+    named = context.answer.name if context.answer is not None else None  # by the hook of its group
+    return made if named is None else replace(made, name=named)
 
 
 def certificate(device: Device | None, ask: Ask, place: Place, context: Context) -> Issued:
@@ -184,13 +180,15 @@ def _credential(
         spki_sha256=issued.spki_sha256 if issued else None,
         certificate_expires_at=issued.expires_at if issued else None,
         last_boot_count=claim.boot_count,
-        approved=renewed is not None
-        or placement.is_expected(device, place.environment.name)
-        or device.rekey
-        or not ask.door.is_ordinary,
+        approved=renewed is not None or _is_awaited(device, ask, place),
         renewed_from=renewed,
         rekey=rekey,
     )
+
+
+def _is_awaited(device: Device, ask: Ask, place: Place) -> bool:
+    """Whether somebody has seen to it that the device comes: it moves here, changes hands, or uses a door of its own."""
+    return placement.is_expected(device, place.environment.name) or device.rekey or not ask.door.is_ordinary
 
 
 def _rekeys(device: Device, ask: Ask, context: Context) -> bool:
