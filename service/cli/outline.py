@@ -26,7 +26,7 @@ OUTLINE: dict[str, str | dict[str, str]] = {
     "unblock": "Let blocked devices activate again.",
     "retire": "Take devices out of use for good: they are told to wipe their credentials.",
     "transfer": "Give devices a new key, as they change hands: at once if connected, else at their next activation.",
-    "unfreeze": "Let serials go on that were frozen because two devices spoke under them.",
+    "unfreeze": "Let serials go on that were frozen because two devices spoke under them, and forget the signs of that.",
     "release-version": "Offer a firmware again that failed too often on a device.",
     "set-attributes": "Set what is known of devices on their site, such as where they hang.",
     "set-settings": "Set what devices take over: features, payment, network.",

@@ -63,7 +63,7 @@ def transfer() -> dict[str, Any]:
 
 
 def unfreeze() -> dict[str, Any]:
-    """Let serials go on that were frozen because two devices spoke under them."""
+    """Let serials go on that were frozen because two devices spoke under them, and forget the signs of that."""
     return {}
 
 

@@ -23,7 +23,7 @@ FLEET_HINTS: dict[str, str] = {
     "environment_unknown": "Use the name of an environment of the configuration.",
     "deadline_illegal": "Give a deadline of at least a minute.",
     "no_thing": "The device has to be activated first.",
-    "not_frozen": _STATE,
+    "not_frozen": "`firstlight device show` has `frozen`, or `clone_signs` before it comes to that; of neither is anything.",
     "nothing_to_release": _STATE,
     "one_device_only": "Select one device, by its GROUP/SERIAL.",
     "out_of_scope": "The account may command its own OU and what is below it only.",

@@ -49,9 +49,8 @@ async def release_what_was_held_back(world: World) -> None:
 async def let_in_what_is_frozen(world: World, suspects: set[str]) -> None:
     """An operator unfreezes a serial that has but one device now; once, then it is no longer among `suspects`.
 
-    Two signs may be left of a double that is gone, or of memory that was lost: `unfreeze`, which alone takes signs back,
-    is refused before the serial is frozen. When the one device then starts with a boot counter below the last one that
-    was heard, that is the third. To be frozen once more would be a fault: one device gives no signs by itself.
+    Two signs may be left of memory that was lost. When the one device then starts with a boot counter below the last one
+    that was heard, that is the third. To be frozen once more would be a fault: one device gives no signs by itself.
     """
     for (serial,) in world.rows("SELECT serial FROM device WHERE frozen"):
         if serial in suspects:
@@ -67,9 +66,9 @@ async def take_away_clones(world: World) -> None:
         clone.power_off()
         world.units.remove(clone)
     world.clones.clear()
-    frozen = {serial for (serial,) in world.rows("SELECT serial FROM device WHERE frozen")}
+    signs = dict(world.rows("SELECT serial, frozen FROM device WHERE frozen OR clone_signs"))
     for unit in world.units:
-        if unit.serial in frozen:
+        if signs.get(unit.serial) or (unit.serial in cloned and unit.serial in signs):
             await world.operate("unfreeze", unit)
     if cloned:
         await world.set_group(reactivation="open")

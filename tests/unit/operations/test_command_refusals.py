@@ -90,7 +90,7 @@ async def test_bad_input_is_refused_as_a_whole_and_changes_nothing(database, com
 
 REFUSED = {
     "unblock what is not blocked": ("unblock", {}, ("CONFLICT", "not_blocked")),
-    "unfreeze what is not frozen": ("unfreeze", {}, ("CONFLICT", "not_frozen")),
+    "unfreeze what is not frozen and has no signs": ("unfreeze", {}, ("CONFLICT", "not_frozen")),
     "allocate what has a thing": ("allocate", {"ou": "x"}, ("CONFLICT", "already_activated")),
     "allocate nowhere": ("allocate", {}, ("BAD_REQUEST", "place_missing")),
     "allocate to no environment": ("allocate", {"environment": "mars"}, ("NOT_FOUND", "environment_unknown")),

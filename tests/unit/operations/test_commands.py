@@ -43,6 +43,20 @@ async def test_a_command_changes_what_is_selected_and_says_so(database, commands
     assert json.loads(log[1].after) == {"state": "blocked", "rev": 1}
 
 
+async def test_signs_of_a_second_device_are_taken_back_before_it_comes_to_a_freeze(database, commands):
+    await seed(database, "sn-1", clone_signs=2, clone_at=NOW)
+    assert (await looking.get(database, THIS_MACHINE, "line-1/sn-1"))["clone_signs"] == 2
+    status = await commands.submit(THIS_MACHINE, "unfreeze", ask(selector=named("sn-1")))
+    assert [one.result for one in status.outcomes] == [Result.CHANGED]
+    after = await devices.show(database, "sn-1")
+    assert (after.clone_signs, after.clone_at, after.frozen) == (0, None, False)
+    *_, noted = [Row(row) for row in await rows_of(database, audit)]
+    assert [json.loads(one) for one in (noted.before, noted.after)] == [{"clone_signs": 2, "rev": 0}, {"rev": 1}]
+    assert await rows_of(database, event) == []
+    again = await commands.submit(THIS_MACHINE, "unfreeze", ask("2", selector=named("sn-1")))
+    assert [(one.result, one.cause) for one in again.outcomes] == [(Result.REFUSED, "not_frozen")]
+
+
 async def test_a_dry_run_says_what_would_be_and_changes_nothing(database, commands):
     await seed(database, "sn-1", "sn-2")
     await commands.submit(THIS_MACHINE, "block", ask("0", selector=named("sn-2")))

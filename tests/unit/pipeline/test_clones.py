@@ -10,6 +10,7 @@ from device_sdk.wire import codes
 from service.domain import clone
 from service.domain.changes import Changes
 from service.domain.group import ClonePolicy, Reactivation
+from service.operations.verbs import unfreeze
 from tests.support.pipeline_site import Peer, catalogue, group, running
 
 FREEZE = catalogue(group(clone_policy=ClonePolicy.FREEZE))
@@ -125,3 +126,16 @@ async def test_an_unfrozen_serial_comes_in_again(tmp_path, boot_count):
             before = device_of(site)
             await batch.save(Changes(devices=((before, replace(before, frozen=False, clone_signs=0, clone_at=None)),)))
         assert (await a_try(site, boot_count))[2]
+
+
+async def test_signs_that_were_taken_back_count_no_more(tmp_path):
+    async with running(tmp_path, world=FREEZE) as site:
+        for one in (50, 3, 51, 4):  # two signs
+            assert (await a_try(site, one))[2]
+        async with site.store.batch() as batch:
+            before = device_of(site)
+            applied = unfreeze.apply(before, unfreeze.Arguments(), None)
+            await batch.save(Changes(devices=((before, applied.device),)))
+        for one in (60, 5, 61, 6):
+            assert (await a_try(site, one))[2]
+        assert (kinds(site), device_of(site).clone_signs) == ([], 2)
