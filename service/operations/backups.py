@@ -100,21 +100,26 @@ def restore(
                 raise conflict("database_exists", f"there is a database at {database_path}")
             take_over(database_path)
             database_path.replace(database_path.with_name(database_path.name + ".before-restore"))
-        database_path.parent.mkdir(parents=True, exist_ok=True)
-        incoming = database_path.with_name(database_path.name + ".restoring")
-        shutil.copyfile(source, incoming)
-        incoming.chmod(0o600)
-        _flush(incoming)
-        for leftover in ("-wal", "-shm"):
-            database_path.with_name(database_path.name + leftover).unlink(missing_ok=True)
-        incoming.replace(database_path)
-        _flush(database_path.parent)
+        _put_in_place(source, database_path)
     except OSError as error:
         raise ServiceError(
             "UNAVAILABLE", f"cannot restore: {error.strerror}", cause="backup_unwritable", detail=str(error)
         ) from error
     stored = set(images.stored())
     return Restored(manifest, [one.image_id for one in manifest.images if one.image_id not in stored])
+
+
+def _put_in_place(source: Path, database_path: Path) -> None:
+    """At no moment is half a database at this path, nor a log of the one before beside it."""
+    database_path.parent.mkdir(parents=True, exist_ok=True)
+    incoming = database_path.with_name(database_path.name + ".restoring")
+    shutil.copyfile(source, incoming)
+    incoming.chmod(0o600)
+    _flush(incoming)
+    for leftover in ("-wal", "-shm"):
+        database_path.with_name(database_path.name + leftover).unlink(missing_ok=True)
+    incoming.replace(database_path)
+    _flush(database_path.parent)
 
 
 def take_over(database_path: Path) -> None:
