@@ -5,7 +5,7 @@ Owns the rows of `bootstrap_endpoint`. One that is removed keeps its row, so tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from cryptography import x509
@@ -63,22 +63,20 @@ async def add(
             return known
         if len([one for one in found if one.removed_at is None]) >= MAX_ENDPOINTS:
             raise conflict("bootstrap_full", f"devices are told {MAX_ENDPOINTS} further endpoints; remove one first")
-        row = {
-            "environment": environment,
-            "host": host,
-            "port": port,
-            "tls": tls,
-            "ca_pem": ca_pem,
-            "added_at": to_ms(now),
-            "removed_at": None,
-        }
-        of = bootstrap_endpoint.c
-        statement = insert(bootstrap_endpoint).on_conflict_do_update(
-            index_elements=[of.environment, of.host, of.port], set_=row
-        )
-        await connection.execute(statement, [row])
+        added = BootstrapView(environment, host, port, tls, ca_pem, from_ms(to_ms(now)), None)
+        await _put(connection, added)
         await raise_catalogue_rev(connection)
-    return BootstrapView(environment, host, port, tls, ca_pem, from_ms(to_ms(now)), None)
+    return added
+
+
+async def _put(connection: AsyncConnection, added: BootstrapView) -> None:
+    """In the place of one that was removed, where there was one."""
+    row = {**asdict(added), "added_at": to_ms(added.added_at), "removed_at": None}
+    of = bootstrap_endpoint.c
+    statement = insert(bootstrap_endpoint).on_conflict_do_update(
+        index_elements=[of.environment, of.host, of.port], set_=row
+    )
+    await connection.execute(statement, [row])
 
 
 async def remove(database: Database, environment: str, host: str, port: int, *, now: datetime) -> None:

@@ -239,10 +239,7 @@ async def add_key(
         known = await _views(connection, true())
         found = [one for one in known if one.key_id == public.key_id or one.name == name]
         for one in found:
-            if one.key_id == public.key_id and one.retired_at is not None:
-                raise conflict("release_key_retired", f"release key {one.name} was retired; make a new one")
-            if (one.key_id, one.public_key, one.name) != (public.key_id, public.public_key, name):
-                raise conflict("release_key_exists", f"there is a release key {one.key_id} named {one.name}")
+            _check_same(one, public, name)
         added = ReleaseKey(public.key_id, public.public_key, name)
         if not found:
             if len([one for one in known if one.retired_at is None]) >= MAX_TRUSTED:
@@ -260,6 +257,14 @@ async def add_key(
             return added
         await raise_catalogue_rev(connection)
     return added
+
+
+def _check_same(known: KeyView, public: PublicReleaseKey, name: str) -> None:
+    """That one which has this key or this name has both, and is trusted still. Raises ServiceError CONFLICT."""
+    if known.key_id == public.key_id and known.retired_at is not None:
+        raise conflict("release_key_retired", f"release key {known.name} was retired; make a new one")
+    if (known.key_id, known.public_key, known.name) != (public.key_id, public.public_key, name):
+        raise conflict("release_key_exists", f"there is a release key {known.key_id} named {known.name}")
 
 
 async def retire_key(database: Database, name: str, *, now: datetime) -> KeyView:

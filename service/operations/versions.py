@@ -54,19 +54,7 @@ async def add(
     stored = await images.put(_source(image_path), expected=signature.image_id)
     if stored.size != signature.size:
         raise bad_request("image_size", f"the image has {stored.size} bytes, signed are {signature.size}")
-    new = Version(
-        version_id=signature.version_id,
-        product_id=product_id,
-        name=name,
-        description=description,
-        product=signature.product,
-        hardware=signature.hardware,
-        seq=signature.seq,
-        image_id=signature.image_id,
-        size=signature.size,
-        signature=signature.signature,
-        key_id=signature.key_id,
-    )
+    new = _signed_version(product_id, description, signature)
     async with database.write() as transaction:
         connection = transaction.connection
         await _check_signed(connection, product_id, name, signature)
@@ -79,6 +67,22 @@ async def add(
         await raise_catalogue_rev(connection)
     (added,) = [one for one in await list_all(database, product_id) if one.version.version_id == new.version_id]
     return added
+
+
+def _signed_version(product_id: str, description: str, signature: Signature) -> Version:
+    return Version(
+        version_id=signature.version_id,
+        product_id=product_id,
+        name=signature.name,
+        description=description,
+        product=signature.product,
+        hardware=signature.hardware,
+        seq=signature.seq,
+        image_id=signature.image_id,
+        size=signature.size,
+        signature=signature.signature,
+        key_id=signature.key_id,
+    )
 
 
 async def list_all(database: Database, product_id: str) -> list[VersionView]:
