@@ -13,6 +13,8 @@ from datetime import datetime
 from types import ModuleType
 from typing import Any
 
+from sqlalchemy import ColumnElement
+
 from service.domain import event, moves
 from service.domain.catalogue import Catalogue
 from service.domain.changes import Changes, Trace
@@ -95,19 +97,22 @@ async def list_page(
         .limit(limit + 1)
     )
     if after is not None:
-        last_group, last_serial = parse_device(after)
-        if last_group is None:
-            raise bad_request("device_illegal", "the next page begins after a GROUP/SERIAL")
-        query = query.where(
-            (of.group_id > last_group) | ((of.group_id == last_group) & (of.serial > last_serial)),
-            of.group_id >= last_group,
-        )
+        query = query.where(*_comes_after(after))
     async with database.read() as connection:
         rows = await connection.execute(query, selectors.values(asked))
         found = [_line(tuple(row)) for row in rows]
     shown = found[:limit]
     more = f"{shown[-1].group_id}/{shown[-1].serial}" if len(found) > limit else None
     return Page(shown, more)
+
+
+def _comes_after(name: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """In the order of group and serial; the second condition lets the index be used. Raises ServiceError BAD_REQUEST."""
+    of = device_table.c
+    group_id, serial = parse_device(name)
+    if group_id is None:
+        raise bad_request("device_illegal", "the next page begins after a GROUP/SERIAL")
+    return (of.group_id > group_id) | ((of.group_id == group_id) & (of.serial > serial)), of.group_id >= group_id
 
 
 def _line(row: tuple[Any, ...]) -> DeviceLine:

@@ -27,6 +27,7 @@ from service.storage import manifest_queries
 from service.storage.catalogue_rows import release_key_of
 from service.storage.database import Database
 from service.storage.manifest_queries import Listed
+from service.storage.sealing import Sealer
 from service.storage.tables import product, release_key
 
 
@@ -70,13 +71,17 @@ async def build(
         connection = transaction.connection
         await _check_signed(connection, product_name, parts, signatures)
         if await _is_new(connection, made):
-            for item in made.items:
-                if item.image_id is not None:
-                    await add_image(connection, item.image_id, item.size, now)
-            await manifest_queries.add(connection, database.sealer, made, now)
+            await _add(connection, database.sealer, made, now)
         if static:
             await manifest_queries.make_static(connection, product_id, made.manifest_id)
     return await show(database, product_id, name)
+
+
+async def _add(connection: AsyncConnection, sealer: Sealer, made: Manifest, now: datetime) -> None:
+    for item in made.items:
+        if item.image_id is not None:
+            await add_image(connection, item.image_id, item.size, now)
+    await manifest_queries.add(connection, sealer, made, now)
 
 
 async def list_all(database: Database, product_id: str | None = None) -> list[Listed]:
