@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service.domain.warehouse import Site
+from service.domain.manifest import ItemReport
+from service.domain.warehouse import Site, Visit
 from service.errors import ServiceError
 from service.operations.accounts import Operator
 from service.operations.requests import conflict, not_found, parse_device
@@ -115,29 +116,31 @@ async def unit(database: Database, operator: Operator, text: str) -> Document:
         found: Document = {"name": "/".join(name), "step": EXPECTED, "site": site_name, "order": order_id}
     else:
         found = {**unit_document(row), "device_state": row.device_state, "settings_cause": row.settings_cause}
-    been = [
-        {
-            "step": one.step,
-            "at": to_ms(one.at),
-            "order": one.order_id,
-            "site": one.site,
-            "by": one.account or "the device",
-            "note": one.note or None,
-        }
-        for one in visits
-    ]
-    items = [
-        {
-            "name": one.name,
-            "version": one.version,
-            "state": one.state.value,
-            "progress": one.progress,
-            "cause": one.cause,
-            "at": to_ms(one.at),
-        }
-        for one in reports.values()
-    ]
+    been = [_visit(one) for one in visits]
+    items = [_report(one) for one in reports.values()]
     return {**found, "manifest": manifest, "been": been, "items": items}
+
+
+def _visit(one: Visit) -> Document:
+    return {
+        "step": one.step,
+        "at": to_ms(one.at),
+        "order": one.order_id,
+        "site": one.site,
+        "by": one.account or "the device",
+        "note": one.note or None,
+    }
+
+
+def _report(one: ItemReport) -> Document:
+    return {
+        "name": one.name,
+        "version": one.version,
+        "state": one.state.value,
+        "progress": one.progress,
+        "cause": one.cause,
+        "at": to_ms(one.at),
+    }
 
 
 async def unit_named(connection: AsyncConnection, text: str) -> Name:
