@@ -145,17 +145,10 @@ async def _take(
         lease = now + timedelta(seconds=provider.timeout_s + LEASE_MORE_S)
         values = {"state": "asking", "asked_at": to_ms(now), "lease_expires_at": to_ms(lease)}
         if found is None:
-            row = {
-                "purchase_id": purchase_id,
-                "user_id": user.user_id,
-                "product_id": product_id,
-                "option_id": option_id,
-                "provider": provider.name,
-                "package": package,
-                "attempts": 1,
-                "created_at": to_ms(now),
-            }
-            await connection.execute(insert(purchase), [row | values])
+            what = {"user_id": user.user_id, "product_id": product_id, "option_id": option_id}
+            whom = {"provider": provider.name, "package": package}
+            row = {"purchase_id": purchase_id, **what, **whom, "attempts": 1, "created_at": to_ms(now), **values}
+            await connection.execute(insert(purchase), [row])
         else:
             again = update(purchase).where(purchase.c.purchase_id == purchase_id)
             await connection.execute(again.values(attempts=purchase.c.attempts + 1, **values))

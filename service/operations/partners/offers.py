@@ -82,11 +82,15 @@ async def set_provider(
     values = {column: value for column, value in given.items() if value is not None}
     if account == "":
         values |= {"account": None, "secret_sealed": None}
+    await _store_provider(database, name, values)
+
+
+async def _store_provider(database: Database, name: str, values: dict[str, object | None]) -> None:
     async with database.write() as transaction:
         connection = transaction.connection
         of = access_provider.c
         if (await connection.execute(select(of.name).where(of.name == name))).first() is None:
-            if url is None:
+            if "url" not in values:
                 raise bad_request("provider_url_missing", f"there is no provider {name} yet: give its URL")
             new = {"name": name, "kind": ProviderKind.CONDITIONAL_ACCESS, "timeout_s": TIMEOUT_S}
             await connection.execute(insert(access_provider), [new | values])
