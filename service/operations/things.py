@@ -21,6 +21,7 @@ from service.domain.catalogue import Catalogue, Environment
 from service.domain.changes import Changes, Trace
 from service.domain.credential import CredentialState
 from service.domain.device import Device
+from service.domain.group import Group
 from service.domain.identity import RANDOM_BYTES, uuid7
 from service.domain.thing import Thing
 from service.errors import Secret, ServiceError
@@ -165,27 +166,21 @@ async def _create(
         loaded = await batch.load(serials=[name])
         before = loaded.by_serial.get(name)
         # 1. What this account may touch: what it may not see is not there.
-        if before is not None and not is_within(ou_of(before, group), operator.scope):
-            raise not_found("device_unknown", "no such device")
-        if before is None and not is_within(group.default_ou, operator.scope):
-            raise _out_of_scope(operator)
+        _check_scope(operator, group, before)
         device, made = _registered(catalogue, name, before, asked)
         # 2. State of the device, and its place.
         activation.check_state(device)
         if device.thing is not None:
             await looks.add(batch.connection, asked.look(operator, name[0], outcome="unchanged"), now)
             return Created(device.thing, is_new=False)
-        place = activation.place_of(device, group, catalogue)
-        product = catalogue.products[group.product_id]
-        number = loaded.next_numbers.get(product.product_id, 1)
-        thing_id = uuid7(now, asked.random_bytes(RANDOM_BYTES))
-        new = activation.new_thing(thing_id, device, product, number, place, now, group.template_settings)
+        number = loaded.next_numbers.get(group.product_id, 1)
+        new = _new_thing(catalogue, group, device, number, asked)
         after = replace(device, thing=new)
         news = (event.of(after, "registered", now),) if before is None else ()
         await batch.save(
             Changes(
                 devices=((before, after),),
-                numbers={product.product_id: number + 1},
+                numbers={group.product_id: number + 1},
                 traces=(Trace(*name, now, asked.trace_id, "create", "thing_created", detail=f"by {operator.name}"),),
                 events=placed(news, catalogue),
                 counters={"thing_created": 1, **({"device_registered": 1} if before is None else {})},
@@ -195,6 +190,23 @@ async def _create(
         look = asked.look(operator, name[0], outcome="changed")
         await looks.add(batch.connection, replace(look, before=was, after=is_), now)
     return Created(new, is_new=True, device_key=made)
+
+
+def _check_scope(operator: Operator, group: Group, known: Device | None) -> None:
+    """Raise ServiceError NOT_FOUND for a device outside of the account's OU, FORBIDDEN for one that would come there."""
+    if known is not None and not is_within(ou_of(known, group), operator.scope):
+        raise not_found("device_unknown", "no such device")
+    if known is None and not is_within(group.default_ou, operator.scope):
+        raise ServiceError(
+            codes.FORBIDDEN, "the group's OU is outside of this account's", cause="out_of_scope", detail=operator.name
+        )
+
+
+def _new_thing(catalogue: Catalogue, group: Group, device: Device, number: int, asked: _Asked) -> Thing:
+    thing_id = uuid7(asked.now, asked.random_bytes(RANDOM_BYTES))
+    place = activation.place_of(device, group, catalogue)
+    product = catalogue.products[group.product_id]
+    return activation.new_thing(thing_id, device, product, number, place, asked.now, group.template_settings)
 
 
 async def _group_of(connection: AsyncConnection, serial: str, group_id: str | None) -> str:
@@ -236,9 +248,3 @@ def _registered(
 async def _note(database: Database, look: Look, now: datetime) -> None:
     async with database.write(audit=False) as transaction:
         await looks.add(transaction.connection, look, now)
-
-
-def _out_of_scope(operator: Operator) -> ServiceError:
-    return ServiceError(
-        codes.FORBIDDEN, "the group's OU is outside of this account's", cause="out_of_scope", detail=operator.name
-    )
