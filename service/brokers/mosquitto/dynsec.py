@@ -24,7 +24,15 @@ from service.errors import Secret
 
 ITERATIONS = 101  # Mosquitto 2.0's own number; enough for random 256-bit keys
 SALT_BYTES = 12
+_NOTHING = dict.fromkeys(("publishClientSend", "publishClientReceive", "subscribe", "unsubscribe"), False)
 _CONTROL = "$CONTROL/dynamic-security/#"
+_ADMIN_ROLE = {
+    "rolename": "admin",
+    "acls": [
+        {"acltype": kind, "topic": _CONTROL, "allow": True}
+        for kind in ("publishClientSend", "publishClientReceive", "subscribePattern", "unsubscribePattern")
+    ],
+}
 
 
 def render_dynsec(
@@ -53,17 +61,12 @@ def render_dynsec(
     clients += [
         {**_client(client["username"], login.key, salt), **client} for login in accounts for client in clients_of(login)
     ]
-    acls = [
-        {"acltype": kind, "topic": _CONTROL, "allow": True}
-        for kind in ("publishClientSend", "publishClientReceive", "subscribePattern", "unsubscribePattern")
-    ]
-    defaults = dict.fromkeys(("publishClientSend", "publishClientReceive", "subscribe", "unsubscribe"), False)
     document = {
-        "defaultACLAccess": defaults,
+        "defaultACLAccess": _NOTHING,
         "clients": clients,
         "groups": [],
         "roles": [
-            *([{"rolename": "admin", "acls": acls}] if admin_password is not None else []),
+            *([_ADMIN_ROLE] if admin_password is not None else []),
             *(role(login, root) for login in accounts),
         ],
     }

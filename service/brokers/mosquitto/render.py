@@ -88,24 +88,24 @@ def _write_all(
         acl = render_acl(role, plan.root)
         parse_acl(acl)
         write(plan.acl(role), acl.encode())
-        own = read_password(plan.password_file(role))
-        if role is Role.OPERATIONAL:
-            admin = read_password(plan.admin_password_file)
-            write(
-                plan.dynsec(role),
-                render_dynsec(
-                    own,
-                    admin,
-                    logins,
-                    doctor_password=read_password(plan.doctor_password_file),
-                    accounts=accounts,
-                    root=plan.root,
-                ),
-            )
-        else:
-            write(plan.dynsec(role), render_dynsec(own, None, ()))
+        write(plan.dynsec(role), _dynsec(plan, role, logins, accounts))
         write(plan.config(role), configuration(plan, role).encode())
     return written
+
+
+def _dynsec(plan: BrokerPlan, role: Role, logins: Iterable[Login], accounts: Sequence[AccountLogin]) -> bytes:
+    """Logins are the operational broker's; elsewhere the service alone has one."""
+    own = read_password(plan.password_file(role))
+    if role is not Role.OPERATIONAL:
+        return render_dynsec(own, None, ())
+    return render_dynsec(
+        own,
+        read_password(plan.admin_password_file),
+        logins,
+        doctor_password=read_password(plan.doctor_password_file),
+        accounts=accounts,
+        root=plan.root,
+    )
 
 
 def read_password(path: Path) -> Secret:
