@@ -89,15 +89,15 @@ async def serve_until(
 
 async def _start(settings: Settings, stack: AsyncExitStack) -> Application:
     # 1. What must be there and whole: keys, schema, database, authorities.
-    keys = KeyFile.load(settings.key_file)
+    followed = FollowedKeys(settings.key_file)
     environments = domain_environments(settings)
     authorities = _authorities(settings, environments)
     if settings.database_path.is_file():
         await asyncio.to_thread(migrate, settings.database_path)
-        await asyncio.to_thread(check_openable, settings.database_path, keys.seal_keys)
-    followed = FollowedKeys(settings.key_file, keys)
+        await asyncio.to_thread(check_openable, settings.database_path, followed.keys.seal_keys)
     database = await Database.open(settings.database_path, followed, changed_by=None)
     stack.push_async_callback(database.close)
+    followed.look()  # a rotation that took the database for stopped has written its keys by now
     application = Application(settings, followed, database, environments, authorities)
     # 2. What listens. An address that is taken ends the start with nothing left behind.
     for deployment in application.deployments:
@@ -145,12 +145,13 @@ class Application:
         self._build_fleet(settings, environments)
         self.certificates = Watch(_ends(settings), utc_now)
         self._shared = bool(settings.environments.keys() - settings.served)
+        # Which service key it is does not matter to logins: devices that it speaks to have certificates.
         self.newcomers = Newcomers(
             database, self.store, self.pipeline.granters, keys.service_private_key(), clock=utc_now
         )
         self.web: Web | None = None
-        self.keys = keys
-        self.rotation = Rotation(followed, database, self.pipeline.admission, ",".join(sorted(settings.served)))
+        self.keys = followed
+        self.rotation = Rotation(followed, database, self.pipeline.use_keys, ",".join(sorted(settings.served)))
         self._started_at = time.monotonic()
         self._draining = False
 

@@ -33,9 +33,9 @@ def rotate(as_json: context.JsonOption = False) -> None:
 
 @app.command("rotate-service")
 def rotate_service(as_json: context.JsonOption = False) -> None:
-    """Make the next service key and have devices of key kind public_key told; stop the service first.
+    """Make the next service key and have devices of key kind public_key told.
 
-    The present one goes on speaking. When the devices have heard (`keys public`), `keys use-service` ends its time.
+    A running service takes it over. The present one goes on speaking. When the devices have heard (`keys public`), `keys use-service` ends its time.
     """
     of = context.settings()
     done = context.guarded(lambda: key_exchange.announce(of.key_file, of.database_path))
@@ -45,11 +45,14 @@ def rotate_service(as_json: context.JsonOption = False) -> None:
 @app.command("use-service")
 def use_service(
     at_most: Annotated[
-        int, typer.Option(help="How many devices may be left that do not know the new key; they are lost.")
+        int, typer.Option(help="How many devices in service may be left that do not know the new key; they are lost.")
     ] = 0,
     as_json: context.JsonOption = False,
 ) -> None:
-    """Let the announced service key take the place of the present one, for good; stop the service first."""
+    """Let the announced service key take the place of the present one, for good. A running service takes it over.
+
+    Devices without a credential cannot be told and do not count: `keys public` says how many they are.
+    """
     of = context.settings()
     done = context.guarded(lambda: key_exchange.use_next(of.key_file, of.database_path, at_most=at_most))
     context.emit(_service(done), as_json=as_json, text=lambda: _show(done))
@@ -57,7 +60,7 @@ def use_service(
 
 @app.command("rotate-labels")
 def rotate_labels(as_json: context.JsonOption = False) -> None:
-    """Sign labels by a new key; those that are printed are good until they expire. Stop the service first."""
+    """Sign labels by a new key; those that are printed are good until they expire. A running service takes it over."""
     of = context.settings()
     done = context.guarded(lambda: key_exchange.rotate_labels(of.key_file, of.database_path))
     until = "" if done.until is None else f"; labels of {done.previous} older keys are good until {done.until}"
@@ -81,14 +84,24 @@ def public(as_json: context.JsonOption = False) -> None:
 
 
 def _service(found: key_exchange.ServiceKeys) -> dict[str, object]:
-    following = None if found.next is None else _b64(found.next)
-    return {"service_public_key": _b64(found.current), "next": following, "untold": found.untold}
+    return {
+        "service_public_key": _b64(found.current),
+        "next": None if found.next is None else _b64(found.next),
+        "untold": found.untold,
+        "blocked": found.blocked,
+        "not_activated": found.not_activated,
+    }
 
 
 def _show(found: key_exchange.ServiceKeys) -> None:
     print(_b64(found.current))
     if found.next is not None:
         print(f"next: {_b64(found.next)}\ndevices of kind public_key that have still to hear of it: {found.untold}")
+    if found.blocked or found.not_activated:
+        print(
+            f"without a credential: {found.not_activated} not activated, {found.blocked} blocked; they know the key of"
+            " their file"
+        )
 
 
 def _b64(raw: bytes) -> str:

@@ -122,8 +122,8 @@ OUTLINE: dict[str, str | dict[str, str]] = {
     "keys": {
         "": "The service's own keys.",
         "rotate": "Seal every secret in the database under a new key, and make server nonces with a new one.",
-        "rotate-service": "Make the next service key and have devices of key kind public_key told; stop the service first.",
-        "use-service": "Let the announced service key take the place of the present one, for good; stop the service first.",
+        "rotate-service": "Make the next service key and have devices of key kind public_key told.",
+        "use-service": "Let the announced service key take the place of the present one, for good.",
         "rotate-labels": "Sign labels by a new key; those that are printed are good until they expire.",
         "public": "The service's public key: what devices of key kind public_key hold, to know the service by (Ed25519, base64).",
     },

@@ -253,6 +253,17 @@ class KeyFile:
         """The current key and, after a rotation, the previous one."""
         return (self.nonce_current,) if self.nonce_previous is None else (self.nonce_current, self.nonce_previous)
 
+    def mark(self) -> int:
+        """32 bits that differ for every other set of keys in use; sealing keys of before do not matter."""
+        words = self._to_json()
+        del words["seal"]["keys"]
+        text = json.dumps(words, sort_keys=True).encode("ascii")
+        return int.from_bytes(hashlib.sha256(b"firstlight key file mark" + text).digest()[:4], "big")
+
+    def follows(self, before: KeyFile) -> bool:
+        """Whether commands of ours made it of that one: the same service key, or the one that was announced."""
+        return self.service_key in (before.service_key, before.service_next)
+
     def service_private_key(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.service_key.reveal())
 

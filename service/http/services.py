@@ -11,7 +11,7 @@ from datetime import datetime
 
 from fastapi import Request
 
-from service.credentials.keyfile import KeyFile
+from service.credentials.followed_keys import FollowedKeys
 from service.domain.catalogue import Environment
 from service.images.files import ImageFiles
 from service.pipeline.service import Pipeline
@@ -24,7 +24,7 @@ class Services:
     settings: Settings
     environments: Mapping[str, Environment]
     database: Database
-    keys: KeyFile
+    keys: FollowedKeys
     images: ImageFiles
     pipeline: Pipeline
     clock: Callable[[], datetime]  # aware UTC

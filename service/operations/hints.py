@@ -155,7 +155,7 @@ HINTS: dict[str, str] = {
     "database_exists": "Restore into a new data directory, or say --replace.",
     "seal_key_missing": "Use the keys.json that was kept when this database was backed up.",
     "database_live": "Stop the service and every other firstlight command first.",
-    "keys_not_taken_over": "See the service's log for why it did not read keys.json; run `firstlight keys rotate` again.",
+    "keys_not_taken_over": "See the service's log for why it did not read keys.json, and start it again; then `firstlight keys rotate` goes on.",
     "device_illegal": "Name the device as GROUP/SERIAL.",
     "device_key_illegal": "A device key is base64 of 32 random bytes.",
     "device_key_needless": "Leave the key out: devices of this group derive theirs.",

@@ -4,8 +4,8 @@ Owns the order of steps: new keys into the key file (server nonces of the key be
 rotation), every sealed value sealed again page by page, old keys out of the file when no value uses them. A crash at
 any point leaves every value readable; running it again goes on.
 
-While a service runs there are two more. It says in `meta` which key it seals with, and nothing is sealed again before
-it has said the new one. And the old key stays in the file for another KEPT_S, because some other process may still seal
+While a service runs there are two more. It says in `meta` which keys it uses, and nothing is sealed again before it has
+said the new ones. And the old key stays in the file for another KEPT_S, because some other process may still seal
 with it; running the rotation again takes it out.
 """
 
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, String, and_, bindparam, cast, delete, func, select, update
+from sqlalchemy import Column, String, and_, bindparam, cast, delete, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert
 
+from service.credentials.changing_keys import changing
 from service.credentials.keyfile import KeyFile
 from service.errors import ServiceError
 from service.operations import audits
@@ -38,7 +39,11 @@ TAKEN_OVER_S = 20.0  # for the service, which looks every second
 PAUSE_S = 0.01  # between two pages, so that others get the write lock
 _LOOK_S = 0.2
 _SEALS_WITH = "seals_with:"  # and the environments that a service serves: a name in `meta`; its value is the key's id
-_SAID = and_(meta.c.name >= _SEALS_WITH, meta.c.name < _SEALS_WITH[:-1] + ";")
+_USES = "uses_keys:"  # and the same; its value is KeyFile.mark()
+
+
+def _all_of(prefix: str) -> Any:
+    return and_(meta.c.name >= prefix, meta.c.name < prefix[:-1] + ";")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,47 +62,51 @@ async def rotate(
     Raises KeyFileError, SealError, ServiceError CONFLICT (the database is in use by something that has not taken the new
     keys over), UNAVAILABLE.
     """
-    stopped = await asyncio.to_thread(_stopped, database_path)
-    keys = await asyncio.to_thread(KeyFile.load, key_file)
-    if len(keys.seal_keys) == 1:  # else a rotation was cut short, or has kept its old key: go on with the new one
-        keys = keys.rotate()
-        await asyncio.to_thread(keys.write, key_file)
-    # Before anything is sealed again, which might take longer.
-    age_s = time.time() - (await asyncio.to_thread(key_file.stat)).st_mtime
+    with changing(key_file):
+        stopped = await asyncio.to_thread(is_stopped, database_path)
+        keys = await asyncio.to_thread(KeyFile.load, key_file)
+        if len(keys.seal_keys) == 1:  # else a rotation was cut short, or has kept its old key: go on with the new one
+            keys = keys.rotate()
+            await asyncio.to_thread(keys.write, key_file)
+        # Before anything is sealed again, which might take longer.
+        age_s = time.time() - (await asyncio.to_thread(key_file.stat)).st_mtime
+        resealed, clean = await _reseal_all(database_path, keys, None if stopped else taken_over_s)
+        old = sorted(set(keys.seal_keys) - {keys.seal_current})
+        # A service that was started meanwhile may have begun with the old key.
+        stopped = stopped and await asyncio.to_thread(is_stopped, database_path)
+        if not clean or not (stopped or age_s >= kept_s):
+            return Rotated(keys.seal_current, resealed, [], old)
+        await asyncio.to_thread(keys.retire_seal_keys().write, key_file)
+        return Rotated(keys.seal_current, resealed, old, [])
+
+
+async def _reseal_all(database_path: Path, keys: KeyFile, wait_s: float | None) -> tuple[int, bool]:
+    """(how many were sealed again, whether all now are); before, services have `wait_s` for the keys. None: none runs."""
     database = await Database.open(database_path, keys.sealer(), check=False)
     try:
-        if stopped:
-            await _forget_services(database)
-        else:
-            await _taken_over(database, keys.seal_current, taken_over_s)
+        await settled(database, keys, wait_s)
         resealed = await reseal(database, keys.seal_current)
         left = await kids_in_use(database)
         await audits.note(database, {"keys": keys.seal_current}, after={"resealed": resealed})
     finally:
         await database.close()
-    old = sorted(set(keys.seal_keys) - {keys.seal_current})
-    if not left <= {keys.seal_current} or not (stopped or age_s >= kept_s):
-        return Rotated(keys.seal_current, resealed, [], old)
-    await asyncio.to_thread(keys.retire_seal_keys().write, key_file)
-    return Rotated(keys.seal_current, resealed, old, [])
+    return resealed, left <= {keys.seal_current}
 
 
-async def say_seals_with(database: Database, who: str, kid: str) -> None:
-    """A service says which key it seals with from now on. `who`: the same name at its next start."""
-    said = insert(meta).values(name=_SEALS_WITH + who, value=int(kid, 16))
+async def say_keys(database: Database, who: str, keys: KeyFile) -> None:
+    """A service says which keys it uses from now on. `who`: the same name at its next start."""
+    rows = [
+        {"name": _SEALS_WITH + who, "value": int(keys.seal_current, 16)},
+        {"name": _USES + who, "value": keys.mark()},
+    ]
+    said = insert(meta)
+    said = said.on_conflict_do_update(index_elements=[meta.c.name], set_={"value": said.excluded.value})
     async with database.write(audit=False) as transaction:
-        await transaction.connection.execute(
-            said.on_conflict_do_update(index_elements=[meta.c.name], set_={"value": said.excluded.value})
-        )
+        await transaction.connection.execute(said, rows)
 
 
-async def _forget_services(database: Database) -> None:
-    """None runs: what they said, and those that are set up no more, is not waited for the next time."""
-    async with database.write(audit=False) as transaction:
-        await transaction.connection.execute(delete(meta).where(_SAID))
-
-
-def _stopped(database_path: Path) -> bool:
+def is_stopped(database_path: Path) -> bool:
+    """Whether nobody has the database open. Raises ServiceError UNAVAILABLE."""
     try:
         take_over(database_path)
     except ServiceError as error:
@@ -107,20 +116,35 @@ def _stopped(database_path: Path) -> bool:
     return True
 
 
-async def _taken_over(database: Database, kid: str, within_s: float) -> None:
-    """Wait until every service that has said anything seals with this key. Raises ServiceError CONFLICT."""
-    query = select(meta.c.value).where(_SAID)
+async def settled(database: Database, keys: KeyFile, wait_s: float | None) -> None:
+    """Every service that runs uses these keys; they have `wait_s` for it. None: none runs, and what they have said of
+    themselves is forgotten, so that one that is set up no more is not waited for the next time.
+
+    Raises ServiceError CONFLICT.
+    """
+    if wait_s is not None:
+        await _taken_over(database, keys, wait_s)
+        return
+    async with database.write(audit=False) as transaction:
+        await transaction.connection.execute(delete(meta).where(or_(_all_of(_SEALS_WITH), _all_of(_USES))))
+
+
+async def _taken_over(database: Database, keys: KeyFile, within_s: float) -> None:
+    """Wait until every service that has said anything uses these keys. Raises ServiceError CONFLICT."""
+    sealing = select(meta.c.name).where(_all_of(_SEALS_WITH))
+    using = select(meta.c.name).where(_all_of(_USES), meta.c.value == keys.mark())
     end = time.monotonic() + within_s
     while True:
         async with database.read() as connection:
-            said = set((await connection.execute(query)).scalars())
-        if said == {int(kid, 16)}:
+            all_of_them = {one.removeprefix(_SEALS_WITH) for one in (await connection.execute(sealing)).scalars()}
+            have_it = {one.removeprefix(_USES) for one in (await connection.execute(using)).scalars()}
+        if all_of_them and all_of_them <= have_it:
             return
         if time.monotonic() >= end:
             raise conflict(
                 "keys_not_taken_over",
-                "the database is in use, and no service there has taken the new keys over: its log says why; run this"
-                " again, or stop it first",
+                "the keys are changed, and a service that runs has not taken them over: its log says why; start it"
+                " again, and a rotation goes on when it is run again",
             )
         await asyncio.sleep(_LOOK_S)
 

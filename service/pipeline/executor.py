@@ -119,6 +119,10 @@ class Executor:
         self.listening_since = clock()
         self.down_since: dict[str, datetime] = {}
 
+    def use_service_keys(self, key: Ed25519PrivateKey, told: tuple[bytes, ...]) -> None:
+        """From the next batch on: the one that proves, and those that devices are told of."""
+        self._service_key, self._told_service_keys = key, told
+
     async def execute(self, jobs: Sequence[Job]) -> Settled:
         """Commit what these messages ask for and say what to answer. Raises nothing of its own."""
         try:

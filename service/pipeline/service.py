@@ -127,6 +127,11 @@ class Pipeline:
         self.admission.call(call)
         return await call.reply()
 
+    def use_keys(self, keys: KeyFile) -> None:
+        """From the next message on; whoever changes them tells devices before what they go by ends."""
+        self.admission.nonce_keys = keys.nonce_keys()
+        self.executor.use_service_keys(keys.service_private_key(), keys.told_service_keys())
+
     def link_state(self, environment: str, *, connected: bool) -> None:
         """Whether an environment's operational broker can be reached: what the failover policy goes by."""
         if connected:

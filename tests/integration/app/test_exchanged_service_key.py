@@ -1,4 +1,6 @@
-"""The service key is exchanged under a real device with a private key, on Mosquitto; short cases are unit tests."""
+"""The service key is exchanged under a real device with a private key, on Mosquitto, while the service runs; short cases
+are unit tests.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,6 @@ GROUP = "signers"
 
 async def public_keys(site: Site) -> dict[str, object]:
     return dict(json.loads(await site.command("keys", "public", "--json")))
-
-
-async def restarted(site: Site, *command: str) -> None:
-    """The service stopped, that command done, the service back."""
-    assert await site.stop_service() == 0, site.log()
-    await site.command(*command)
-    await site.start_service()
 
 
 async def test_a_device_follows_to_the_next_service_key_and_believes_it_alone(tmp_path):
@@ -54,12 +49,12 @@ async def test_a_device_follows_to_the_next_service_key_and_believes_it_alone(tm
             return site.query("SELECT heard_rev = desired_rev FROM credential WHERE state = 'confirmed'") == [(1,)]
 
         await until(device_is_told, 120)
-        await restarted(site, "keys", "rotate-service")
+        await site.command("keys", "rotate-service")
         assert (await public_keys(site))["untold"] == 1
         await until(device_is_told, 120)
         found = await public_keys(site)
         assert (found["service_public_key"], found["untold"]) == (first, 0)
-        await restarted(site, "keys", "use-service")
+        await site.command("keys", "use-service")
         second = str((await public_keys(site))["service_public_key"])
         assert second == found["next"]
         # Its document is proven by the next key now, which the device's file has never named.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -10,6 +11,7 @@ from service.credentials.followed_keys import FollowedKeys
 from service.credentials.keyfile import KeyFile, SealError
 
 AAD = b"device.key_sealed:1"
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def followed(path):
-    return FollowedKeys(path, KeyFile.load(path))
+    return FollowedKeys(path)
 
 
 def rotated(path):
@@ -73,10 +75,41 @@ def test_a_file_that_cannot_be_read_changes_nothing_until_it_can(path, followed,
     assert followed.open(value, AAD) == b"secret"
 
 
-def test_another_service_key_or_label_key_is_for_the_next_start(path, followed):
+def test_the_steps_of_an_exchange_are_taken_over(path, followed):
+    announced = KeyFile.load(path).announce_service_key()
+    announced.write(path)
+    assert followed.look()
+    assert followed.keys.told_service_keys() == announced.told_service_keys()
+    used = announced.use_next_service_key()
+    used.write(path)
+    assert followed.look()
+    assert followed.keys.service_public_key() == used.service_public_key()
+    labels = used.rotate_labels(NOW + timedelta(days=1), NOW)
+    labels.write(path)
+    assert followed.look()
+    assert (followed.label_key, followed.label_keys[1:]) == (labels.label_key(), (used.label_key(),))
+
+
+def test_a_key_file_that_does_not_follow_from_ours_is_for_the_next_start(path, followed):
     KeyFile.load(path).announce_service_key().use_next_service_key().rotate().write(path)
     assert not followed.look()
     assert followed.keys.seal_current != KeyFile.load(path).seal_current
+
+
+def test_a_file_that_changes_while_it_is_read_first_is_seen_by_the_first_look(path, monkeypatch):
+    load = KeyFile.load
+    new = load(path).rotate()
+
+    def read_then_changed(read):
+        found = load(read)
+        new.write(path)
+        return found
+
+    monkeypatch.setattr(KeyFile, "load", staticmethod(read_then_changed))
+    followed = FollowedKeys(path)
+    monkeypatch.setattr(KeyFile, "load", staticmethod(load))
+    assert followed.look()
+    assert followed.keys.seal_current == new.seal_current
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

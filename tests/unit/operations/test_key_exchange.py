@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy import insert
 
 from service.credentials import labels
+from service.credentials.followed_keys import FollowedKeys
 from service.credentials.keyfile import KeyFile
 from service.credentials.labels import LabelText
 from service.domain.catalogue import Catalogue
@@ -19,9 +21,10 @@ from service.domain.desired import content
 from service.domain.device import DeviceState
 from service.domain.group import Group, KeyKind
 from service.errors import Secret, ServiceError
-from service.operations import groups, key_exchange
+from service.operations import groups, key_exchange, rekeying
 from service.pipeline.bounds import Bounds
 from service.protocol import encode
+from service.rotation import Rotation
 from service.storage import tables
 from service.storage.database import Database
 from service.storage.rows import to_ms
@@ -128,20 +131,68 @@ async def test_devices_that_have_not_heard_keep_the_old_key_in_use(place):
     await add(place, "5", state=DeviceState.REGISTERED)  # burned with the old one, perhaps
     await add(place, "6", state=DeviceState.RETIRED)
     await add(place, "7", group_id="plain")
-    assert (await key_exchange.status(keys, place[1])).untold == 3
-    assert await refused(key_exchange.use_next(*place, at_most=2)) == ("CONFLICT", "service_key_untold")
+    await add(place, "8", state=DeviceState.BLOCKED)
+    found = await key_exchange.status(keys, place[1])
+    assert (found.untold, found.blocked, found.not_activated) == (2, 1, 1)
+    assert await refused(key_exchange.use_next(*place, at_most=1)) == ("CONFLICT", "service_key_untold")
     assert KeyFile.load(place[0]).service_key == keys.service_key
-    await key_exchange.use_next(*place, at_most=3)
+    done = await key_exchange.use_next(*place, at_most=2)
+    assert (done.blocked, done.not_activated) == (1, 1)
     assert KeyFile.load(place[0]).service_key == keys.service_next
 
 
-async def test_keys_are_not_exchanged_under_a_running_service(place):
+async def test_devices_that_cannot_be_told_do_not_hold_up_the_next_key(place):
+    await key_exchange.announce(*place)
+    await add(place, "1", doc=document(KeyFile.load(place[0])))
+    await add(place, "2", state=DeviceState.REGISTERED)
+    await add(place, "3", state=DeviceState.BLOCKED)
+    assert (await key_exchange.use_next(*place)).next is None
+
+
+@asynccontextmanager
+async def service(place, who="prod"):
+    """What a service does with keys and database; `tick` is left to the test."""
     key_file, path = place
-    held = await opened(key_file, path)
-    async with held.read():
-        for asked in (key_exchange.announce, key_exchange.use_next, key_exchange.rotate_labels):
-            assert await refused(asked(key_file, path)) == ("CONFLICT", "database_live")
-    await held.close()
+    followed = FollowedKeys(key_file)
+    database = await Database.open(path, followed, changed_by=None)
+    used = []
+    rotation = Rotation(followed, database, used.append, who)
+    await rotation.tick()
+    try:
+        yield rotation, used
+    finally:
+        await database.close()
+
+
+STEPS = [key_exchange.announce, key_exchange.use_next, key_exchange.rotate_labels]
+
+
+async def test_every_step_is_taken_over_by_all_services_that_run_before_devices_are_told(place, monkeypatch):
+    monkeypatch.setattr(rekeying, "_LOOK_S", 0.01)
+    async with service(place) as (first, used), service(place, "east") as (second, _):
+        for step in STEPS:
+            before = await rev(place)
+            running = asyncio.create_task(step(*place))
+            while KeyFile.load(place[0]).mark() == used[-1].mark():
+                await asyncio.sleep(0.01)
+            await first.tick()
+            assert used[-1].mark() == KeyFile.load(place[0]).mark()
+            await asyncio.sleep(0.05)
+            assert not running.done()  # another service has still the keys of before
+            assert await rev(place) == before
+            await second.tick()
+            await running
+            assert await rev(place) == before + (step is not key_exchange.rotate_labels)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_service_that_does_not_take_the_keys_over_is_named_and_nothing_is_told(place, step):
+    if step is key_exchange.use_next:
+        await key_exchange.announce(*place)
+    async with service(place):
+        before = await rev(place)
+        assert await refused(step(*place, taken_over_s=0)) == ("CONFLICT", "keys_not_taken_over")
+        assert await rev(place) == before
 
 
 def test_only_devices_with_private_keys_are_told_of_service_keys():
@@ -161,6 +212,17 @@ async def test_a_service_tells_the_keys_that_its_file_says(tmp_path):
         world = site.pipeline.executor._world(site.store.catalogue)
         assert world.told_service_keys == one.told_service_keys()
     assert keys.told_service_keys() == ()
+
+
+async def test_a_running_service_proves_and_tells_by_the_keys_that_it_was_given_last(tmp_path):
+    keys = KeyFile.create(tmp_path / "keys.json")
+    site = Site(keys, FakeStore(catalogue()), Bounds())
+    for one in (keys.announce_service_key(), keys.announce_service_key().use_next_service_key().rotate()):
+        site.pipeline.use_keys(one)
+        world = site.pipeline.executor._world(site.store.catalogue)
+        assert world.told_service_keys == one.told_service_keys()
+        assert world.service_key.public_key().public_bytes_raw() == one.service_public_key()
+        assert site.pipeline.admission.nonce_keys == one.nonce_keys()
 
 
 def test_a_key_file_keeps_what_an_exchange_has_made_of_it(tmp_path):
@@ -209,6 +271,23 @@ async def test_a_printed_label_is_good_after_the_key_of_labels_was_exchanged_unt
     with pytest.raises(ServiceError) as caught:
         labels.decode(old, *sealer(place).label_keys)
     assert caught.value.cause == "label_foreign"
+
+
+async def test_a_label_that_is_made_while_the_key_is_exchanged_is_good_as_long_as_it_says(place, monkeypatch):
+    settled = key_exchange.settled
+
+    async def late(database, keys, wait_s):
+        await settled(database, keys, wait_s)
+        await add_label(place, NOW + timedelta(days=90))
+
+    await add_label(place, NOW + timedelta(days=30))
+    old = labels.encode(LABEL, sealer(place).label_key)
+    with monkeypatch.context() as patched:
+        patched.setattr(key_exchange, "settled", late)
+        done = await key_exchange.rotate_labels(*place, now=NOW)
+    assert (done.previous, done.until) == (1, NOW + timedelta(days=90))
+    await key_exchange.rotate_labels(*place, now=NOW + timedelta(days=60))
+    assert labels.decode(old, *sealer(place).label_keys) == LABEL
 
 
 async def test_without_labels_no_older_key_is_kept(place):
