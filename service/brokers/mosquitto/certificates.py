@@ -78,16 +78,28 @@ def server_certificate(issuer: Issuer, hostnames: Collection[str], now: datetime
     return certificate.public_bytes(serialization.Encoding.PEM), private
 
 
-def still_serves(certificate_pem: bytes, issuer: Issuer, hostnames: Collection[str], now: datetime) -> bool:
-    """Whether a server certificate is of this CA, has these names and a third of its life left."""
+def still_serves(
+    certificate_pem: bytes, key_pem: bytes, issuer: Issuer, hostnames: Collection[str], now: datetime
+) -> bool:
+    """Whether a server certificate is of this key and this CA, has these names and a third of its life left."""
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
+        key = serialization.load_pem_private_key(key_pem, None)
         certificate.verify_directly_issued_by(issuer.certificate)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except (
+        ValueError,
+        TypeError,
+        InvalidSignature,
+        UnsupportedAlgorithm,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+    ):
         return False  # whatever is wrong with it, a new one is made
+    # A rendering that was cut off between the two files leaves a key without its certificate.
+    fits = certificate.public_key() == key.public_key()
     wanted = {_general_name(name) for name in hostnames}
-    return wanted == set(names) and certificate.not_valid_after_utc - now > SERVER_LIFE / 3
+    return fits and wanted == set(names) and certificate.not_valid_after_utc - now > SERVER_LIFE / 3
 
 
 def revocation_list(issuer: Issuer, serials: Iterable[int], now: datetime) -> bytes:

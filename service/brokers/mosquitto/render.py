@@ -76,8 +76,8 @@ def _write_all(
             write(path, token().encode() + b"\n", for_broker=False)
     # 2. The server's certificate, while it lasts.
     write(plan.ca, certificates.pem(issuer))
-    old = plan.certificate.read_bytes() if plan.certificate.exists() and plan.private_key.exists() else b""
-    if not certificates.still_serves(old, issuer, plan.hostnames, now):
+    old, key = (path.read_bytes() if path.exists() else b"" for path in (plan.certificate, plan.private_key))
+    if not certificates.still_serves(old, key, issuer, plan.hostnames, now):
         certificate, key = certificates.server_certificate(issuer, plan.hostnames, now)
         write(plan.private_key, key)
         write(plan.certificate, certificate)

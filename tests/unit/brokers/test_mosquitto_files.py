@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import ssl
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -163,6 +164,20 @@ def test_rendering_twice_keeps_passwords_and_certificate_and_renews_what_ran_out
     assert all(
         path.stat().st_mode & 0o077 == 0 for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"
     )
+
+
+@pytest.mark.parametrize("left", ["of another certificate", "cut off", "no key"])
+def test_a_key_that_does_not_belong_to_the_brokers_certificate_is_made_again_with_one(tmp_path, left: str) -> None:
+    issuer, where = make_issuer(), plan(tmp_path)
+    render(where, issuer, [], (), NOW)
+    if left == "of another certificate":  # a rendering that was cut off between the two files
+        where.private_key.write_bytes(certificates.server_certificate(issuer, where.hostnames, NOW)[1])
+    elif left == "cut off":
+        where.private_key.write_bytes(where.private_key.read_bytes()[:40])
+    else:
+        where.private_key.unlink()
+    render(where, issuer, [], (), NOW)
+    ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(where.certificate, where.private_key)
 
 
 def test_an_environment_without_certificates_gets_no_listener_for_them(tmp_path) -> None:
