@@ -23,6 +23,7 @@ SURE_AFTER = timedelta(seconds=30)  # twice the links' keep-alive: by then a dea
 _REFRESH_PAGE = 256
 _TEND_PAGE = 2000  # a round
 _RENEW_EVERY = timedelta(hours=1)
+_MAX_TOLD = 64  # more than there are rounds in SURE_AFTER
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class Progress(Generic[T]):
 
     def advance(self, value: T, now: datetime) -> None:
         self.value = value
+        if len(self._told) >= _MAX_TOLD:  # nothing becomes sure: the newest goes with the one before it
+            self._told.pop()
         self._told.append((now, value))
 
     def again(self) -> None:
@@ -47,6 +50,8 @@ class Progress(Generic[T]):
     def settle(self, now: datetime) -> bool:
         """Whether more has become sure."""
         before = self.sure
+        if self._told and self._told[-1][0] > now:  # the clock was set back: as if told just now
+            self._told = deque((min(at, now), value) for at, value in self._told)
         while self._told and now - self._told[0][0] >= SURE_AFTER:
             self.sure = self._told.popleft()[1]
         return self.sure != before
@@ -118,7 +123,10 @@ class Teller:
 
     async def renew(self) -> None:
         """Tell devices whose credential has come to two thirds of its life; at the start all that have."""
-        now, progress = self._clock(), self._renewals
+        now = self._clock()
+        if now < self._renewed_at:  # the clock was set back: what comes to its time again is told again
+            self._renewals, self._renewed_at = Progress(_LONG_AGO), _LONG_AGO
+        progress = self._renewals
         if self._link.up:
             progress.settle(now)
         if now - self._renewed_at < _RENEW_EVERY:

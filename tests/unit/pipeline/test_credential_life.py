@@ -70,6 +70,28 @@ async def test_a_device_that_never_asks_is_told_by_push_that_its_credential_grow
         assert "renew" in peer.document(peer.unpack(pushed)["desired"])["credential"]
 
 
+async def test_a_clock_that_was_ahead_for_a_while_holds_up_no_renewal(tmp_path):
+    world = catalogue(group(credential_life_s=LIFE_S), target=None)
+    async with running(tmp_path, world=world) as site:
+        peer = await in_service(site)
+
+        async def pushed():
+            site.op.published.clear()
+            for _ in range(2):
+                await site.pipeline.ticker.tick()
+                await site.settle()
+            docs = [payload for topic, payload in site.op.published if topic.endswith("/dn/desired")]
+            return ["renew" in peer.document(peer.unpack(one)["desired"]).get("credential", {}) for one in docs]
+
+        ahead_s = LIFE_S * 0.9
+        site.clock.advance(ahead_s)
+        assert await pushed() == [True]
+        site.clock.now -= timedelta(seconds=ahead_s)
+        await pushed()
+        site.clock.advance(LIFE_S * 2 / 3)
+        assert True in await pushed()
+
+
 async def lives_end(site):
     """The next minute of the clock."""
     for _ in range(60):

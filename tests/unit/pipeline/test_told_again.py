@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -12,7 +13,8 @@ from service.domain.changes import Changes
 from service.domain.credential import CredentialKind
 from service.domain.event import Event
 from service.errors import ServiceError
-from service.pipeline.telling import SURE_AFTER
+from service.pipeline.telling import SURE_AFTER, Progress
+from tests.support.fake_link import START
 from tests.support.fake_store import FakeBatch
 from tests.support.lifecycle import World
 from tests.support.pipeline_site import OLD, Peer, catalogue, group, registered, running
@@ -102,6 +104,25 @@ async def test_progress_is_remembered_only_when_it_is_sure(tmp_path, change):
         site.clock.advance(1)
         await pushed(site)
         assert (site.upkeep.tended, site.upkeep.refreshed) != before
+
+
+def test_what_never_becomes_sure_takes_no_more_memory():
+    progress = Progress(0)
+    for number in range(1, 1001):
+        progress.advance(number, START + timedelta(seconds=number))
+    assert len(progress._told) <= 100
+    assert not progress.settle(START)
+    assert progress.settle(START + timedelta(seconds=1000) + SURE_AFTER)
+    assert (progress.sure, progress.value) == (1000, 1000)
+
+
+def test_what_was_told_before_the_clock_was_set_back_becomes_sure():
+    progress = Progress(0)
+    progress.advance(1, START + timedelta(days=365))
+    assert not progress.settle(START)
+    assert not progress.settle(START + SURE_AFTER - timedelta(seconds=1))
+    assert progress.settle(START + SURE_AFTER)
+    assert progress.sure == 1
 
 
 async def test_a_push_whose_batch_was_not_stored_comes_in_a_later_round(tmp_path, monkeypatch):
