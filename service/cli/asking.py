@@ -18,6 +18,7 @@ import typer
 from pydantic import ValidationError
 
 from service.cli import context
+from service.cli.option_tables import extended
 from service.cli.selecting import SELECTION, selector_of
 from service.fleet import replies
 from service.installation import domain_environments, mass_guard
@@ -72,7 +73,7 @@ def selected_command(function: Callable[..., dict[str, Any]]) -> Callable[..., N
         selector = selector_of(given)
         ask(verb, request_from({**body, "selector": selector} if selector else body), as_json=given["as_json"])
 
-    return _extended(function, {**SELECTION, **_MORE}, command)
+    return extended(function, {**SELECTION, **_MORE}, command)
 
 
 def with_more(function: Callable[..., None], *names: str) -> Callable[..., None]:
@@ -86,25 +87,7 @@ def with_more(function: Callable[..., None], *names: str) -> Callable[..., None]
         more = {name: given.pop(name) for name in added}
         function(**given, more=fields_of(more))
 
-    return _extended(function, added, command)
-
-
-def _extended(
-    function: Callable[..., Any], added: dict[str, tuple[Any, Any]], command: Callable[..., None]
-) -> Callable[..., None]:
-    """`command` with the parameters of `function`, but for `more`, and those that are added."""
-    own = {name: one for name, one in inspect.signature(function, eval_str=True).parameters.items() if name != "more"}
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in added.items()
-        if name not in own
-    ]
-    everything = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own.values()), *parameters]
-    command.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]
-    command.__annotations__ = {one.name: one.annotation for one in everything}
-    command.__doc__ = function.__doc__
-    command.__name__ = function.__name__
-    return command
+    return extended(function, added, command)
 
 
 def fields_of(given: dict[str, Any]) -> dict[str, Any]:

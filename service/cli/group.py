@@ -6,15 +6,15 @@ import base64
 import json
 import os
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from device_sdk.wire import limits
-from service.cli import context, group_secrets
-from service.domain.group import ClonePolicy, Group, KeyKind, MoveMethod, Reactivation
-from service.errors import ServiceError
+from service.cli import context, group_policies, group_secrets
+from service.cli.option_tables import with_table
+from service.domain.group import Group, KeyKind, Reactivation
+from service.errors import Secret, ServiceError
 from service.operations import accounts, bare_serials, groups
 from service.operations import group_secrets as secrets_of
 from service.storage.database import Database
@@ -47,15 +47,11 @@ def create(
     as_json: context.JsonOption = False,
 ) -> None:
     """Make a group. A group secret that is made here is shown this once."""
-    try:
-        given = None if secret is None else groups.parse_secret(secret)
-    except ServiceError as error:
-        context.fail(error.public)
     group = Group(
         group_id=group_id,
         product_id=product,
         key_kind=key_kind,
-        secret=given,
+        secret=None if secret is None else _secret(secret),
         self_registration=self_registration,
         default_ou=ou,
         default_environment=environment,
@@ -64,112 +60,38 @@ def create(
     )
     made, new_secret = context.run(lambda database: groups.create(database, group, random_bytes=os.urandom))
     shown = None if new_secret is None else base64.b64encode(new_secret.reveal()).decode("ascii")
-
-    def text() -> None:
-        print(f"group {made.group_id} made")
-        if shown is not None:
-            print(f"group secret (shown this once): {shown}")
-
-    context.emit({**context.plain(made), "new_secret": shown}, as_json=as_json, text=text)
+    context.emit({**context.plain(made), "new_secret": shown}, as_json=as_json, text=lambda: _print_made(made, shown))
 
 
-@app.command()
+def _print_made(made: Group, secret: str | None) -> None:
+    print(f"group {made.group_id} made")
+    if secret is not None:
+        print(f"group secret (shown this once): {secret}")
+
+
+def _secret(text: str) -> Secret:
+    try:
+        return groups.parse_secret(text)
+    except ServiceError as error:
+        context.fail(error.public)
+
+
 def change(
     group_id: GroupId,
-    self_registration: Annotated[
-        bool | None, typer.Option(help="Let proven serials in that nobody registered.")
-    ] = None,
-    self_quota: Annotated[int | None, typer.Option(help="How many may register themselves.")] = None,
-    serial_pattern: Annotated[
-        str | None, typer.Option(help="Shell patterns of serials that may, such as 'TH-[0-9]* SN-??'.")
-    ] = None,
-    quarantine_ou: Annotated[
-        str | None, typer.Option(help="Where a serial goes that does not fit the pattern.")
-    ] = None,
-    hook: Annotated[str | None, typer.Option(help="Asked at each activation: http(s)://... or python:NAME.")] = None,
-    ou: Annotated[str | None, typer.Option(help="Default OU.")] = None,
-    environment: Annotated[str | None, typer.Option(help="Default environment.")] = None,
-    pending_expiry_s: Annotated[
-        int | None, typer.Option(help="Seconds until an unconfirmed credential lapses.")
-    ] = None,
-    reactivation: Annotated[Reactivation | None, typer.Option(help="When an activated device activates again.")] = None,
-    move_method: Annotated[MoveMethod | None, typer.Option(help="What a reprovision does, unless it says.")] = None,
-    clone_policy: Annotated[ClonePolicy | None, typer.Option(help="When two devices use one serial.")] = None,
-    credential_life_s: Annotated[
-        int | None, typer.Option(help="Life of API keys in seconds: renewed at two thirds, ended at its end.")
-    ] = None,
-    failover_environment: Annotated[
-        str | None, typer.Option(help="Where devices go that cannot reach theirs; with --failover-after-s.")
-    ] = None,
-    failover_ou: Annotated[str | None, typer.Option(help="Their OU there, where it is not to stay the same.")] = None,
-    failover_after_s: Annotated[int | None, typer.Option(help="Seconds of silence before that.")] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Firmware target by name or id, before the product's.")
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option(metavar="FILE|JSON", help="Settings of new and of initialised things, a JSON map.")
-    ] = None,
+    *,
+    more: dict[str, Any],
     clear: Annotated[list[str] | None, typer.Option(metavar="OPTION", help="Unset one, e.g. hook; repeatable.")] = None,
     as_json: context.JsonOption = False,
 ) -> None:
     """Change policies of a group. They count from the next message of each device on."""
-    given = {
-        "self_registration": self_registration,
-        "self_quota": self_quota,
-        "serial_pattern": serial_pattern,
-        "quarantine_ou": quarantine_ou,
-        "hook": hook,
-        "default_ou": ou,
-        "default_environment": environment,
-        "pending_expiry_s": pending_expiry_s,
-        "reactivation": reactivation,
-        "move_method": move_method,
-        "clone_policy": clone_policy,
-        "credential_life_s": credential_life_s,
-        "failover_environment": failover_environment,
-        "failover_ou": failover_ou,
-        "failover_after_s": failover_after_s,
-        "target_version_id": target,
-        "template_settings": None if template is None else _template(template),
-    }
-    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-    for option in clear or []:
-        name = _CLEARED.get(option, option.replace("-", "_"))
-        if name not in _CLEARABLE:
-            known = {_OPTION_OF.get(one, one).replace("_", "-") for one in _CLEARABLE}
-            context.fail(f"--clear: one of {', '.join(sorted(known))}")
-        changes[name] = {} if name == "template_settings" else None
+    changes = group_policies.changes_of(more, clear or ())
     changed = context.run(lambda database: groups.change(database, group_id, changes))
     context.emit(
         changed, as_json=as_json, text=lambda: print(f"group {group_id} changed: {', '.join(sorted(changes))}")
     )
 
 
-_CLEARED = {
-    "ou": "default_ou",
-    "environment": "default_environment",
-    "target": "target_version_id",
-    "template": "template_settings",
-}
-_OPTION_OF = {name: option for option, name in _CLEARED.items()}
-_CLEARABLE = groups.CHANGEABLE - {
-    "self_registration",
-    "pending_expiry_s",
-    "reactivation",
-    "move_method",
-    "clone_policy",
-}
-
-
-def _template(text: str) -> dict[str, object]:
-    """A JSON map, or what stands in the file of that name."""
-    try:
-        found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_bytes())
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        context.fail("--template: a JSON map, or a file with one")
-    return found
+app.command("change")(with_table(change, group_policies.OPTIONS))
 
 
 @app.command("bare-serial")
