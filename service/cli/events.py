@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from typing import Annotated
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 import typer
 
@@ -47,28 +48,36 @@ def events(
             context.fail("name the device as GROUP/SERIAL")
         if thing is not None and not ids.is_hex_id(thing):
             context.fail("a thing is named by its 32 lower-case hex digits")
-        last, left = after, limit
-        while left is None or left > 0:
-            page = await reading.page(
-                database,
-                after=last,
-                limit=min(left or reading.MAX_PAGE, reading.MAX_PAGE),
-                scope=ou,
-                kinds=kind,
-                device=(group_id, serial) if group_id is not None else None,
-                command_id=command,
-                thing_id=thing,
-            )
+        wanted = {
+            "scope": ou,
+            "kinds": kind,
+            "device": (group_id, serial) if group_id is not None else None,
+            "command_id": command,
+            "thing_id": thing,
+        }
+        async for page in _pages(database, after, limit, wanted, follow=follow):
             _print(page, as_json=as_json)
-            if page:
-                last = page[-1].seq
-                left = None if left is None else left - len(page)
-            elif not follow:
-                return
-            else:
-                await asyncio.sleep(FOLLOW_S)
 
     context.run(show)
+
+
+async def _pages(
+    database: Database, after: int, limit: int | None, wanted: dict[str, Any], *, follow: bool
+) -> AsyncIterator[list[Recorded]]:
+    """Page by page up to `limit` events; with `follow` also those that come, without end."""
+    left = limit
+    while left is None or left > 0:
+        page = await reading.page(
+            database, after=after, limit=min(left or reading.MAX_PAGE, reading.MAX_PAGE), **wanted
+        )
+        if page:
+            yield page
+            after = page[-1].seq
+            left = None if left is None else left - len(page)
+        elif not follow:
+            return
+        else:
+            await asyncio.sleep(FOLLOW_S)
 
 
 def _print(page: list[Recorded], *, as_json: bool) -> None:

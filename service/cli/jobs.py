@@ -29,10 +29,16 @@ def table_of(database: Database, of: Settings) -> Table:
     return Table(database, of.data_dir / "enrolment", providers.ask, clock=now, random_bytes=os.urandom)
 
 
-def app_of(kind: Kind) -> typer.Typer:  # noqa: C901 - a list of commands
+def app_of(kind: Kind) -> typer.Typer:
     """The commands of one noun; both nouns have the same."""
     app = typer.Typer(help=f"{kind.value.capitalize()}s: schedule, runs, and running one.", no_args_is_help=True)
+    _add_looking(app, kind)
+    _add_running(app, kind)
+    _add_scheduling(app, kind)
+    return app
 
+
+def _add_looking(app: typer.Typer, kind: Kind) -> None:
     @app.command("list")
     def list_(as_json: context.JsonOption = False) -> None:
         """All of them, with what was missed since the last good run."""
@@ -55,6 +61,8 @@ def app_of(kind: Kind) -> typer.Typer:  # noqa: C901 - a list of commands
         view, runs = context.run(action)
         context.emit({"job": view, "runs": runs}, as_json=as_json, text=lambda: _show_runs(kind, view, runs))
 
+
+def _add_running(app: typer.Typer, kind: Kind) -> None:
     @app.command()
     def run(name: NameArgument, as_json: context.JsonOption = False) -> None:
         """Run it here and now; refused while it runs, here or in a service."""
@@ -72,6 +80,8 @@ def app_of(kind: Kind) -> typer.Typer:  # noqa: C901 - a list of commands
         if done.state is not RunState.DONE:
             raise typer.Exit(1)
 
+
+def _add_scheduling(app: typer.Typer, kind: Kind) -> None:
     @app.command()
     def enable(name: NameArgument, as_json: context.JsonOption = False) -> None:
         """Have the service run it by its schedule."""
@@ -98,8 +108,6 @@ def app_of(kind: Kind) -> typer.Typer:  # noqa: C901 - a list of commands
         assert view.next_due_at is not None
         said = f"{name} is due next at {context.moment(view.next_due_at)}{'' if view.enabled else ', once enabled'}"
         context.done(view, as_json=as_json, said=said)
-
-    return app
 
 
 def _set_enabled(kind: Kind, name: str, *, enabled: bool) -> View:

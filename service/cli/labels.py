@@ -13,6 +13,7 @@ from service.cli import context
 from service.operations import labels as operation
 from service.operations import sheets
 from service.operations.labels import Order
+from service.operations.sheets import PrintedLabel
 
 
 def labels(
@@ -37,14 +38,7 @@ def labels(
     Without serials: for every registered device with this batch tag, all of one group. A new label ends an unused one of
     the same serial. A label is no key: the device still proves itself when it activates.
     """
-    layout = sheets.LAYOUTS.get(sheet)
-    if layout is None:
-        context.fail(f"--sheet: one of {', '.join(sheets.LAYOUTS)}")
-    # What would fail after the labels are made is looked at before.
-    if out.suffix.lower().removeprefix(".") not in sheets.FORMATS or not out.parent.is_dir():
-        context.fail("--out: *.pdf, *.svg, *.png or *.csv in a folder that exists")
-    if keys is not None and (keys.suffix.lower() != ".csv" or not keys.parent.is_dir()):
-        context.fail("--keys: a *.csv in a folder that exists")
+    layout = _layout(sheet, out, keys)
     now = datetime.now(UTC)
     order = Order(
         group_id=group,
@@ -55,20 +49,29 @@ def labels(
         may_make_keys=keys is not None,
     )
     made = context.run(lambda database: operation.issue(database, order, now=now, random_bytes=os.urandom))
+    files = context.guarded(lambda: _write(made, layout, out, keys))
+    found = {"labels": len(made), "batch": batch, "expires_at": order.expires_at, "files": files}
+    said = f"{len(made)} labels of batch {batch}, valid until {order.expires_at:%Y-%m-%d}: {', '.join(map(str, files))}"
+    context.emit(found, as_json=as_json, text=lambda: print(said))
 
-    async def write() -> list[Path]:
-        files = [] if keys is None else sheets.write(made, keys, layout)
-        public = [one.without_key() for one in made]
-        return [*files, *sheets.write(public, out, layout)]
 
-    files = context.guarded(write)
-    context.emit(
-        {"labels": len(made), "batch": batch, "expires_at": order.expires_at, "files": files},
-        as_json=as_json,
-        text=lambda: print(
-            f"{len(made)} labels of batch {batch}, valid until {order.expires_at:%Y-%m-%d}: {', '.join(map(str, files))}"
-        ),
-    )
+def _layout(sheet: str, out: Path, keys: Path | None) -> sheets.Layout:
+    """Of that name. Ends the command also for what would fail when the labels are made already and are to be written."""
+    layout = sheets.LAYOUTS.get(sheet)
+    if layout is None:
+        context.fail(f"--sheet: one of {', '.join(sheets.LAYOUTS)}")
+    if out.suffix.lower().removeprefix(".") not in sheets.FORMATS or not out.parent.is_dir():
+        context.fail("--out: *.pdf, *.svg, *.png or *.csv in a folder that exists")
+    if keys is not None and (keys.suffix.lower() != ".csv" or not keys.parent.is_dir()):
+        context.fail("--keys: a *.csv in a folder that exists")
+    return layout
+
+
+async def _write(made: list[PrintedLabel], layout: sheets.Layout, out: Path, keys: Path | None) -> list[Path]:
+    """The keys are in no file but the one for them."""
+    files = [] if keys is None else sheets.write(made, keys, layout)
+    public = [one.without_key() for one in made]
+    return [*files, *sheets.write(public, out, layout)]
 
 
 def _lines(path: Path | None) -> tuple[str, ...]:

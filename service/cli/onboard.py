@@ -13,7 +13,7 @@ from service.cli.asking import request_from, with_more
 from service.installation import domain_environments
 from service.operations import accounts
 from service.operations.command_rows import Status
-from service.operations.commands import Commands
+from service.operations.commands import Commands, Request
 from service.operations.verbs import onboard as verb
 from service.storage.database import Database
 
@@ -49,21 +49,26 @@ def onboard(
     }
     arguments = {name: value for name, value in given.items() if value is not None}
     request = request_from({"arguments": arguments, **more})
+    _show(context.run(lambda database: _submit(database, account, request)), ou, as_json=as_json)
+
+
+async def _submit(database: Database, account: str | None, request: Request) -> Status:
+    """In the name of the account, or of this machine."""
     environments = domain_environments(context.settings())
+    operator = accounts.THIS_MACHINE
+    if account is not None:
+        async with database.read() as connection:
+            operator = await accounts.operator(connection, account)
+    return await Commands(database, environments, random_bytes=os.urandom).submit(operator, verb.NAME, request)
 
-    async def submit(database: Database) -> Status:
-        operator = accounts.THIS_MACHINE
-        if account is not None:
-            async with database.read() as connection:
-                operator = await accounts.operator(connection, account)
-        return await Commands(database, environments, random_bytes=os.urandom).submit(operator, verb.NAME, request)
 
-    status = context.run(submit)
+def _show(status: Status, ou: str, *, as_json: bool) -> None:
+    """What came of it. Ends the command where it was refused."""
     (outcome,) = status.outcomes
     name = f"{outcome.group_id}/{outcome.serial}"
     if outcome.reason is not None:
         context.fail(f"{name}: {outcome.reason}")
-    words = "would be onboarded" if request.dry_run else "onboarded"
+    words = "would be onboarded" if status.command.dry_run else "onboarded"
     if outcome.result == "unchanged":
         words = "was onboarded already"
     context.emit(
