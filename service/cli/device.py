@@ -60,15 +60,7 @@ def register(
     except ServiceError as error:
         context.fail(error.public)
     outcome = context.run(lambda database: _register(database, asked, file))
-
-    def text() -> None:
-        print(f"{outcome.group_id}/{outcome.serial} {outcome.result.value.replace('_', ' ')}")
-        if file is not None:
-            print(f"{file}: for firstlight-device --config; keep it as secret as the key in it")
-        elif outcome.new_key is not None:
-            print(f"device key (shown this once): {_base64(outcome)}")
-
-    context.emit(_document(outcome), as_json=as_json, text=text)
+    context.emit(_document(outcome), as_json=as_json, text=lambda: _print_registered(outcome, file))
 
 
 async def _register(database: Database, asked: Registration, path: Path | None) -> Outcome:
@@ -82,6 +74,14 @@ async def _register(database: Database, asked: Registration, path: Path | None) 
         content = await device_file.collect(database, context.settings(), group, asked.serial, key, asked.environment)
         device_file.write(path, content)
     return outcome
+
+
+def _print_registered(outcome: Outcome, file: Path | None) -> None:
+    print(f"{outcome.group_id}/{outcome.serial} {outcome.result.value.replace('_', ' ')}")
+    if file is not None:
+        print(f"{file}: for firstlight-device --config; keep it as secret as the key in it")
+    elif outcome.new_key is not None:
+        print(f"device key (shown this once): {_base64(outcome)}")
 
 
 @app.command("import")

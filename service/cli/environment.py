@@ -68,11 +68,7 @@ def add(
         if broker == "embedded"
         else config_text.mosquitto_section(name, host, mosquitto_user(), offset)
     )
-    text = config.read_text(encoding="utf-8").rstrip("\n") + "\n\n" + section
-    try:
-        settings = make_settings(tomllib.loads(text), config.parent)
-    except (SettingsError, tomllib.TOMLDecodeError) as error:
-        context.fail(f"{config} cannot take another section: {error}")
+    text, settings = _extended(config, section)
     taken = _ports(of.environments.values()) & _ports([settings.environments[name]])
     if taken and host in ("127.0.0.1", "localhost"):
         context.fail(f"ports {', '.join(map(str, sorted(taken)))} belong to another environment; give --port-offset")
@@ -83,6 +79,15 @@ def add(
     lines.append(f"{config}: section environments.{name}")
     found = {"environment": name, **made, "port_offset": offset, "made": lines}
     context.emit(found, as_json=as_json, text=lambda: _show_added(settings, name, lines))
+
+
+def _extended(config: Path, section: str) -> tuple[str, Settings]:
+    """The configuration with this section behind it, not written yet; and what it then says."""
+    text = config.read_text(encoding="utf-8").rstrip("\n") + "\n\n" + section
+    try:
+        return text, make_settings(tomllib.loads(text), config.parent)
+    except (SettingsError, tomllib.TOMLDecodeError) as error:
+        context.fail(f"{config} cannot take another section: {error}")
 
 
 def _show_added(settings: Settings, name: str, lines: list[str]) -> None:

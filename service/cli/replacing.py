@@ -26,28 +26,31 @@ from service.operations.commands import Commands, Request
 from service.storage.database import Database
 
 DeviceArgument = Annotated[str, typer.Argument(metavar="GROUP/SERIAL")]
+# How the new device comes to be known, where it is not registered yet.
+KeyOption = Annotated[
+    str | None, typer.Option(envvar="FIRSTLIGHT_DEVICE_KEY", help="Base64: registers the new device along.")
+]
+KeyFileOption = Annotated[
+    Path | None, typer.Option(help="A file with the key in base64: registers the new device along.")
+]
+PublicKeyOption = Annotated[list[str] | None, typer.Option(help="The same for key kind public_key; may be repeated.")]
+RegisterOption = Annotated[
+    bool, typer.Option("--register", help="Register the new device along; a key that is made is shown this once.")
+]
+DeviceFileOption = Annotated[
+    Path | None,
+    typer.Option("--device-file", help="Register it along, and write what firstlight-device needs (mode 0600)."),
+]
 
 
 def replace_(
     old: DeviceArgument,
     new: Annotated[str, typer.Argument(metavar="SERIAL", help="Of the same group; or GROUP/SERIAL.")],
-    device_key: Annotated[
-        str | None,
-        typer.Option(envvar="FIRSTLIGHT_DEVICE_KEY", help="Base64: registers the new device along."),
-    ] = None,
-    key_file: Annotated[
-        Path | None, typer.Option(help="A file with the key in base64: registers the new device along.")
-    ] = None,
-    public_key: Annotated[
-        list[str] | None, typer.Option(help="The same for key kind public_key; may be repeated.")
-    ] = None,
-    register: Annotated[
-        bool, typer.Option("--register", help="Register the new device along; a key that is made is shown this once.")
-    ] = False,
-    file: Annotated[
-        Path | None,
-        typer.Option("--device-file", help="Register it along, and write what firstlight-device needs (mode 0600)."),
-    ] = None,
+    device_key: KeyOption = None,
+    key_file: KeyFileOption = None,
+    public_key: PublicKeyOption = None,
+    register: RegisterOption = False,
+    file: DeviceFileOption = None,
     deadline_s: Annotated[
         int | None, typer.Option(help="A new device that has not appeared by then is let go.")
     ] = None,
@@ -73,11 +76,8 @@ def replace_(
     if file is None or more["dry_run"]:
         asking.ask_one("replace", old, arguments, as_json, **more)
         return
-
-    async def action(commands: Commands, database: Database) -> Status:
-        return await _with_file(commands, database, old, arguments, more, file)
-
-    asking.show(asking.with_commands(action), as_json=as_json)
+    made = asking.with_commands(lambda by, database: _with_file(by, database, old, arguments, more, file))
+    asking.show(made, as_json=as_json)
     if not as_json:
         print(f"{file}: for firstlight-device --config; keep it as secret as the key in it")
 
