@@ -139,9 +139,7 @@ class Application:
         ]
         self.pipeline = self._build_pipeline(settings, keys, authorities)
         self.links = [link for deployment in self.deployments for link in deployment.links]
-        for link in self.links:
-            self.pipeline.attach(link)
-            link.on_connect = partial(self.pipeline.link_connected, link)
+        self._attach_links()
         self._build_fleet(settings, environments)
         self.certificates = Watch(_ends(settings), utc_now)
         self._shared = bool(settings.environments.keys() - settings.served)
@@ -169,6 +167,11 @@ class Application:
             ask_hook=Hooks().ask,
             elsewhere=settings.environments.keys() - settings.served,
         )
+
+    def _attach_links(self) -> None:
+        for link in self.links:
+            self.pipeline.attach(link)
+            link.on_connect = partial(self.pipeline.link_connected, link)
 
     def _build_fleet(self, settings: Settings, environments: Mapping[str, Environment]) -> None:
         """What serves operators and integrators, on the operational brokers."""
