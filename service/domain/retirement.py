@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from service.domain import event, moves, transfer
+from service.domain import event, moves, placement, transfer
 from service.domain.credential import Credential, CredentialState
 from service.domain.device import Device, DeviceState
 from service.domain.event import Event
@@ -43,8 +43,9 @@ def retire(
         device = moves.enter(device, DeviceState.RETIRED)
     except moves.IllegalMove as error:
         raise conflict("illegal_move", f"a device that is {device.state.value} cannot become retired") from error
-    if thing is not None and thing.move is not None:
-        device = replace(device, thing=replace(thing, move=None))
+    told: tuple[Event, ...] = ()
+    if thing is not None:
+        device, told = placement.abandon(device, now, "retired")
     kept = tuple(
         moves.drop(one, now, "retired") if one.state is CredentialState.PENDING else one for one in device.credentials
     )
@@ -55,7 +56,7 @@ def retire(
         retired_reason=reason,
         retire_deadline_at=now + deadline if speaks else None,
     )
-    return device, (event.of(device, "retired", now, command_id=command_id, reason=reason),)
+    return device, (*told, event.of(device, "retired", now, command_id=command_id, reason=reason))
 
 
 def heard(device: Device, credential: Credential, now: datetime) -> Device:

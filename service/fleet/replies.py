@@ -39,9 +39,13 @@ def command_fields(command: Command) -> dict[str, Any]:
 
 
 def status_fields(status: Status) -> dict[str, Any]:
-    """A command with as many outcomes and later failures as fit; `after`, `failed_after` say where the next page begins."""
-    failed, left = _fitting([failure_fields(one) for one in status.failed], ROOM // 2)
-    outcomes, _ = _fitting([outcome_fields(one) for one in status.outcomes], left + ROOM - ROOM // 2)
+    """A command with as many outcomes and later failures as fit; `after`, `failed_after` say where the next page begins.
+
+    What is shown this once, as the keys that were made, is never left out: the verb has seen to it that it fits.
+    """
+    room = ROOM - _size(dict(status.result))
+    failed, left = _fitting([failure_fields(one) for one in status.failed], room // 2)
+    outcomes, _ = _fitting([outcome_fields(one) for one in status.outcomes], left + room - room // 2)
     after, failed_after = status.after, status.failed_after
     if len(outcomes) < len(status.outcomes):
         after = status.outcomes[len(outcomes) - 1].device_id
@@ -62,11 +66,15 @@ def status_fields(status: Status) -> dict[str, Any]:
 def _fitting(every: list[dict[str, Any]], room: int) -> tuple[list[dict[str, Any]], int]:
     """As many from the front as fit into so many bytes, and what is left of those."""
     for number, fields in enumerate(every):
-        size = len(json.dumps(fields, ensure_ascii=False).encode()) + 1
+        size = _size(fields) + 1
         if size > room:
             return every[:number], room
         room -= size
     return every, room
+
+
+def _size(fields: dict[str, Any]) -> int:
+    return len(json.dumps(fields, ensure_ascii=False).encode())
 
 
 def failure_fields(one: Recorded) -> dict[str, Any]:

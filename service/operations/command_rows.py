@@ -118,14 +118,14 @@ async def put(connection: AsyncConnection, before: Command, after: Command) -> N
 
 
 async def add_outcomes(connection: AsyncConnection, one: Command, outcomes: Sequence[Outcome], now: datetime) -> None:
-    """A device has one outcome of a command; one that could not be made is named by its serial."""
+    """A device has one outcome of a command."""
     if outcomes:
         await connection.execute(
             insert(command_outcome),
             [
                 {
                     "command_id": one.command_id,
-                    "device_id": of.device_id or f"{of.group_id}/{of.serial}",
+                    "device_id": of.device_id,
                     "group_id": of.group_id,
                     "serial": of.serial,
                     "result": of.result.value,

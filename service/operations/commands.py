@@ -22,11 +22,11 @@ from device_sdk.wire import codes, ids
 from device_sdk.wire.canon import canon
 from service.domain.changes import Changes
 from service.errors import ServiceError
-from service.operations import accounts, aftermath, asked, command_page, command_rows, looking, selectors
+from service.operations import accounts, aftermath, asked, command_page, command_rows, looking, made_keys, selectors
 from service.operations.accounts import Operator
 from service.operations.command_page import PageDone, Setting
 from service.operations.command_rows import OPEN, Command, CommandState, Status, ended
-from service.operations.outcomes import Outcome, Result
+from service.operations.outcomes import Outcome, Result, in_order
 from service.operations.placing import placed
 from service.operations.requests import bad_request, conflict, not_found
 from service.operations.selectors import Selector
@@ -113,7 +113,7 @@ class Commands:
                     raise conflict("command_id_taken", "another command of yours has this id")
                 transaction.abandon()
                 outcomes = await command_rows.outcomes_page(connection, before.command_id, after="", limit=SHOWN)
-                return Status(before, tuple(outcomes))
+                return Status(before, tuple(outcomes), result=await self._keys_again(transaction, before, request))
             # 2. May this account do that at all, and is there still time?
             verb = asked.verb_of(name)
             asked.check_role(operator, verb)
@@ -140,6 +140,12 @@ class Commands:
             if isinstance(verb, Making):
                 return await self._make(transaction, verb, command, arguments, operator)
             return await self._begin(transaction, verb, command, arguments, operator, request)
+
+    async def _keys_again(self, transaction: Transaction, command: Command, request: Request) -> dict[str, object]:
+        if command.verb not in made_keys.VERBS:
+            return {}
+        arguments = asked.arguments_of(asked.verb_of(command.verb).arguments, request.arguments)
+        return await made_keys.again(await self._store.within(transaction), command, arguments, self._clock())
 
     async def _begin(
         self,
@@ -178,7 +184,8 @@ class Commands:
         batch = await self._store.within(transaction)
         world = World(now, batch.catalogue, operator.name, command.command_id, operator.scope, self._random_bytes)
         made: Made = await verb.make(batch, connection, arguments, world)
-        counted = [one.result for one in made.outcomes]
+        outcomes = in_order(made.outcomes)
+        counted = [one.result for one in outcomes]
         command = replace(
             ended(command, CommandState.DONE, now),
             started_at=now,
@@ -197,10 +204,10 @@ class Commands:
             )
             if made.write is not None:
                 await made.write(connection)
-            bad = [one for one in made.outcomes if one.result is Result.REFUSED]
+            bad = [one for one in outcomes if one.result is Result.REFUSED]
             await command_rows.add_audits(connection, command, now, made.devices, bad)
-        await command_rows.add_outcomes(connection, command, made.outcomes, now)
-        return Status(command, _shown(made.outcomes), result={} if command.dry_run else made.result)
+        await command_rows.add_outcomes(connection, command, outcomes, now)
+        return Status(command, _shown(outcomes), result={} if command.dry_run else made.result)
 
     async def work(self, command_id: str) -> PageDone | None:
         """Do the next page of a command; None when it is not running. Raises ServiceError UNAVAILABLE."""

@@ -13,6 +13,7 @@ FLEET_HINTS: dict[str, str] = {
     "bad_argument": "docs/operators.md lists each verb's arguments.",
     "batch_unknown": "`firstlight device list` shows the devices; a batch is a tag of theirs.",
     "many_refused": "Most devices refuse this command: `firstlight command status` says why; then resume or cancel it.",
+    "keys_many": "Register fewer devices in one command, or give their keys along.",
     "mass_unconfirmed": "Try it with dry_run, then ask again with at_most.",
     "more_than_meant": "More devices are selected than at_most says: look at the selection with a dry run.",
     "second_person_needed": "Another account, an admin without an OU, has to resume this command.",

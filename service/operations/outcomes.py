@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -51,3 +51,9 @@ ENOS_CODES = {
 
 def refused(device_id: str, group_id: str, serial: str, error: ServiceError) -> Outcome:
     return Outcome(device_id, group_id, serial, Result.REFUSED, error.code, error.cause, error.public)
+
+
+def in_order(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
+    """As they are stored and paged through. A device that could not be made is named by its serial."""
+    named = (one if one.device_id else replace(one, device_id=f"{one.group_id}/{one.serial}") for one in outcomes)
+    return tuple(sorted(named, key=lambda one: one.device_id))

@@ -55,7 +55,9 @@ class Selector(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A selector that has been checked, within a scope. `before`: devices registered later are not in it."""
+    """A selector that has been checked, within a scope. `before`: devices registered later are not in it, but for those
+    that are named: they were there when the command was checked, whatever the clock has said since.
+    """
 
     selector: Selector
     scope: str | None  # an OU; None: everything
@@ -149,7 +151,7 @@ def statement(asked: Selection, *columns: Any) -> Select[Any]:
             thing, thing.c.holder_device_id == device.c.device_id
         )
     )
-    if asked.before is not None:
+    if asked.before is not None and selector.devices is None and selector.things is None:
         query = query.where(device.c.registered_at <= to_ms(asked.before))
     if selector.devices is not None:
         query = query.where(device.c.device_id.in_(_NAMED))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+from collections import Counter
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +17,7 @@ from service.operations import registration
 from service.operations.outcomes import Outcome, Result, refused
 from service.operations.registration import Registration
 from service.operations.requests import bad_request, check_placement, not_found
-from service.operations.selectors import is_within
+from service.operations.selectors import SHOWN, is_within
 from service.operations.verbs.making import Made
 from service.operations.verbs.verb import Arguments as Arguments_
 from service.operations.verbs.verb import Role, World
@@ -24,6 +26,7 @@ from service.storage.store import SqlBatch
 NAME = "register"
 ROLE = Role.OPERATOR
 MAX_DEVICES = 100  # in one command; `firstlight device import` takes files
+MAX_KEYS_BYTES = 10_240  # of the keys that are made, as JSON: they must fit the one reply that shows them
 
 
 class One(BaseModel):
@@ -52,6 +55,7 @@ async def make(batch: SqlBatch, _connection: AsyncConnection, arguments: Argumen
     group = world.catalogue.groups.get(arguments.group)
     if group is None:
         raise not_found("group_unknown", f"no group {arguments.group[:64]!r}")
+    _check_once(arguments.devices)
     names = [(arguments.group, one.serial) for one in arguments.devices]
     known = dict((await batch.load(serials=names)).by_serial)
     outcomes: list[Outcome] = []
@@ -74,9 +78,18 @@ async def make(batch: SqlBatch, _connection: AsyncConnection, arguments: Argumen
         outcomes.append(Outcome(known[name].device_id, *name, result))
         if outcome.new_key is not None:
             keys[one.serial] = base64.b64encode(outcome.new_key.reveal()).decode("ascii")
+    if len(json.dumps(keys)) > MAX_KEYS_BYTES:
+        raise bad_request("keys_many", "the keys of so many devices do not fit one reply: name fewer, or give the keys")
     events = tuple(event.of(device, "registered", world.now, command_id=world.command_id) for device in new)
     result_ = {"keys": keys} if keys else {}
     return Made(tuple(outcomes), tuple((None, device) for device in new), events, result_)
+
+
+def _check_once(devices: tuple[One, ...]) -> None:
+    """Raises ServiceError BAD_REQUEST."""
+    twice = [serial for serial, count in Counter(one.serial for one in devices).items() if count > 1]
+    if twice:
+        raise bad_request("serial_twice", f"named twice: {', '.join(ascii(one)[1:-1][:64] for one in twice[:SHOWN])}")
 
 
 def _asked(group_id: str, one: One, world: World, default_ou: str | None) -> Registration:

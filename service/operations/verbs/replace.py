@@ -58,7 +58,7 @@ def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     if known is not None:
         _check_key(known, device, arguments)
     elif _is_registered_along(name, arguments, world):
-        new, events, keys = _registered(name, arguments, world)
+        new, events, keys = _registered(name, device, arguments, world)
     before = new
     old, new, begun = replacement.replace(device, new, world.now, deadline=deadline, command_id=world.command_id)
     if old is device and new is before and known is not None:
@@ -96,12 +96,23 @@ def _is_registered_along(name: tuple[str, str], arguments: Arguments, world: Wor
 
 
 def _registered(
-    name: tuple[str, str], arguments: Arguments, world: World
+    name: tuple[str, str], old: Device, arguments: Arguments, world: World
 ) -> tuple[Device, tuple[Event, ...], Mapping[str, str]]:
-    """The new device, its event, and a key that was made for it, to be shown once. Raises ServiceError BAD_REQUEST."""
+    """The new device, its event, and a key that was made for it, to be shown once. Raises ServiceError BAD_REQUEST.
+
+    Where its group's place is outside of the account's OU it belongs to the thing's from the start: an undo must not
+    leave a device behind where the account could not have registered one.
+    """
     given = arguments.device_key
     keys = (registration.parse_public_key(index, text) for index, text in enumerate(arguments.public_keys))
-    asked = Registration(*name, key=None if given is None else registration.parse_key(given), public_keys=tuple(keys))
+    group = world.catalogue.groups.get(name[0])
+    is_ours = is_within(group.default_ou if group is not None else None, world.scope)
+    asked = Registration(
+        *name,
+        key=None if given is None else registration.parse_key(given),
+        public_keys=tuple(keys),
+        ou=None if is_ours else ou_of(old, group),
+    )
     (outcome,), made = registration.decide(world.catalogue, [asked], {}, world.now, world.random_bytes)
     if not made:
         raise bad_request(outcome.cause or "serial_illegal", outcome.reason or "")

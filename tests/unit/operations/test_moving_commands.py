@@ -130,7 +130,7 @@ async def test_a_replacement_by_a_key_registers_the_new_device(database, command
     assert KEY not in stored
 
 
-async def test_a_replacement_may_make_the_key_and_shows_it_once(database, commands):
+async def test_a_replacement_may_make_the_key_and_shows_it(database, commands):
     await seed(database, "old")
     asked = ask("1", selector=named("old"), arguments={"new": "line-1/new", "register_new": True})
     tried = await commands.submit(THIS_MACHINE, "replace", asked.model_copy(update={"id": "dry", "dry_run": True}))
@@ -139,7 +139,7 @@ async def test_a_replacement_may_make_the_key_and_shows_it_once(database, comman
     key = base64.b64decode(status.result["keys"]["new"])
     assert (await devices.show(database, "new")).key.reveal() == key
     again = await commands.submit(THIS_MACHINE, "replace", asked)
-    assert (again.command.command_id, again.result) == (status.command.command_id, {})
+    assert (again.command.command_id, again.result) == (status.command.command_id, status.result)
     assert await kinds(database) == ["registered", "replacement_started"]
 
 
@@ -341,3 +341,15 @@ async def test_what_a_command_waits_for_ends_with_it(database, commands, expires
         assert (until - now).total_seconds() == pytest.approx(waits_s, abs=0.01)
     document = desired.content(device, device.credentials[0], await SqlStore(database, ENVIRONMENTS).catalogue(), now)
     assert document["placement"]["deadline_s"] == max(1, int(waits_s))
+
+
+async def test_a_move_that_ends_because_its_device_is_retired_is_reported_as_failed(database, commands):
+    await seed(database, "sn-1")
+    move = await commands.submit(
+        THIS_MACHINE, "reprovision", ask("1", selector=named("sn-1"), arguments={"environment": "test"})
+    )
+    await commands.submit(THIS_MACHINE, "retire", ask("2", selector=named("sn-1")))
+    assert await kinds(database) == ["move_started", "move_failed", "retired"]
+    status = await commands.status(THIS_MACHINE, move.command.command_id)
+    assert [(one.event.serial, one.event.data["cause"]) for one in status.failed] == [("sn-1", "retired")]
+    assert (await devices.show(database, "sn-1")).thing.move is None
