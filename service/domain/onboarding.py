@@ -81,10 +81,18 @@ def check_label(label: Label, users: Collection[str], device: Device | None, acc
         raise conflict("label_expired", f"this label expired on {label.expires_at:%Y-%m-%d}")
 
 
-def onboard(device: Device, label: Label, site: Site, now: datetime, *, command_id: str | None = None) -> Onboarded:
+def onboard(
+    device: Device,
+    label: Label,
+    site: Site,
+    now: datetime,
+    *,
+    left: str | None = None,
+    command_id: str | None = None,
+) -> Onboarded:
     """The device tagged, placed and described; its state, key and credentials stay as they are.
 
-    Raises ServiceError CONFLICT: a device that is blocked, retired, replaced or frozen, one that is in service
+    `left`: the OU where it belonged, whose integrators are told that it leaves. Raises ServiceError CONFLICT: a device that is blocked, retired, replaced or frozen, one that is in service
     elsewhere, a used label with other wishes.
     """
     if device.state in _REFUSED_STATES:
@@ -99,8 +107,10 @@ def onboard(device: Device, label: Label, site: Site, now: datetime, *, command_
                 "label_used", "this label was used already; `set-attributes` and `reprovision` change a device"
             )
         return Onboarded(device)
-    onboarded = event.of(after, "onboarded", now, command_id=command_id, batch=after.batch, label_id=label.label_id)
-    return Onboarded(after, (onboarded,))
+    told: dict[str, object] = {"batch": after.batch, "label_id": label.label_id}
+    if left not in (None, site.ou):
+        told["from_ou"] = left
+    return Onboarded(after, (event.of(after, "onboarded", now, command_id=command_id, **told),))
 
 
 def _placed(device: Device, site: Site) -> Device:

@@ -71,7 +71,10 @@ async def list_page(
     after: str | None = None,
     limit: int = 50,
 ) -> Seen:
-    """Devices by name; an empty selector is everything that the operator may see. Raises ServiceError BAD_REQUEST."""
+    """Devices by name; an empty selector is everything that the operator may see. Raises ServiceError BAD_REQUEST.
+
+    A successor is selected by its own place and shown only where the thing that it is to have may be seen too.
+    """
     if not 1 <= limit <= MAX_PAGE:
         raise bad_request("limit_illegal", f"a page has 1 to {MAX_PAGE} devices")
     if not selector.is_empty:
@@ -87,8 +90,9 @@ async def list_page(
             connection, Selection(selector, operator.scope, now), after=last, limit=limit + 1
         )
         found = await queries.devices(connection, database.sealer, serials=names[:limit])
-    of = {(device.group_id, device.serial): device for device in found}
-    shown = [_line(of[name]) for name in names[:limit]]
+    groups = (await SqlStore(database, {}).catalogue()).groups
+    of = {(one.group_id, one.serial): one for one in found if operator.may_see(ou_of(one, groups.get(one.group_id)))}
+    shown = [_line(of[name]) for name in names[:limit] if name in of]
     return Seen(shown, "/".join(names[limit - 1]) if len(names) > limit else None)
 
 

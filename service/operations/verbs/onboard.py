@@ -100,7 +100,8 @@ def _decide(before: Device | None, label: Label, arguments: Arguments, world: Wo
         attributes["site"] = arguments.site
     set_attributes.merged(device.thing.attributes if device.thing else device.attributes, attributes)
     site = Site(arguments.ou, own, attributes)
-    return onboarding.onboard(device, label, site, world.now, command_id=world.command_id), before is None
+    left = ou_of(before, group) if before is not None else None
+    return onboarding.onboard(device, label, site, world.now, left=left, command_id=world.command_id), before is None
 
 
 def _registered(label: Label, group: Group, arguments: Arguments, world: World) -> Device:

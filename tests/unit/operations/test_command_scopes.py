@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.changes import Changes
 from service.operations import accounts, command_page, devices, events, looking
-from service.operations.accounts import AccountKind, Operator
+from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
 from service.operations.outcomes import Result
 from service.operations.selectors import Selector
 from service.operations.verbs.table import FLEET
@@ -103,3 +103,27 @@ async def test_a_device_that_left_the_ou_after_its_page_was_chosen_is_refused(da
     ]
     assert await devices.show(database, "out") == out
     assert [one.event.serial for one in await events.page(database)] == ["in"]
+
+
+async def test_the_thing_of_another_ou_is_not_listed_with_the_device_that_is_to_take_it_over(database, commands):
+    await seed(database, "old", ou="acme/us")
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((None, a_device("new", ou="acme/eu")),)))
+    asked = ask(selector=named("old"), arguments={"new": "line-1/new"})
+    assert (await commands.submit(THIS_MACHINE, "replace", asked)).command.changed == 1
+    assert await refused(looking.get(database, EUROPE, "line-1/new")) == ("FORBIDDEN", "out_of_scope")
+    page = await looking.list_page(database, EUROPE, Selector(), now=NOW)
+    assert page.devices == []
+
+
+async def test_a_device_that_is_registered_along_and_let_go_again_stays_in_the_account_s_ou(database, commands):
+    """The group's own place is above it, where the account may register nothing."""
+    await seed(database, "old")
+    devices_ = {"group": GROUP.group_id, "devices": [{"serial": "new"}]}
+    status = await commands.submit(EUROPE, "register", ask("1", arguments=devices_))
+    assert [one.cause for one in status.outcomes] == ["out_of_scope"]
+    asked = ask("2", selector=named("old"), arguments={"new": "line-1/new", "register_new": True})
+    assert (await commands.submit(EUROPE, "replace", asked)).command.changed == 1
+    assert (await commands.submit(EUROPE, "undo-replace", ask("3", selector=named("old")))).command.changed == 1
+    new = await devices.show(database, "new")
+    assert (new.thing, new.ou) == (None, "acme/eu")

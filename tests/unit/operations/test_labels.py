@@ -334,3 +334,12 @@ async def test_a_device_of_public_keys_must_be_registered_before_its_label_is_sc
 def test_what_is_stored_of_a_command_holds_neither_scan_nor_key():
     arguments = onboard.Arguments(scan="FL1:SECRET", ou="acme", device_key="c2VjcmV0")
     assert arguments.document() == {"ou": "acme", "attributes": {}}
+
+
+@pytest.mark.parametrize(("own", "left"), [(None, "acme"), ("acme/us", "acme/us"), ("acme/plant-7", None)])
+async def test_the_ou_that_an_onboarded_device_leaves_is_told(database, own, left):
+    await store(database, a_device("sn-1", ou=own))
+    (printed,) = await issue(database, "sn-1", group=GROUP)
+    made = await scan(database, printed.text)
+    (told,) = [one for one in made.events if one.kind == "onboarded"]
+    assert told.data.get("from_ou") == left
