@@ -22,6 +22,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--row", action="append", choices=ROWS, help="only this row; may be repeated")
     parser.add_argument("--devices", type=int, default=defaults.devices, help="of the storm with certificates")
+    parser.add_argument("--rounds", type=int, default=defaults.rounds, help="of that storm and its floor")
     parser.add_argument("--api-key-devices", type=int, default=defaults.api_key_devices)
     parser.add_argument("--stream-devices", type=int, default=defaults.stream_devices)
     parser.add_argument("--at-once", type=int, default=defaults.at_once, help="devices on their way at a time")
@@ -36,10 +37,11 @@ def parse(words: list[str]) -> argparse.Namespace:
 def options(given: argparse.Namespace) -> Options:
     rows = frozenset(given.row or ROWS)
     if given.quick:
-        return Options(rows, 200, 50, 10, given.at_once, 1.5, 5.0, 16)
+        return Options(rows, 200, 1, 50, 10, given.at_once, 1.5, 5.0, 16)
     return Options(
         rows,
         given.devices,
+        given.rounds,
         given.api_key_devices,
         given.stream_devices,
         given.at_once,

@@ -11,6 +11,7 @@ import pytest
 from tests.bench.mini_mqtt import MiniClient, publish_packet
 from tests.bench.proxy import DelayProxy
 from tests.bench.report import Row, table
+from tests.bench.rows import storm_row
 
 
 class Echo(asyncio.Protocol):
@@ -61,6 +62,18 @@ def test_a_row_shows_its_floor_and_the_ratio() -> None:
     assert "60.0 MB/s" in shown
     assert "80.0 MB/s (floor)" in shown
     assert "0.75" in shown
+
+
+def test_the_row_of_several_storms_is_the_one_in_the_middle() -> None:
+    def storm(rate: float) -> tuple[dict, dict]:
+        told = {"asked": 10, "confirmed": 10, "p50_s": 1, "p99_s": 2, "repeats": 0, "refused": {}}
+        return {**told, "per_second": rate}, {**told, "per_second": 100.0}
+
+    row = storm_row("certificates", [storm(60.0), storm(20.0), storm(50.0)])
+    assert (row.rate, row.ratio) == (50.0, 0.5)
+    assert "the middle of 0.20, 0.50, 0.60" in row.note
+    assert storm_row("certificates", [storm(60.0), storm(20.0)]).rate == 20.0
+    assert "middle" not in storm_row("certificates", [storm(60.0)]).note
 
 
 @pytest.mark.parametrize("module", ["echo", "publish_loop"])
