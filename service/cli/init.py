@@ -11,6 +11,7 @@ import ipaddress
 import os
 import pwd
 import shutil
+import stat
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ import typer
 from service.brokers.mosquitto.certificates import load_issuer
 from service.brokers.mosquitto.render import render
 from service.cli import config_text
-from service.cli.context import CommandError, JsonOption, emit, fail, guarded, open_database
+from service.cli.context import CommandError, JsonOption, emit, fail, guarded, open_database, warn
 from service.credentials.authority import Authority, AuthorityError
 from service.credentials.keyfile import KeyFile
 from service.installation import broker_plan
@@ -94,6 +95,10 @@ async def _make(settings: Settings, environment: str, *, release_key: Path | Non
     if settings.environments[environment].broker == "mosquitto":
         plan = broker_plan(settings, environment)
         render(plan, load_issuer(settings.ca_dir(environment)), (), None, datetime.now(UTC))
+        if plan.run_as is not None and (shut := shut_to(plan.run_as, plan.directory)) is not None:
+            warn(
+                f"the user {plan.run_as}, which Mosquitto becomes, cannot get into {shut}: be an ordinary user, or choose another folder"
+            )
         lines.append(f"{plan.directory}: the configuration of both Mosquittos, their certificate and passwords")
     # 5. A release key, if asked for.
     if release_key is not None:
@@ -113,6 +118,18 @@ def make_authority(directory: Path, environment: str) -> str:
     except AuthorityError as error:
         raise CommandError(str(error)) from error
     return f"{directory}: the certificate authority of {environment}"
+
+
+def shut_to(user: str, path: Path) -> Path | None:
+    """The first folder on the way to this one that a user may not enter; None where it gets in."""
+    who = pwd.getpwnam(user)
+    groups = os.getgrouplist(user, who.pw_gid)
+    for folder in (*reversed(path.absolute().parents), path):
+        found = folder.stat()
+        bit = stat.S_IXUSR if found.st_uid == who.pw_uid else stat.S_IXGRP if found.st_gid in groups else stat.S_IXOTH
+        if not found.st_mode & bit and who.pw_uid != 0:
+            return folder
+    return None
 
 
 def mosquitto_user() -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import shlex
 import stat
 from pathlib import Path
 
-from service.cli.init import make_authority
+from service.cli.init import make_authority, shut_to
 from service.cli.main import app
 from service.settings import load_settings
 from tests.support.command_line import CliRunner
@@ -59,6 +61,17 @@ def test_an_init_that_was_cut_off_before_the_authority_s_certificate_is_finished
     assert make_authority(tmp_path, "plant") == f"{tmp_path}: the certificate authority of plant"
     assert make_authority(tmp_path, "plant") == f"{tmp_path}: kept"
     assert (tmp_path / "ca.key").read_bytes() == key
+
+
+def test_a_folder_that_the_broker_s_user_cannot_reach_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "data").mkdir(parents=True)
+    closed.chmod(0o700)
+    shut = shut_to("nobody", closed / "data")
+    assert shut is not None
+    assert shut in (closed, *closed.parents)
+    assert shut_to("nobody", Path("/usr")) is None
+    assert shut_to(pwd.getpwuid(os.geteuid()).pw_name, closed / "data") is None
 
 
 def test_init_with_a_release_key_keeps_it_locally_and_says_what_that_means(tmp_path: Path) -> None:
