@@ -80,16 +80,7 @@ class Pipeline:
         self._busy = False
         self._elsewhere = frozenset(elsewhere)  # environments that another process serves and grants in
         self.streamer = self._make_streamer(images)
-        self.admission = Admission(
-            self.bounds,
-            self.record,
-            keys.nonce_keys(),
-            clock=clock,
-            monotonic=monotonic,
-            send=self._send,
-            fetch=self._fetch_at_once,
-            root=root,
-        )
+        self.admission = self._make_admission(keys)
         self.signers = Signers(authorities)
         self.executor = Executor(
             store,
@@ -369,6 +360,18 @@ class Pipeline:
             raise ServiceError(codes.THROTTLED, "too many activations", cause="throttled_serial")
         if not self._groups.take(group_id, now):
             raise ServiceError(codes.THROTTLED, "too many activations", cause="throttled_group")
+
+    def _make_admission(self, keys: KeyFile) -> Admission:
+        return Admission(
+            self.bounds,
+            self.record,
+            keys.nonce_keys(),
+            clock=self._clock,
+            monotonic=self._monotonic,
+            send=self._send,
+            fetch=self._fetch_at_once,
+            root=self._root,
+        )
 
     def _make_streamer(self, images: Files) -> Streamer:
         bounds = self.bounds
