@@ -201,7 +201,11 @@ class Commander:
             with contextlib.suppress(ServiceError):  # what is refused need not be a device
                 error.state = await looking.get(self._database, operator, f"{one.group_id}/{one.serial}")
         more = {"command": status.command.command_id}
-        return replies.refused(request_id, error, trace_id, encoding, more)
+        payload = replies.refused(request_id, error, trace_id, encoding, more)
+        if not encode.fits(payload):  # the refusal itself must be told
+            error.state = None
+            payload = replies.refused(request_id, error, trace_id, encoding, more)
+        return payload
 
     async def _before_a_command(
         self, name: str, verb: str, body: dict[str, Any], request_id: str
@@ -236,7 +240,9 @@ class Commander:
             page = await looking.list_page(
                 self._database, operator, asked.selector, now=self._commands.now(), after=asked.after, limit=asked.limit
             )
-            return {"devices": page.devices, **({"after": page.after} if page.after is not None else {})}
+            return replies.page_fields(
+                "devices", page.devices, page.after, lambda one: f"{one['group']}/{one['serial']}"
+            )
         if verb == "command-status":
             of = _read(StatusOf, body)
             status: Status = await self._commands.status(
@@ -259,7 +265,7 @@ class Commander:
         asked = _read(WarehouseList, body)
         narrowed = warehouse_pages.Asked(**asked.model_dump(exclude={"id", "what"}))
         page = await warehouse_pages.page(self._database, operator, asked.what, narrowed)
-        return {"rows": page.rows, **({"after": page.after} if page.after is not None else {})}
+        return replies.page_fields("rows", page.rows, page.after, lambda one: str(one["name"]))
 
     # -- working commands off -----------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Owns the fields. Source: docs/operators.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from device_sdk.wire import limits
@@ -61,6 +61,17 @@ def status_fields(status: Status) -> dict[str, Any]:
         "result": dict(status.result) or None,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def page_fields(
+    name: str, rows: list[dict[str, Any]], after: str | None, cursor: Callable[[Any], str]
+) -> dict[str, Any]:
+    """As many rows of a list as fit; `after` says where the next page begins. `cursor`: of the last row shown."""
+    shown, _ = _fitting(rows, ROOM)
+    shown = shown or rows[:1]  # too large by itself is better said than left out
+    if len(shown) < len(rows):
+        after = cursor(shown[-1])
+    return {name: shown, **({"after": after} if after is not None else {})}
 
 
 def _fitting(every: list[dict[str, Any]], room: int) -> tuple[list[dict[str, Any]], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
@@ -18,6 +19,7 @@ NAME = "set-attributes"
 ROLE = Role.OPERATOR
 MAX_ATTRIBUTES = 64
 MAX_VALUE_CHARS = 256
+MAX_BYTES = 8192  # of all attributes as JSON: `get` shows them with everything else in one message
 Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
 
 
@@ -49,4 +51,6 @@ def merged(before: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[st
     after: dict[str, Scalar] = {name: value for name, value in {**before, **given}.items() if value is not None}
     if len(after) > MAX_ATTRIBUTES:
         raise bad_request("attribute_illegal", f"a device has at most {MAX_ATTRIBUTES} attributes")
+    if len(json.dumps(after)) > MAX_BYTES:
+        raise bad_request("attribute_illegal", f"attributes have at most {MAX_BYTES} bytes as JSON")
     return after
