@@ -38,8 +38,11 @@ Changed = tuple[Device, tuple[Event, ...]]
 _OPEN_TO_OFFERS = frozenset({None, S.OFFERED, S.CONFIRMED, S.TIMED_OUT, S.FAILED, S.ROLLED_BACK})
 
 
-def observe(before: Firmware, device: Device, now: datetime) -> Changed:
-    """After a message that may have changed the device's firmware from `before`: clock, tries and events."""
+def observe(before: Firmware, device: Device, catalogue: Catalogue, now: datetime) -> Changed:
+    """After a message that may have changed the device's firmware from `before`: clock, tries and events.
+
+    Only versions of its product are counted: a device may name any id, and there is no end of these.
+    """
     firmware = device.firmware
     if firmware is before:
         return device, ()
@@ -61,6 +64,8 @@ def observe(before: Firmware, device: Device, now: datetime) -> Changed:
     # 3. An end that was bad counts once, whether the device said so, the service concluded it, or both.
     if firmware.state not in ENDED_BADLY or version_id is None or (same and before.state in ENDED_BADLY):
         return device, ()
+    if device.thing is None or catalogue.version(device.thing.product_id, version_id) is None:
+        return device, (_event(device, f"firmware_{firmware.state}", now, data),)
     tries = device.tries.get(version_id, 0) + 1
     device = replace(device, tries={**device.tries, version_id: tries})
     told = [_event(device, f"firmware_{firmware.state}", now, {**data, "tries": tries})]

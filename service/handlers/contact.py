@@ -121,7 +121,7 @@ def close_contact(
 
     With `desired_rev` the document is brought up to date and sent when the device has another revision.
     """
-    device, events = updates.observe(contact.firmware_before, contact.device, context.now)
+    device, events = updates.observe(contact.firmware_before, contact.device, context.world.catalogue, context.now)
     contact.events += events
     credential, world = contact.credential, context.world
     if desired_rev is not None:

@@ -22,13 +22,13 @@ class Arguments(Arguments_):
 
 def apply(device: Device, arguments: Arguments, world: World) -> Applied:
     thing = thing_of(device)
-    released = set(device.tries)
+    wanted = None
     if arguments.version is not None:
-        released &= {version_of(world.catalogue, thing.product_id, arguments.version).version_id}
+        wanted = version_of(world.catalogue, thing.product_id, arguments.version).version_id
+    released = set(device.tries) if wanted is None else {wanted} & set(device.tries)
     firmware = device.firmware
-    over = firmware.state in _OVER and (arguments.version is None or firmware.version_id in released)
-    if not released and not over:
+    if firmware.state in _OVER and firmware.version_id is not None and wanted in (None, firmware.version_id):
+        released.add(firmware.version_id)  # timed out, or failed for the first time
+    if not released:
         raise conflict("nothing_to_release", "no version has failed on this device")
-    only = released.pop() if arguments.version is not None and released else None
-    versions = sorted(device.tries) if only is None else [only]
-    return Applied(updates.release(device, only), (Told("version_released", {"versions": versions}),))
+    return Applied(updates.release(device, wanted), (Told("version_released", {"versions": sorted(released)}),))

@@ -27,7 +27,7 @@ def a_device(state=None, version=NEW, **fields):
 
 def says(device, state, now=START, cause=None):
     after = reported(device.firmware, state, NEW.version_id, None, cause, 1, now)
-    return updates.observe(device.firmware, replace(device, firmware=after), now)
+    return updates.observe(device.firmware, replace(device, firmware=after), catalogue(), now)
 
 
 def kinds(events):
@@ -53,6 +53,15 @@ def test_a_version_that_failed_twice_is_held_back_until_it_is_released():
     assert updates.release(free) is free
 
 
+def test_versions_that_nobody_made_are_not_counted_however_many_a_device_names():
+    device = a_device(S.OFFERED)
+    for number in range(3):
+        after = reported(device.firmware, S.FAILED, f"{number:032x}", None, None, 1, START)
+        device, events = updates.observe(device.firmware, replace(device, firmware=after), catalogue(), START)
+        assert kinds(events) == ["firmware_failed"]
+    assert device.tries == {}
+
+
 def test_another_version_is_offered_while_one_is_held_back():
     device = replace(a_device(), tries={NEW.version_id: 2})
     assert desired.target_of(device, catalogue(target=OLD)) == OLD
@@ -61,7 +70,7 @@ def test_another_version_is_offered_while_one_is_held_back():
 def test_what_the_service_concluded_and_the_device_then_says_counts_once():
     device = a_device(S.REBOOTING)
     rolled = replace(device.firmware, state=S.ROLLED_BACK, cause="old_version_booted")
-    device, _ = updates.observe(device.firmware, replace(device, firmware=rolled), START)
+    device, _ = updates.observe(device.firmware, replace(device, firmware=rolled), catalogue(), START)
     device, events = says(device, S.FAILED)
     assert (kinds(events), device.tries) == ([], {NEW.version_id: 1})
 
@@ -69,7 +78,7 @@ def test_what_the_service_concluded_and_the_device_then_says_counts_once():
 def test_a_confirmed_version_has_no_tries_any_more():
     device = replace(a_device(S.REBOOTING), tries={NEW.version_id: 1, OLD.version_id: 2})
     done = replace(device.firmware, state=S.CONFIRMED)
-    device, events = updates.observe(device.firmware, replace(device, firmware=done), START)
+    device, events = updates.observe(device.firmware, replace(device, firmware=done), catalogue(), START)
     assert (kinds(events), device.tries) == (["firmware_confirmed"], {OLD.version_id: 2})
 
 
@@ -99,7 +108,7 @@ def test_a_sound_begins_the_clock_anew():
     device = replace(a_device(S.DOWNLOADING), firmware=replace(a_device(S.DOWNLOADING).firmware, notified=2))
     later = START + updates.PATIENCE[S.DOWNLOADING]
     after = reported(device.firmware, S.DOWNLOADING, NEW.version_id, 40, None, 1, later)
-    device, _ = updates.observe(device.firmware, replace(device, firmware=after), later)
+    device, _ = updates.observe(device.firmware, replace(device, firmware=after), catalogue(), later)
     assert (device.firmware.notified, updates.is_due(device.firmware, later)) == (0, False)
 
 

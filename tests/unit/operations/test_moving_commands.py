@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from dataclasses import replace
 
@@ -26,6 +27,8 @@ from service.storage import tables
 from service.storage.operator_tables import event
 from service.storage.store import SqlStore
 from tests.support.commands import Clock, Row, ask, named, rows_of, seed
+from tests.support.releases import add as add_version
+from tests.support.releases import sign
 from tests.support.storage import DERIVED, GROUP, NOW, a_device, a_thing, new_database
 
 END = {CredentialKind.API_KEY: Endpoint("localhost", 8883, tls=True)}
@@ -225,6 +228,23 @@ async def test_a_version_that_was_held_back_is_released(database, commands):
     device = await devices.show(database, "sn-1")
     assert (device.tries, device.firmware) == ({}, Firmware(confirmed_seq=3))
     assert await outcome_of(commands, "release-version", "2", named("sn-1")) == ("refused", "nothing_to_release")
+
+
+@pytest.mark.parametrize("state", [FirmwareState.TIMED_OUT, FirmwareState.FAILED])
+async def test_a_version_that_timed_out_or_failed_once_is_released_by_its_name_and_no_other(
+    database, commands, images, image, key, trusted, state
+):
+    found = (await add_version(database, images, image, sign(image, key))).version
+    await add_version(database, images, image, sign(image, key, name="3.0", seq=3), name="3.0")
+    firmware = Firmware(state, found.version_id, reported_at=NOW, confirmed_seq=1)
+    await seed(database, "sn-1", tries={"e" * 32: 2}, firmware=firmware)
+    refused = await outcome_of(commands, "release-version", "1", named("sn-1"), version="3.0")
+    assert refused == ("refused", "nothing_to_release")
+    assert await outcome_of(commands, "release-version", "2", named("sn-1"), version="2.0") == ("changed", None)
+    device = await devices.show(database, "sn-1")
+    assert (device.firmware, device.tries, device.releases) == (Firmware(confirmed_seq=1), {"e" * 32: 2}, 1)
+    (told,) = [Row(row) for row in await rows_of(database, event)]
+    assert json.loads(told.data)["versions"] == [found.version_id]
 
 
 @pytest.mark.unaudited
