@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import literal_column, select
+from sqlalchemy import and_, literal_column, or_, select
 
 from service.errors import ServiceError
 from service.logins import login_of
 from service.pipeline.granter import Granter
 from service.storage import queries
 from service.storage.database import Database
-from service.storage.rows import to_ms
+from service.storage.rows import from_ms, to_ms
 from service.storage.store import SqlStore
 from service.storage.tables import credential
 
@@ -62,18 +62,34 @@ class Newcomers:
     async def look(self) -> int:
         """Grant what is new; returns how many. Raises ServiceError UNAVAILABLE."""
         begun = self._clock()
-        of = credential.c
+        granted, after = 0, (self._since, "")
+        while page := await self._page(*after):
+            granted += await self._grant({row[0]: row[1] for row in page})
+            after = (page[-1][2], page[-1][0])
+        self._since = begun - OVERLAP
+        return granted
+
+    async def _page(self, since: datetime, after: str) -> list[tuple[str, str, datetime]]:
+        """(credential, environment, made at) of the next ones that are pending, oldest first."""
+        of, at = credential.c, to_ms(since)
         query = (
-            select(of.credential_id, of.environment)
+            select(of.credential_id, of.environment, of.created_at)
             .where(of.state == literal_column("'pending'"), of.environment.in_(list(self._granters)))
-            .where(of.created_at >= to_ms(self._since))
-            .order_by(of.created_at)
+            .where(or_(of.created_at > at, and_(of.created_at == at, of.credential_id > after)))
+            .order_by(of.created_at, of.credential_id)
             .limit(PAGE)
         )
         async with self._database.read() as connection:
-            rows = [(row[0], row[1]) for row in await connection.execute(query)]
-            wanted = [one for one, environment in rows if not self._granters[environment].has_seen(one)]
-            found = await queries.devices(connection, self._database.sealer, credential_ids=wanted) if wanted else []
+            rows = (await connection.execute(query)).all()
+        return [(row[0], row[1], from_ms(row[2]) or since) for row in rows]
+
+    async def _grant(self, environments: Mapping[str, str]) -> int:
+        """Grant those of these credentials that this process has not been asked for; how many."""
+        wanted = [one for one, environment in environments.items() if not self._granters[environment].has_seen(one)]
+        if not wanted:
+            return 0
+        async with self._database.read() as connection:
+            found = await queries.devices(connection, self._database.sealer, credential_ids=wanted)
         catalogue = await self._store.catalogue()
         asked = set(wanted)
         for device in found:
@@ -81,6 +97,4 @@ class Newcomers:
                 login = login_of(catalogue, device, one, self._service_key) if one.credential_id in asked else None
                 if login is not None:
                     self._granters[one.environment].submit(login, lambda _: None)
-        if len(rows) < PAGE:
-            self._since = begun - OVERLAP
         return len(wanted)

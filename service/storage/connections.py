@@ -143,6 +143,7 @@ def _engine(path: Path, max_pages: int | None) -> AsyncEngine:
         url,
         pool_size=READERS + 1,
         max_overflow=0,
+        hide_parameters=True,  # of a statement that fails: they would stand in the log
         connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
     )
 

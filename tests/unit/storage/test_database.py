@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 from sqlalchemy import event, func, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
 from service.domain.changes import Changes, Trace
 from service.errors import Secret, ServiceError
@@ -358,3 +359,15 @@ async def test_the_schema_itself_refuses_a_broken_invariant(database, statement)
         connection.execute("PRAGMA foreign_keys = ON")
         with pytest.raises(sqlite3.IntegrityError):
             connection.execute(statement)
+
+
+async def test_an_error_of_a_statement_does_not_show_its_values(database):
+    async def twice():
+        async with database.write() as transaction:
+            for _ in range(2):
+                await add_row(transaction.connection, 1234567)
+
+    with pytest.raises(IntegrityError) as caught:
+        await twice()
+    assert "UNIQUE" in str(caught.value)
+    assert "1234567" not in str(caught.value)
