@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from service.errors import ServiceError
 
 PAGE_BYTES = 1024 * 1024
 PREFIX_CHARS = 16  # a chunk names its image by the first 8 bytes of the digest
+LEFT_AFTER_S = 24 * 3600.0  # nobody writes to an unfinished image for so long
 _INCOMING = "incoming"
 
 
@@ -85,6 +87,7 @@ class ImageFiles:
         try:
             incoming = self._folder / _INCOMING
             incoming.mkdir(parents=True, exist_ok=True)
+            _sweep(incoming)
             handle, name = tempfile.mkstemp(dir=incoming)
             try:
                 with os.fdopen(handle, "wb", buffering=0) as file:
@@ -180,6 +183,14 @@ def measure(path: Path) -> Stored:
         digest.update(page)
         size += len(page)
     return Stored(digest.hexdigest(), size)
+
+
+def _sweep(incoming: Path) -> None:
+    """Remove what a process that died has left; one that still writes touches its file."""
+    for left in incoming.iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > LEFT_AFTER_S:
+                left.unlink()
 
 
 def _copy(pages: Iterable[bytes], descriptor: int) -> Stored:

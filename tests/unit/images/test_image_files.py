@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
 import subprocess
 import sys
+import time
 
 import pytest
 
 from service.errors import ServiceError
+from service.images import files
 from service.images.files import ImageFiles, measure, pages_of
 
 
@@ -142,3 +145,14 @@ def test_a_disk_without_room_is_unavailable(images, tmp_path):
     assert (refused.value.code, refused.value.cause) == ("UNAVAILABLE", "image_storage")
     assert refused.value.retry_after_s is not None
     assert [one for one in (tmp_path / "images").rglob("*") if one.is_file()] == []
+
+
+def test_what_a_process_that_died_has_left_is_removed_and_what_another_writes_is_not(images, tmp_path):
+    images.store([b"first"])
+    incoming = next(tmp_path.rglob("incoming"))
+    dead, alive = incoming / "dead", incoming / "alive"
+    for path in (dead, alive):
+        path.write_bytes(b"x")
+    os.utime(dead, (0, time.time() - files.LEFT_AFTER_S - 60))
+    images.store([b"second"])
+    assert [*incoming.iterdir()] == [alive]
