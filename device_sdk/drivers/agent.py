@@ -50,7 +50,7 @@ class StateError(Exception):
 
 
 class Printer:
-    """One line for each step, plain or JSON, written at once."""
+    """One line for each step, plain or JSON, written at once; lost where it cannot be written."""
 
     def __init__(self, *, as_json: bool, verbose: bool) -> None:
         self._as_json = as_json
@@ -75,7 +75,8 @@ class Printer:
             text = json.dumps({"level": level, "event": event, "detail": detail, **fields})
         else:
             text = f"{level:<7} {event}: {detail}" if detail else f"{level:<7} {event}"
-        print(text, flush=True)  # noqa: T201  # the command's output
+        with contextlib.suppress(OSError):  # nobody reads, or the disk is full: the device goes on without its lines
+            print(text, flush=True)  # noqa: T201  # the command's output
 
 
 def main(arguments: list[str] | None = None) -> None:
