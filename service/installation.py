@@ -18,7 +18,7 @@ from service.domain.credential import CredentialKind
 from service.errors import Secret
 from service.mqtt.port import Role
 from service.operations.ca_exchange import EXCHANGED
-from service.operations.commands import MassGuard
+from service.operations.mass_guard import MassGuard
 from service.settings import EndpointSettings, Settings, SettingsError
 
 

@@ -290,8 +290,9 @@ class Commander:
 
     async def _settle(self, *, everything: bool = False) -> None:
         try:
-            await self._looks.settle(everything=everything)
-        except ServiceError as error:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._looks.settle(everything=everything)
+        except (ServiceError, TimeoutError) as error:
             log.warning("the audit of what was looked at again waits: %s", error)
 
     def _ended(self, command_id: str, _task: asyncio.Task[None]) -> None:

@@ -145,6 +145,7 @@ async def work(transaction: Transaction, batch: SqlBatch, command: Command, sett
     if command.expires_at is not None and command.expires_at <= now:
         after = ended(command, CommandState.EXPIRED, now)
         await command_rows.put(connection, command, after)
+        await command_rows.add_audit(connection, after, now, "stopped", "command_expired")
         return PageDone(after, ())
     ids = await selectors.page(
         connection, selection_of(command, setting.operator), after=command.cursor, limit=page_size(command)
@@ -189,7 +190,9 @@ def _advanced(command: Command, outcomes: list[Outcome], ids: list[str], now: da
         unchanged=command.unchanged + count[Result.UNCHANGED],
         refused=command.refused + count[Result.REFUSED],
     )
-    return ended(after, CommandState.DONE, now) if len(ids) < page_size(command) else after
+    # What was counted in this very transaction is all there is; later, devices may have come into the selection.
+    is_all = now == command.created_at and len(ids) == command.total
+    return ended(after, CommandState.DONE, now) if is_all or len(ids) < page_size(command) else after
 
 
 def _is_mostly_refused(before: Command, after: Command, percent: int) -> bool:

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, literal_column, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.domain.device import Device
@@ -104,6 +104,13 @@ async def listed(
     if account is not None:
         query = query.where(command.c.account == account)
     return [_command_of(tuple(row)) for row in await connection.execute(query)]
+
+
+async def count_running(connection: AsyncConnection, account: str) -> int:
+    """How many commands of this account somebody has to work on."""
+    running = command.c.state == literal_column("'running'")  # as the partial index says it
+    query = select(func.count()).select_from(command).where(running, command.c.account == account)
+    return int((await connection.execute(query)).scalar_one())
 
 
 async def add(connection: AsyncConnection, one: Command) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -26,6 +26,7 @@ from service.operations import accounts, aftermath, asked, command_page, command
 from service.operations.accounts import Operator
 from service.operations.command_page import PageDone, Setting
 from service.operations.command_rows import OPEN, Command, CommandState, Status, ended
+from service.operations.mass_guard import MassGuard, check_running
 from service.operations.outcomes import Outcome, Result, in_order
 from service.operations.placing import placed
 from service.operations.requests import bad_request, conflict, not_found
@@ -56,15 +57,6 @@ class Request(BaseModel):
     expires_at: Annotated[int, Field(ge=0, le=253402300799)] | None = None  # unix seconds
     rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None  # devices a second
     at_most: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = None  # devices; more selected is a mistake
-
-
-@dataclass(frozen=True, slots=True)
-class MassGuard:
-    """What stands between a slip of the pen and a whole fleet."""
-
-    devices: int = 1000  # a command for more must say `at_most`
-    second_person: bool = False  # and waits, paused, until another account resumes it
-    stop_percent: int = 90  # a command of several pages is paused when so much of what is done was refused; 0: never
 
 
 class Commands:
@@ -162,10 +154,12 @@ class Commands:
         total = await selectors.resolve(connection, command_page.selection_of(command, operator))
         if verb.single and total > 1:
             raise bad_request("one_device_only", f"{verb.name} is for one device, and {total} are selected")
-        self._check_mass(command, total, request.at_most)
+        self._guard.check(command, total, request.at_most)
         command = replace(command, total=total)
-        if self._awaits_second(command):
+        if self._guard.awaits_second(command):
             command = replace(command, state=CommandState.PAUSED)
+        elif total > command_page.page_size(command):
+            await check_running(connection, command.account)
         await command_rows.add(connection, command)
         await command_rows.add_audit(connection, command, command.created_at, "accepted")
         if command.state is CommandState.PAUSED:
@@ -310,23 +304,6 @@ class Commands:
         """What was done stays done. Raises ServiceError NOT_FOUND, CONFLICT: it has ended."""
         return await self._move(operator, command_id, OPEN, CommandState.CANCELLED)
 
-    def _check_mass(self, command: Command, total: int, at_most: int | None) -> None:
-        """Raises ServiceError CONFLICT: more devices than the operator meant, or than may be meant in silence."""
-        if command.dry_run:
-            return
-        if at_most is None and total > self._guard.devices:
-            raise conflict(
-                "mass_unconfirmed", f"{total} devices are selected: try a dry run, then say at_most", total=total
-            )
-        if at_most is not None and total > at_most:
-            raise conflict("more_than_meant", f"{total} devices are selected, more than {at_most}", total=total)
-
-    def _awaits_second(self, command: Command) -> bool:
-        """Whether nothing was done of it yet, because another account has to resume it first."""
-        guard = self._guard
-        many = (command.total or 0) > guard.devices and not command.dry_run
-        return guard.second_person and many and command.started_at is None
-
     def _is_taken(self, command: Command, now: datetime) -> bool:
         until = command.lease_expires_at
         return command.lease_owner not in (None, self._worker) and until is not None and until > now
@@ -352,10 +329,12 @@ class Commands:
                 raise conflict(
                     "command_state", f"the command is {before.state.value}", state_of_command=before.state.value
                 )
-            if to is CommandState.RUNNING and self._awaits_second(before) and operator.name == before.account:
+            if to is CommandState.RUNNING and self._guard.awaits_second(before) and operator.name == before.account:
                 raise ServiceError(
                     codes.FORBIDDEN, "somebody else has to resume a command for so many", cause="second_person_needed"
                 )
+            if to is CommandState.RUNNING:
+                await check_running(connection, before.account)
             after = replace(before, state=to) if to in OPEN else ended(before, to, now)
             await command_rows.put(connection, before, after)
             await command_rows.add_steered(connection, operator.name, before, after, now)

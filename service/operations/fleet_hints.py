@@ -18,6 +18,7 @@ FLEET_HINTS: dict[str, str] = {
     "more_than_meant": "More devices are selected than at_most says: look at the selection with a dry run.",
     "second_person_needed": "Another account, an admin without an OU, has to resume this command.",
     "command_expired": "Ask again with a later expires_at, and check the clocks.",
+    "commands_many": "`firstlight command list` shows them; one command with a selector does the work of many.",
     "command_id_taken": "Give each new command an id of its own.",
     "command_state": "`firstlight command status` shows what became of it.",
     "command_unknown": "`firstlight command list` shows the commands.",

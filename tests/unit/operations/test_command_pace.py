@@ -105,3 +105,12 @@ async def test_a_target_of_a_thing_s_own_is_what_its_device_is_to_run(database, 
         asked = ask(str(number), selector=named("own"), arguments={"version": version})
         assert (await commands.submit(THIS_MACHINE, "set-target", asked)).command.changed == 1
         assert await wanted() == [expected, None]
+
+
+async def test_what_fills_one_page_exactly_is_done_before_the_reply(database, commands, monkeypatch):
+    monkeypatch.setattr(command_page, "PAGE", 2)
+    await seed(database, "a", "b")
+    for number, fields in enumerate(({"selector": {"group": GROUP.group_id}}, {"selector": named("a"), "rate": 1})):
+        status = await commands.submit(THIS_MACHINE, "block", ask(str(number), **fields))
+        assert (status.command.state, status.command.finished_at is None) == (CommandState.DONE, False)
+    assert await commands.running() == []

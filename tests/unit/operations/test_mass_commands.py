@@ -12,7 +12,8 @@ from service.operations import accounts, command_page, devices
 from service.operations import commands as engine
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
 from service.operations.command_rows import CommandState
-from service.operations.commands import Commands, MassGuard
+from service.operations.commands import Commands
+from service.operations.mass_guard import MAX_RUNNING, MassGuard
 from service.operations.selectors import Selector
 from service.operations.verbs.verb import Role
 from service.storage.operator_tables import audit, event
@@ -102,6 +103,12 @@ async def test_a_command_ends_when_its_time_is_over(database, commands, clock, m
     status = await commands.submit(THIS_MACHINE, "block", ask(selector={"group": GROUP.group_id}, expires_at=until))
     clock.now += timedelta(minutes=2)
     assert (await commands.work(status.command.command_id)).command.state is CommandState.EXPIRED
+    *_, noted = [Row(row) for row in await rows_of(database, audit)]
+    assert (noted.command_id, noted.outcome, noted.cause) == (
+        status.command.command_id,
+        "stopped",
+        "command_expired",
+    )
     assert (await commands.status(THIS_MACHINE, "1")).command.done == 2
 
 
@@ -168,3 +175,29 @@ async def test_a_command_that_most_devices_refuse_is_paused_until_somebody_has_l
     assert stopped == ([(CommandState.PAUSED, 4, 4), (CommandState.PAUSED, 16, 16)] if stop_percent else [])
     log = [(row.outcome, row.cause) for row in map(Row, await rows_of(database, audit)) if row.serial is None]
     assert log.count(("paused", "many_refused")) == len(stopped)
+
+
+async def test_one_account_s_commands_leave_room_for_others(database, commands, monkeypatch):
+    monkeypatch.setattr(command_page, "PAGE", 1)
+    await seed(database, "a", "b")
+    anna, bert = (Operator(name, Role.OPERATOR, None) for name in ("anna", "bert"))
+    both = {"group": GROUP.group_id}
+
+    async def block(who, id_):
+        return await commands.submit(who, "block", ask(id_, selector=both, dry_run=True))
+
+    first = (await block(anna, "0")).command
+    for number in range(1, MAX_RUNNING):
+        assert (await block(anna, str(number))).command.state is CommandState.RUNNING
+    assert await refused(block(anna, "x")) == ("CONFLICT", "commands_many")
+    assert (await commands.submit(anna, "block", ask("one", selector=named("a")))).command.state is CommandState.DONE
+    assert (await block(bert, "y")).command.state is CommandState.RUNNING
+    await commands.pause(anna, first.command_id)
+    assert (await block(anna, "x")).command.state is CommandState.RUNNING
+    assert await refused(commands.resume(anna, first.command_id)) == ("CONFLICT", "commands_many")
+    for number in range(MAX_RUNNING + 1):
+        await block(THIS_MACHINE, str(number))
+
+
+def test_the_bound_of_commands_that_run():
+    assert MAX_RUNNING == 20
