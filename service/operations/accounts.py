@@ -57,6 +57,11 @@ class Operator:
     name: str
     role: Role
     scope: str | None = None
+    since: datetime | None = None  # when the account was made; None: always there
+
+    def has_asked(self, account: str, at: datetime) -> bool:
+        """Whether what this account asked then is its own: one of this name may have been removed before it was made."""
+        return account == self.name and (self.since is None or at >= self.since)
 
     def may_see(self, ou: str | None) -> bool:
         return is_within(ou, self.scope)
@@ -151,7 +156,8 @@ async def live(database: Database, environment: str) -> list[tuple[Account, Secr
 
 async def account_of_command(database: Database, command_id: str) -> Account | None:
     """Who has asked for it; None for a command of this machine, or an account that is gone."""
-    query = select(account).join(command, command.c.account == account.c.name).where(command.c.command_id == command_id)
+    asked = (command.c.account == account.c.name) & (command.c.created_at >= account.c.created_at)
+    query = select(account).join(command, asked).where(command.c.command_id == command_id)
     async with database.read() as connection:
         row = (await connection.execute(query)).first()
     return None if row is None else account_of_row(row)
@@ -164,7 +170,7 @@ async def operator(connection: AsyncConnection, name: str) -> Operator:
     row = await _row_of(connection, name)
     if row is None or row.disabled_at is not None or row.kind != AccountKind.OPERATOR.value:
         raise ServiceError("FORBIDDEN", "no such operator", cause="account_unknown", detail=name[:64])
-    return Operator(name, Role(row.role), row.ou)
+    return Operator(name, Role(row.role), row.ou, from_ms(row.created_at))
 
 
 async def _row_of(connection: AsyncConnection, name: str) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from service.domain.changes import Changes
 from service.operations import accounts, command_page, devices, events, looking
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
+from service.operations.command_rows import CommandState
 from service.operations.outcomes import Result
 from service.operations.selectors import Selector
 from service.operations.verbs.table import FLEET
@@ -127,3 +129,32 @@ async def test_a_device_that_is_registered_along_and_let_go_again_stays_in_the_a
     assert (await commands.submit(EUROPE, "undo-replace", ask("3", selector=named("old")))).command.changed == 1
     new = await devices.show(database, "new")
     assert (new.thing, new.ou) == (None, "acme/eu")
+
+
+async def test_an_account_that_was_made_anew_has_nothing_of_the_one_before_it(database, commands, clock, monkeypatch):
+    monkeypatch.setattr(command_page, "PAGE", 1)
+    await seed(database, "a", "b")
+
+    async def made(now):
+        who = (database, "eve", AccountKind.OPERATOR)
+        await accounts.create(*who, role=Role.ADMIN, ou="acme/eu", now=now, random_bytes=os.urandom)
+        async with database.read() as connection:
+            return await accounts.operator(connection, "eve")
+
+    first = await made(NOW)
+    asked = ask(selector=named("a", "b"))
+    begun = (await commands.submit(first, "block", asked)).command
+    await commands.pause(first, begun.command_id)
+    assert (await accounts.account_of_command(database, begun.command_id)).name == "eve"
+    await accounts.remove(database, "eve")
+    clock.now += timedelta(seconds=1)
+    second = await made(clock.now)
+    assert await accounts.account_of_command(database, begun.command_id) is None
+    for command_id in ("1", begun.command_id):
+        assert await refused(commands.status(second, command_id)) == ("NOT_FOUND", "command_unknown")
+        assert await refused(commands.resume(second, command_id)) == ("NOT_FOUND", "command_unknown")
+    assert await refused(commands.submit(second, "block", asked)) == ("CONFLICT", "command_id_taken")
+    assert (await commands.submit(second, "block", ask("2", selector=named("a")))).command.unchanged == 1
+    await commands.resume(THIS_MACHINE, begun.command_id)
+    assert (await commands.work(begun.command_id)).command.state is CommandState.FAILED
+    assert [one.event.serial for one in await events.page(database)] == ["a"]
