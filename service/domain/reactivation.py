@@ -58,8 +58,9 @@ def judge(
         return Verdict.OPERATOR if again else Verdict.CONFIRM
     if credential.awaits_operator or policy is Reactivation.OPERATOR:
         return Verdict.OPERATOR
-    # Silence before the service listened proves nothing: then the old credential is asked again.
-    if credential.held_at is None or credential.held_at < listening_since:
+    # Silence before the service listened proves nothing: then the old credential is asked again. So it is where the clock
+    # was set back since.
+    if credential.held_at is None or not listening_since <= credential.held_at <= now:
         return Verdict.ASK
     return Verdict.WAIT if now < credential.held_at + HOLD else Verdict.CONFIRM
 

@@ -160,6 +160,9 @@ class Executor:
         return Settled(outcomes, working.dropped)
 
     def _world(self, catalogue: Catalogue) -> World:
+        now = self._clock()  # nothing is reckoned from a time to come: the clock may have been set back
+        self.listening_since = min(self.listening_since, now)
+        self.down_since = {environment: min(since, now) for environment, since in self.down_since.items()}
         return World(
             catalogue=catalogue,
             service_key=self._service_key,

@@ -94,7 +94,9 @@ class Pipeline:
         )
         self.granters = {name: Granter(gate, self.bounds, self.record) for name, gate in gates.items()}
         self.hooks = HookRunner(ask_hook, self.bounds, self.record, monotonic=monotonic, answered=self._answered)
-        self.revoker = Revoker(upkeep, self.granters, self.bounds, self.record, clock=clock, forget=self._forget)
+        self.revoker = Revoker(
+            upkeep, self.granters, self.bounds, self.record, clock=clock, forget=self.streamer.forget
+        )
         self.ticker = Ticker(upkeep, self.bounds, self.record, clock=clock, submit=self.admission.submit)
         self._serials = BucketTable(self.bounds.serial_rate, self.bounds.serial_burst, self.bounds.bucket_table)
         self._groups = BucketTable(self.bounds.group_rate, self.bounds.group_burst, self.bounds.bucket_table)
@@ -297,9 +299,7 @@ class Pipeline:
         A permit for another image decides nothing: the target may have changed since, and the rules are asked again.
         """
         permit = self.streamer.permit(job.owner)
-        if permit is None or job.link is None or job.decoded is None:
-            return False
-        if permit.prefix != _fetch_of(job).image:
+        if permit is None or job.link is None or job.decoded is None or permit.prefix != _fetch_of(job).image:
             return False
         self._stream(job, permit)
         return True
@@ -322,11 +322,8 @@ class Pipeline:
         job.done()
 
     def _forget_dropped(self, dropped: Sequence[Credential]) -> None:
-        self._forget([one.credential_id for one in dropped])
+        self.streamer.forget([one.credential_id for one in dropped])
         self.revoker.wake()
-
-    def _forget(self, credential_ids: Sequence[str]) -> None:
-        self.streamer.forget(credential_ids)
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Requests on a credential's topic: first use, numbers, hold, documents, small verbs."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -154,6 +155,21 @@ async def test_silence_before_a_restart_of_the_service_proves_nothing(tmp_path):
         site.clock.advance(1)
         assert (await new.online())["code"] == codes.CONFLICT
         await site.op.next(topics.down("c", old.credential_id, "desired"))  # asked anew
+        site.clock.advance(30)
+        assert (await new.online())["ok"]
+
+
+@pytest.mark.parametrize("when", ["before it is held", "while it is held"])
+async def test_a_clock_that_is_set_back_holds_nobody_longer(tmp_path, when):
+    async with running(tmp_path, world=HOLD) as site:
+        await confirmed(site, "1" * 32)
+        if when == "before it is held":
+            site.clock.now -= timedelta(days=365)
+        new = await activated(site, "2" * 32)
+        assert (await new.online())["code"] == codes.CONFLICT
+        if when == "while it is held":
+            site.clock.now -= timedelta(days=365)
+            assert (await new.online())["code"] == codes.CONFLICT  # its 30 seconds begin anew
         site.clock.advance(30)
         assert (await new.online())["ok"]
 
