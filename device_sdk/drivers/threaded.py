@@ -7,6 +7,7 @@ thread in run(); paho's callbacks run in that thread too, because run() itself t
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import ssl
@@ -181,7 +182,7 @@ class ThreadedDriver:
             self._failed = self._failed or connection.UNREACHABLE
             return
         if not _pending(sock):
-            ready, writable, _ = select.select([sock], [sock] if mqtt.want_write() else [], [], wait_s)
+            ready, writable = _wait(sock, wait_s, to_write=mqtt.want_write())
             if writable:
                 mqtt.loop_write()
             if not ready:
@@ -228,4 +229,16 @@ def _pending(sock: Any) -> bool:
 
 
 def _more(sock: Any) -> bool:
-    return _pending(sock) or bool(select.select([sock], [], [], 0)[0])
+    return _pending(sock) or _wait(sock, 0.0)[0]
+
+
+def _wait(sock: Any, wait_s: float, *, to_write: bool = False) -> tuple[bool, bool]:
+    """Whether there is something to read, and room to write. By poll: select() takes no number above 1023."""
+    if not hasattr(select, "poll"):
+        ready, writable, _ = select.select([sock], [sock] if to_write else [], [], wait_s)
+        return bool(ready), bool(writable)
+    one = select.poll()
+    one.register(sock, select.POLLIN | (select.POLLOUT if to_write else 0))
+    events = one.poll(math.ceil(wait_s * 1000))
+    seen = events[0][1] if events else 0
+    return bool(seen & ~select.POLLOUT), bool(seen & select.POLLOUT)
