@@ -17,6 +17,7 @@ from service.domain import event
 from service.domain.changes import Changes, Trace
 from service.domain.device import Device
 from service.domain.event import Event
+from service.domain.thing import Thing
 from service.errors import ServiceError
 from service.operations import command_rows, selectors
 from service.operations.accounts import Operator
@@ -127,6 +128,8 @@ class _Page:
                 one = replace(one, thing=thing)  # noqa: PLW2901 - both devices of a thing have the same one
             self._before.setdefault(one.device_id, self._now.get(one.device_id))
             self._now[one.device_id] = one
+        if thing is not None:
+            self._share(thing)
         command = self._command
         self._events.extend(applied.events)
         for told in applied.told:
@@ -137,6 +140,14 @@ class _Page:
                 detail=f"by {command.account}",
             )
         )  # fmt: skip
+
+
+    def _share(self, thing: Thing) -> None:
+        """The other device of a thing that changes hands may come later in this page: it has the thing as it is now."""
+        for device_id in (thing.holder_device_id, thing.successor_device_id):
+            other = self._now.get(device_id) if device_id is not None else None
+            if other is not None and other.thing is not None and other.thing.thing_id == thing.thing_id:
+                self._now[other.device_id] = replace(other, thing=thing)
 
 
 async def work(transaction: Transaction, batch: SqlBatch, command: Command, setting: Setting) -> PageDone:

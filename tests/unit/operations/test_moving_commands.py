@@ -373,3 +373,18 @@ async def test_a_move_that_ends_because_its_device_is_retired_is_reported_as_fai
     status = await commands.status(THIS_MACHINE, move.command.command_id)
     assert [(one.event.serial, one.event.data["cause"]) for one in status.failed] == [("sn-1", "retired")]
     assert (await devices.show(database, "sn-1")).thing.move is None
+
+
+async def test_both_devices_of_a_thing_in_one_page_change_it_once(database, commands):
+    await seed(database, "old")
+    await add(database, a_device("new", ou="acme/eu"))
+    assert await outcome_of(commands, "replace", "1", named("old"), new="line-1/new") == ("changed", None)
+    for number, verb in enumerate(("set-settings", "set-attributes")):
+        arguments = {verb.removeprefix("set-"): {"a": 1}}
+        asked = ask(f"s{number}", selector={"group": GROUP.group_id}, arguments=arguments)
+        status = await commands.submit(THIS_MACHINE, verb, asked)
+        assert sorted(one.result for one in status.outcomes) == [Result.CHANGED, Result.UNCHANGED]
+    old, new = [await devices.show(database, serial) for serial in ("old", "new")]
+    assert old.thing == new.thing
+    assert (old.thing.rev, old.thing.settings_rev, old.thing.successor_device_id) == (3, 1, new.device_id)
+    assert await kinds(database) == ["replacement_started", "settings_changed", "attributes_changed"]
