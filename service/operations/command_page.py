@@ -141,7 +141,6 @@ class _Page:
             )
         )  # fmt: skip
 
-
     def _share(self, thing: Thing) -> None:
         """The other device of a thing that changes hands may come later in this page: it has the thing as it is now."""
         for device_id in (thing.holder_device_id, thing.successor_device_id):
