@@ -1,7 +1,8 @@
 """The commander: takes operators' requests from the brokers, answers them, and works commands off page by page.
 
-Owns the bounded queue of requests and the loop over running commands. Who asks is the topic's level, which the broker
-allows to that account alone; role and scope are checked by operations/commands.py, which does everything else.
+Owns the loop over requests (turns.py says whose turn it is) and the loop over running commands. Who asks is the topic's
+level, which the broker allows to that account alone; role and scope are checked by operations/commands.py, which does
+everything else.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from device_sdk.wire import codes, topics
 from service.errors import ServiceError
 from service.fleet import replies
+from service.fleet.turns import Turns
 from service.mqtt import account_topics
 from service.mqtt.port import Inbound, Link, LinkDown
 from service.operations import accounts, looking, looks, warehouse_pages, warehouse_show
@@ -38,7 +39,6 @@ from service.protocol.decode import RequestError, encoding_of, read_map, readabl
 from service.storage.database import Database
 
 log = logging.getLogger("firstlight.commander")
-QUEUED = 256  # requests of all operators together
 RATE, BURST = 20.0, 60.0  # requests of one operator
 WATCH_S = 0.5  # how soon a command that another process has stored, or that was resumed, is taken up
 FAULT_S = 30.0  # a command that met a fault of the service is tried again so much later
@@ -110,7 +110,7 @@ class Commander:
         self._count = count
         self._monotonic = monotonic
         self._looks = Looks(database, clock=self._now, monotonic=monotonic)
-        self._waiting: deque[Inbound] = deque()
+        self._waiting = Turns()
         self._arrived = asyncio.Event()
         self._stored = asyncio.Event()  # a command with pages left may be there
         self._buckets = BucketTable(RATE, BURST, 4096)
@@ -134,12 +134,14 @@ class Commander:
         if self.closed:
             return
         parsed = account_topics.parse(message.topic, self._root)
-        if parsed is None or len(self._waiting) >= QUEUED or not self._buckets.take(parsed[0], self._monotonic()):
-            self._count("foreign_topic" if parsed is None else "throttled_operator")
-            message.acknowledge()  # the operator asks again: a command has an id
+        if parsed is None:
+            self._count("foreign_topic")
+        elif self._buckets.take(parsed[0], self._monotonic()) and self._waiting.offer(parsed[0], message):
+            self._arrived.set()
             return
-        self._waiting.append(message)
-        self._arrived.set()
+        else:
+            self._count("throttled_operator")
+        message.acknowledge()  # the operator asks again: a command has an id
 
     async def run(self) -> None:
         try:
@@ -157,7 +159,7 @@ class Commander:
             while self._waiting:
                 self._busy = True
                 try:
-                    await self._answer(self._waiting.popleft())
+                    await self._answer(self._waiting.take())
                 finally:
                     self._busy = False
             await self._arrived.wait()

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from service.domain.device import DeviceState
-from service.fleet.commander import BURST, QUEUED, RATE, Commander
+from service.fleet.commander import BURST, RATE, Commander
+from service.fleet.turns import QUEUED, QUEUED_EACH, Turns
 from service.mqtt.port import Inbound
 from service.operations import accounts, command_page, devices
 from service.operations.accounts import AccountKind
@@ -122,8 +123,25 @@ def test_one_request_more_than_wait_at_once_is_dropped():
     assert (operators.counted, operators.acknowledged) == (["throttled_operator"], 1)
 
 
+def test_one_operator_has_a_part_of_what_waits_only():
+    operators = Operators(None)
+    for _ in range(QUEUED_EACH + 1):
+        operators.seconds += 1
+        operators.say("alice", "list")
+    assert (operators.counted, operators.acknowledged) == (["throttled_operator"], 1)
+
+
+def test_a_flood_of_one_operator_delays_another_by_one_turn():
+    turns = Turns()
+    asked = ["alice"] * 5 + ["bob", "carol", "bob"]
+    assert all(turns.offer(name, f"{name} {number}") for number, name in enumerate(asked))
+    taken = [turns.take().partition(" ")[0] for _ in range(len(turns))]
+    assert taken == ["alice", "bob", "carol", "alice", "bob", "alice", "alice", "alice"]
+    assert len(turns) == 0
+
+
 def test_the_bounds_of_operators_requests():
-    assert (QUEUED, RATE, BURST) == (256, 20, 60)
+    assert (QUEUED, QUEUED_EACH, RATE, BURST) == (256, 128, 20, 60)
 
 
 class Held(Commands):
