@@ -154,7 +154,14 @@ class Firmware:
     def _go_back(self, cause: str) -> None:
         self.on_trial = False
         self._context.trouble(cause, "going back to the old image")
-        if self.job.state in (states.INSTALLING, states.REBOOTING):
-            self.job.move(states.REBOOTING, cause)
-        self._context.installer.revert()
+        try:
+            if self.job.state in (states.INSTALLING, states.REBOOTING):
+                self.job.move(states.REBOOTING, cause)
+        except OSError as error:
+            self._context.trouble("flash_error", str(error))
+        try:
+            self._context.installer.revert()
+        except (InstallError, OSError) as error:
+            # It was not confirmed, so the boot loader goes back by itself.
+            self._context.trouble("installer_error", str(error))
         self.update.reboot()

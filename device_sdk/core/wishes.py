@@ -9,6 +9,7 @@ from device_sdk.core.firmware import Firmware
 from device_sdk.core.handshake import Handshake
 from device_sdk.core.news import News
 from device_sdk.core.placement import Placement
+from device_sdk.core.ports import InstallError
 from device_sdk.core.renewal import Renewal
 from device_sdk.core.settings import SITE, Settings
 from device_sdk.core.trust import Trust
@@ -45,8 +46,9 @@ class Wishes:
         for load in (self.placement.load, self.firmware.start, self.settings.load, self.site.load):
             try:
                 load(now)
-            except OSError as error:
-                self._context.trouble("flash_error", str(error))
+            except (InstallError, OSError) as error:
+                cause = error.cause if isinstance(error, InstallError) else "flash_error"
+                self._context.trouble(cause, str(error))
         self.trust.load()
         self.renewal.load()
         self.handshake.load()

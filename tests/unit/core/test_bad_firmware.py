@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from device_sdk.core.ports import InstallError
+from tests.support.peer import Peer
+from tests.support.rig import Rig
 from tests.support.signed_firmware import IMAGE, OTHER, confirmed, offer, signed, wanting
 
 
@@ -136,3 +138,35 @@ def test_a_confirm_that_fails_is_tried_again_at_the_next_contact():
     rig.drop()
     rig.run(confirmed(rig))
     assert not rig.machine.trial
+
+
+ERRORS = [InstallError("no_way_back"), OSError("flash")]
+
+
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [("revert", ERRORS[0]), ("revert", ERRORS[1]), ("save", ERRORS[1])],
+    ids=["the installer says no", "the installer's flash fails", "the flash fails"],
+)
+def test_a_way_back_that_fails_is_left_to_the_boot_loader(method, error):
+    rig = wanting(signed(IMAGE))
+    rig.run(lambda: rig.client.status.state == "rebooting")
+    rig.peer.up = False
+    rig.run(lambda: rig.reboots == 1)
+    rig.machine.fail[method] = error
+    rig.run(lambda: rig.reboots == 2)
+    rig.machine.fail = {}
+    assert rig.machine.running["name"] is None
+    rig.peer.up = True
+    rig.run(lambda: "rolled_back" in rig.peer.states())
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["InstallError", "OSError"])
+def test_a_slot_that_cannot_say_what_runs_costs_no_start(error):
+    rig = Rig(Peer())
+
+    def booted():
+        raise error
+
+    rig.machine.booted = booted
+    rig.run(lambda: rig.client.status.state == "online")
