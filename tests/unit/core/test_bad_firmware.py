@@ -158,7 +158,8 @@ def test_a_way_back_that_fails_is_left_to_the_boot_loader(method, error):
     rig.machine.fail = {}
     assert rig.machine.running["name"] is None
     rig.peer.up = True
-    rig.boot()  # all is well again from this start on
+    if method == "save":
+        rig.boot()  # what could not be recorded at that start is told after the next
     rig.run(lambda: "rolled_back" in rig.peer.states())
 
 
