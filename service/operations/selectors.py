@@ -218,10 +218,14 @@ async def _check_names(connection: AsyncConnection, asked: Selection) -> None:
         found |= set(known.scalars())
     _refuse(sorted(wanted - found), "NOT_FOUND", "device_unknown", "not registered")
     if asked.scope is not None:
-        outside = statement(plain, device.c.group_id, device.c.serial).where(
+        outside = statement(plain, device.c.group_id, device.c.serial, thing.c.thing_id).where(
             or_(OU.is_(None), ~at_or_below(OU, asked.scope)) if asked.scope else false()
         )
-        names = ["/".join(row) for row in await connection.execute(outside, values(plain))]
+        # By the name that was given: whose device holds another OU's thing is not told.
+        names = [
+            thing_id if selector.things is not None else f"{group_id}/{serial}"
+            for group_id, serial, thing_id in await connection.execute(outside, values(plain))
+        ]
         _refuse(sorted(names), "FORBIDDEN", "out_of_scope", f"outside of {asked.scope}")
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from service.domain.changes import Changes
+from service.errors import ServiceError
 from service.operations import accounts, command_page, devices, events, looking
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
 from service.operations.command_rows import CommandState
@@ -158,3 +159,12 @@ async def test_an_account_that_was_made_anew_has_nothing_of_the_one_before_it(da
     await commands.resume(THIS_MACHINE, begun.command_id)
     assert (await commands.work(begun.command_id)).command.state is CommandState.FAILED
     assert [one.event.serial for one in await events.page(database)] == ["a"]
+
+
+async def test_whose_device_holds_a_thing_of_another_ou_is_not_told(database, commands):
+    (other,) = await seed(database, "secret-serial", ou="acme/us")
+    thing_id = other.thing.thing_id
+    with pytest.raises(ServiceError) as caught:
+        await commands.submit(EUROPE, "block", ask(selector={"things": [thing_id]}))
+    assert (caught.value.cause, caught.value.state) == ("out_of_scope", {"devices": [thing_id]})
+    assert "secret" not in f"{caught.value.public} {caught.value.detail}"
