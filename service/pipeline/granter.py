@@ -12,6 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 
 from device_sdk.wire import codes
 from service.brokers.gate import CANARY_PREFIX, BrokerGate, GateError, Login
@@ -160,7 +161,10 @@ class Granter:
 
 
 class Revoker:
-    """For all environments: what is dropped and not yet revoked, woken at once and looking every second."""
+    """For all environments: what is dropped and not yet revoked, woken at once and looking every second.
+
+    A broker that does not answer keeps its own call open, and no other environment waits for it.
+    """
 
     def __init__(
         self,
@@ -179,32 +183,47 @@ class Revoker:
         self._clock = clock
         self._forget = forget
         self._woken = asyncio.Event()
+        self._calls: dict[str, asyncio.Task[None]] = {}  # by environment
 
     def wake(self) -> None:
         self._woken.set()
 
     async def run(self) -> None:
-        while True:
-            self._woken.clear()
-            await guarded("revoke", self._record, self.revoke_all)
-            try:
-                async with asyncio.timeout(self._bounds.tick_s):
-                    await self._woken.wait()
-            except TimeoutError:
-                continue
+        try:
+            while True:
+                self._woken.clear()
+                await guarded("revoke", self._record, partial(self.revoke_all, self._bounds.tick_s))
+                try:
+                    async with asyncio.timeout(self._bounds.tick_s):
+                        await self._woken.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for call in self._calls.values():
+                call.cancel()
+            await asyncio.gather(*self._calls.values(), return_exceptions=True)
 
-    async def revoke_all(self) -> None:
-        """Revoke everything that is due, page by page; one broker that does not answer does not hold up another."""
+    async def revoke_all(self, wait_s: float | None = None) -> None:
+        """Revoke everything that is due, page by page; `wait_s` is how long one page waits for its brokers."""
         after = ""
         while found := await self._upkeep.unrevoked(after=after):
             after = found[-1].credential_id
             self._forget([one.credential_id for one in found])
+            begun = []
             for environment, granter in self._granters.items():
-                await self._revoke(granter, [one for one in found if one.environment == environment])
+                dropped = [one for one in found if one.environment == environment]
+                if dropped and environment not in self._calls:
+                    begun.append(self._begin(environment, granter, dropped))
+            if begun:
+                await asyncio.wait(begun, timeout=wait_s)
+
+    def _begin(self, environment: str, granter: Granter, dropped: Sequence[Credential]) -> asyncio.Task[None]:
+        work = guarded("revoke", self._record, partial(self._revoke, granter, dropped))
+        call = self._calls[environment] = asyncio.create_task(work, name=f"revoke {environment}")
+        call.add_done_callback(lambda _: self._calls.pop(environment, None))
+        return call
 
     async def _revoke(self, granter: Granter, dropped: Sequence[Credential]) -> None:
-        if not dropped:
-            return
         try:
             await granter.revoke([login_of(one) for one in dropped])
         except (GateError, TimeoutError) as error:
