@@ -37,10 +37,12 @@ def audit(
     def text() -> None:
         for one in found:
             at = one.at.isoformat(timespec="seconds") if one.at is not None else "-"
-            what = one.device or json.dumps(one.selector, ensure_ascii=False)
+            what = one.device or json.dumps(one.selector or one.arguments, ensure_ascii=False)
             change = (
                 f"{json.dumps(one.before)} -> {json.dumps(one.after)}" if one.after is not None else one.cause or ""
             )
+            if "again" in one.arguments:  # a question that was asked more often than it has rows
+                change = f"{one.arguments['again']} times more {change}"
             print(f"{one.seq} {at} {one.account} {one.verb} {what} {one.outcome} {change}".rstrip())
 
     context.emit(found, as_json=as_json, text=text)

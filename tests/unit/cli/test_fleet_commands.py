@@ -16,7 +16,7 @@ from service.credentials.keyfile import KeyFile
 from service.domain import event
 from service.domain.changes import Changes
 from service.domain.device import DeviceState
-from service.operations import devices
+from service.operations import devices, looks
 from service.storage.database import Database
 from service.storage.store import SqlStore
 from tests.support.command_line import CliRunner
@@ -178,6 +178,21 @@ def test_the_audit_says_who_changed_what(run):
     assert (lines[1]["before"], lines[1]["after"]) == ({"state": "registered"}, {"state": "blocked"})
     assert len(run("audit", "--device", "g/a").splitlines()) == 2
     assert "GROUP/SERIAL" in run("audit", "--device", "a", code=1)
+
+
+def test_the_audit_says_what_was_looked_at_and_how_often(run, installed):  # noqa: F811
+    asked = looks.of("vera", "command-status", {"command": "b"})
+    often = replace(asked, arguments={**asked.arguments, "again": 7})
+
+    async def look(database):
+        async with database.write(audit=False) as transaction:
+            for one in (asked, often):
+                await looks.add(transaction.connection, one, datetime(2030, 1, 2, tzinfo=UTC))
+
+    in_database(installed, look)
+    first, second = run("audit", "--account", "vera").splitlines()
+    assert first.endswith('2030-01-02T00:00:00+00:00 vera command-status {"command": "b"} looked')
+    assert second.endswith("looked 7 times more")
 
 
 def test_a_batch_says_what_is_missing(run):
