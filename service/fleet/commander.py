@@ -234,7 +234,7 @@ class Commander:
     async def _look(self, operator: Operator, verb: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to what changes no device; None for every other verb."""
         if verb == "get":
-            return {"device": await looking.get(self._database, operator, _read(Get, body).device)}
+            return replies.device_fields(await looking.get(self._database, operator, _read(Get, body).device))
         if verb == "trace":
             return await looking.trace(self._database, operator, _read(Get, body).device)
         if verb == "list":

@@ -63,6 +63,16 @@ def status_fields(status: Status) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def device_fields(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """A device, without its largest maps if it would not fit; `left_out` names them."""
+    kept, left_out = dict(shown), list[str]()
+    for name in ("attributes", "settings"):
+        if _size(kept) > ROOM and name in kept:
+            del kept[name]
+            left_out.append(name)
+    return {"device": kept, **({"left_out": left_out} if left_out else {})}
+
+
 def page_fields(
     name: str, rows: list[dict[str, Any]], after: str | None, cursor: Callable[[Any], str]
 ) -> dict[str, Any]:

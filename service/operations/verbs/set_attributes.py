@@ -51,6 +51,6 @@ def merged(before: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[st
     after: dict[str, Scalar] = {name: value for name, value in {**before, **given}.items() if value is not None}
     if len(after) > MAX_ATTRIBUTES:
         raise bad_request("attribute_illegal", f"a device has at most {MAX_ATTRIBUTES} attributes")
-    if len(json.dumps(after)) > MAX_BYTES:
+    if len(json.dumps(after)) > max(MAX_BYTES, len(json.dumps(dict(before)))):  # what a hook gave may shrink
         raise bad_request("attribute_illegal", f"attributes have at most {MAX_BYTES} bytes as JSON")
     return after

@@ -52,6 +52,19 @@ async def test_attributes_have_a_bound_with_which_a_device_can_be_shown(database
         assert len(shown["device"]["attributes"]) == 28
 
 
+async def test_what_a_hook_has_made_too_large_is_shown_in_part_and_may_shrink(database):
+    (before,) = await seed(database, "a")
+    huge = replace(before, thing=replace(before.thing, attributes={str(one): "x" * 256 for one in range(64)}))
+    async with SqlStore(database, {}).batch() as batch:
+        await batch.save(Changes(devices=((before, huge),)))
+    async with listening(database) as operators:
+        said = await operators.ask("alice", "get", device="line-1/a")
+        assert (said["left_out"], said["device"]["state"]) == (["attributes"], "confirmed")
+        for number, value in enumerate((None, "x" * 256)):
+            asked = {"selector": named("a"), "arguments": {"attributes": {"0": value}}}
+            assert (await operators.ask("alice", "set-attributes", id=str(number), **asked))["ok"] is (value is None)
+
+
 async def test_a_refusal_is_told_although_the_device_does_not_fit_beside_it(database):
     (before,) = await seed(database, "a")
     huge = replace(before, thing=replace(before.thing, attributes={str(one): "x" * 256 for one in range(64)}))
