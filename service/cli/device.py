@@ -8,15 +8,18 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from device_sdk.wire import limits
 from service.cli import context, device_file, selecting
 from service.domain.device import Device, DeviceState, Firmware
-from service.errors import ServiceError
+from service.domain.group import KeyKind
+from service.errors import Secret, ServiceError
 from service.operations import devices, imports, registration
 from service.operations.registration import Outcome, Registration, Result
 from service.storage.database import Database
@@ -64,16 +67,26 @@ def register(
 
 
 async def _register(database: Database, asked: Registration, path: Path | None) -> Outcome:
-    # What cannot have a device file is said before anything is registered.
-    group = None if path is None else await device_file.group_of(database, asked.group_id)
-    if path is not None and path.exists():  # noqa: ASYNC240 - one look in a command of its own
-        raise context.CommandError(f"{path}: there is such a file already")
-    outcome = await registration.register(database, asked, now=datetime.now(UTC), random_bytes=os.urandom)
-    if path is not None and group is not None:
-        key = outcome.new_key or asked.key
-        content = await device_file.collect(database, context.settings(), group, asked.serial, key, asked.environment)
-        device_file.write(path, content)
-    return outcome
+    if path is None:
+        return await registration.register(database, asked, now=datetime.now(UTC), random_bytes=os.urandom)
+    return await _with_file(database, asked, path)
+
+
+async def _with_file(database: Database, asked: Registration, path: Path) -> Outcome:
+    """The key is made and in the file before anything is stored, so that it cannot be lost; a refusal takes it away."""
+    group = await device_file.group_of(database, asked.group_id)
+    is_new = asked.key is None and group.key_kind is KeyKind.INDIVIDUAL
+    if is_new:
+        asked = replace(asked, key=Secret(os.urandom(limits.DEVICE_KEY_BYTES)))
+    content = await device_file.collect(database, context.settings(), group, asked.serial, asked.key, asked.environment)
+    device_file.write(path, content)
+    try:
+        return await registration.register(database, asked, now=datetime.now(UTC), random_bytes=os.urandom)
+    except ServiceError as error:
+        await asyncio.to_thread(path.unlink)
+        if is_new and error.cause == "serial_conflict":
+            raise context.CommandError("the device is registered already, and its key was shown then") from error
+        raise
 
 
 def _print_registered(outcome: Outcome, file: Path | None) -> None:

@@ -33,7 +33,7 @@ async def collect(
     bootstrap = settings.environments[name].endpoints.bootstrap
     endpoint: dict[str, Any] = {"host": bootstrap.host, "port": bootstrap.port, "tls": bootstrap.tls}
     if bootstrap.tls:
-        endpoint["ca"] = (settings.ca_dir(name) / "ca.pem").read_text("ascii")
+        endpoint["ca"] = _authority(settings.ca_dir(name) / "ca.pem")
     product = await products.show(database, group.product_id)
     content = {
         "group_id": group.group_id,
@@ -61,14 +61,27 @@ async def group_of(database: Database, group_id: str) -> Group:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a new file of mode 0600. Raises CommandError where there is one already, or none can be made."""
+    """Write a new file of mode 0600, on the disk when this returns. Raises CommandError where none can be made."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}") from error
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink()
+        raise CommandError(f"{path}: {error.strerror}") from error
+
+
+def _authority(path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path}: the CA's certificate cannot be read: {error}") from error
 
 
 def _key(group: Group, serial: str, key: Secret | None) -> Secret:

@@ -154,9 +154,15 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 def _door(end: EndpointSettings, ca: str) -> Door:
-    return Door(end.host, end.port, ssl.create_default_context(cafile=ca) if end.tls else None)
+    return Door(end.host, end.port, _trusting(ca) if end.tls else None)
 
 
 def _service_door(link: LinkSettings) -> Door:
-    tls = None if link.ca_file is None else ssl.create_default_context(cafile=str(link.ca_file))
-    return Door(link.host, link.port, tls)
+    return Door(link.host, link.port, None if link.ca_file is None else _trusting(str(link.ca_file)))
+
+
+def _trusting(ca: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as error:  # ssl's own errors are among them
+        raise CommandError(f"{ca}: cannot be used as a CA: {error}") from error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from device_sdk.drivers.config import read_config
-from service.cli import backup, context, device, group, keys, product, release, stats, trace, version
+from service.cli import backup, context, device, device_file, group, keys, product, release, stats, trace, version
+from service.cli.context import CommandError
 from service.credentials.keyfile import KeyFile
 from tests.support.command_line import CliRunner
 from tests.support.storage import empty_database
@@ -291,6 +293,31 @@ def test_a_device_file_lets_the_device_start_and_is_never_overwritten(run, insta
     assert base64.b64encode(config.key).decode() not in shown
     run("device", "register", "g", "sn-2", "--device-file", "device.json", code=1)
     assert "no device g/sn-2" in run("device", "show", "g/sn-2", code=1).stderr
+
+
+def test_a_key_is_in_its_file_before_the_device_is_registered(run, installed):
+    run("product", "create", "thermometer", "--name", "Thermometer", "--hardware", "rev-a")
+    run("group", "create", "g", "--product", "thermometer", "--environment", "local")
+    # No file, no device.
+    assert "No such file" in run("device", "register", "g", "sn-1", "--device-file", "none/d.json", code=1).stderr
+    assert "no device g/sn-1" in run("device", "show", "g/sn-1", code=1).stderr
+    # No device, no file.
+    run("device", "register", "g", "sn-1", "--device-file", "d.json", "--ou", "a//b", code=1)
+    assert not Path("d.json").exists()
+    run("device", "register", "g", "sn-1")
+    said = run("device", "register", "g", "sn-1", "--device-file", "d.json", code=1).stderr
+    assert "registered already, and its key was shown then" in said
+    assert not Path("d.json").exists()
+
+
+def test_a_device_file_that_the_disk_does_not_take_leaves_nothing(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CommandError, match="No space"):
+        device_file.write(tmp_path / "d.json", {})
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_group_whose_devices_hold_what_is_not_known_here_has_no_device_files(run, installed):
