@@ -164,13 +164,18 @@ async def account_of_command(database: Database, command_id: str) -> Account | N
 
 
 async def operator(connection: AsyncConnection, name: str) -> Operator:
-    """The operator behind a topic level or a command's row. Raises ServiceError FORBIDDEN: gone or disabled."""
-    if name == LOCAL:
-        return THIS_MACHINE
+    """The operator behind a topic level. Raises ServiceError FORBIDDEN: gone or disabled, or no account: nobody asks from
+    outside in the name of this machine.
+    """
     row = await _row_of(connection, name)
     if row is None or row.disabled_at is not None or row.kind != AccountKind.OPERATOR.value:
         raise ServiceError("FORBIDDEN", "no such operator", cause="account_unknown", detail=name[:64])
     return Operator(name, Role(row.role), row.ou, from_ms(row.created_at))
+
+
+async def operator_of_command(connection: AsyncConnection, name: str) -> Operator:
+    """Who has asked, by a command's row. Raises ServiceError FORBIDDEN as `operator` does."""
+    return THIS_MACHINE if name == LOCAL else await operator(connection, name)
 
 
 async def _row_of(connection: AsyncConnection, name: str) -> Any:

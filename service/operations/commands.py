@@ -213,7 +213,7 @@ class Commands:
                 return None
             command = await self._lease(connection, command, now)
             try:
-                operator = await accounts.operator(connection, command.account)
+                operator = await accounts.operator_of_command(connection, command.account)
                 verb = FLEET[command.verb]
                 asked.check_role(operator, verb)
                 if not operator.has_asked(command.account, command.created_at):

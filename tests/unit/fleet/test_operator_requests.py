@@ -87,7 +87,7 @@ async def listening(database, kind=Commands):
         await asyncio.gather(running, return_exceptions=True)
 
 
-@pytest.mark.parametrize("name", ["erp", "gone", "nobody"])
+@pytest.mark.parametrize("name", ["erp", "gone", "nobody", accounts.LOCAL])
 async def test_who_is_no_operator_is_refused_whatever_he_asks(database, name):
     (before,) = await seed(database, "sn-1")
     async with listening(database) as operators:
