@@ -61,7 +61,7 @@ ORDER_TRANSITIONS: Mapping[Enrolment, frozenset[Enrolment]] = {
     ),
     S.ENROL_SENT: frozenset({S.ENROLLED, S.ENROL_FAILED}),
     S.ENROLLED: frozenset({S.ENROL_PENDING, S.UNENROL_PENDING, S.UNENROL_SENT}),  # more units, void, a return
-    S.ENROL_FAILED: frozenset({S.ENROL_PENDING, S.UNENROL_PENDING, S.UNENROL_SENT, S.NONE}),
+    S.ENROL_FAILED: frozenset({S.ENROL_PENDING, S.UNENROL_PENDING, S.UNENROL_SENT, S.UNENROLLED, S.NONE}),
     S.UNENROL_PENDING: frozenset({S.UNENROL_SENT}),
     S.UNENROL_SENT: frozenset({S.UNENROLLED, S.ENROLLED, S.ENROL_PENDING, S.ENROL_FAILED, S.UNENROL_FAILED}),
     S.UNENROLLED: frozenset({S.ENROL_PENDING}),
@@ -180,8 +180,8 @@ def unwanted(of: Standing, units: Iterable[Unit]) -> Standing:
     if order is S.ENROL_PENDING and not states & {S.ENROL_PENDING, S.ENROLLED, S.UNENROL_PENDING}:
         failed = next((state for state in (S.ENROL_FAILED, S.UNENROL_FAILED) if state in states), None)
         order = order_moved(order, failed or (S.UNENROLLED if of.held else S.NONE))
-    elif order is S.ENROL_FAILED and not of.held and states <= {S.NONE}:
-        order = order_moved(order, S.NONE)
+    elif order is S.ENROL_FAILED and not of.held and states <= {S.NONE, S.UNENROLLED}:
+        order = order_moved(order, S.UNENROLLED if S.UNENROLLED in states else S.NONE)
     return Standing(order, after, of.held)
 
 
@@ -252,7 +252,9 @@ def answered(of: Standing, asked: Asked, answer: Answered) -> Standing:
             units[unit] = moved(state, S.UNENROL_FAILED if failed else S.UNENROLLED)
         elif state is S.ENROLLED and unit in answer.failed and not nothing_done:
             units[unit] = moved(state, S.ENROL_FAILED)
-    held = of.held if nothing_done else asked.request is not RequestType.VOID
+    # A void that failed for some units leaves these there, and the order with them.
+    remains = asked.request is not RequestType.VOID or S.UNENROL_FAILED in {units[unit] for unit in asked.units}
+    held = of.held if nothing_done else remains
     return Standing(order_moved(of.order, _concluded(asked, units)), units, held)
 
 
@@ -324,7 +326,8 @@ def _concluded(asked: Asked, units: States) -> Enrolment:
     if asked.request is RequestType.VOID:
         return S.UNENROLLED
     rest = set(units.values())
-    return next((state for state in (S.ENROLLED, S.ENROL_FAILED, S.ENROL_PENDING) if state in rest), S.UNENROLLED)
+    still = (S.ENROLLED, S.ENROL_FAILED, S.ENROL_PENDING, S.UNENROL_FAILED)
+    return next((state for state in still if state in rest), S.UNENROLLED)
 
 
 def _in(of: Standing, state: Enrolment) -> tuple[Unit, ...]:
