@@ -360,6 +360,7 @@ def _web(application: Application, settings: Settings, web: WebSettings) -> Web:
         keys=application.keys,
         images=application.images,
         pipeline=application.pipeline,
+        looks=application.commander.looks,
         clock=utc_now,
         random_bytes=os.urandom,
     )

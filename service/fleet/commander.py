@@ -109,7 +109,7 @@ class Commander:
         self._root = root
         self._count = count
         self._monotonic = monotonic
-        self._looks = Looks(database, clock=self._now, monotonic=monotonic)
+        self.looks = Looks(database, clock=self._now, monotonic=monotonic)  # settled here, whoever notes
         self._waiting = Turns()
         self._arrived = asyncio.Event()
         self._stored = asyncio.Event()  # a command with pages left may be there
@@ -225,10 +225,10 @@ class Commander:
                 return operator, _read(Request, body)
         except ServiceError as error:
             if error.code != codes.UNAVAILABLE:
-                await self._looks.note(looks.of(name, verb, body, error), known=operator is not None)
+                await self.looks.note(looks.of(name, verb, body, error), known=operator is not None)
             raise
         if verb not in STEERING:
-            await self._looks.note(looks.of(name, verb, body))
+            await self.looks.note(looks.of(name, verb, body))
         return operator, looked
 
     async def _look(self, operator: Operator, verb: str, body: dict[str, Any]) -> dict[str, Any] | None:
@@ -293,7 +293,7 @@ class Commander:
     async def _settle(self, *, everything: bool = False) -> None:
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._looks.settle(everything=everything)
+                await self.looks.settle(everything=everything)
         except (ServiceError, TimeoutError) as error:
             log.warning("the audit of what was looked at again waits: %s", error)
 

@@ -14,6 +14,7 @@ from fastapi import Request
 from service.credentials.followed_keys import FollowedKeys
 from service.domain.catalogue import Environment
 from service.images.files import ImageFiles
+from service.operations.looks import Looks
 from service.pipeline.service import Pipeline
 from service.settings import Settings
 from service.storage.database import Database
@@ -27,6 +28,7 @@ class Services:
     keys: FollowedKeys
     images: ImageFiles
     pipeline: Pipeline
+    looks: Looks  # the audit of what changes nothing
     clock: Callable[[], datetime]  # aware UTC
     random_bytes: Callable[[int], bytes]
 

@@ -88,6 +88,7 @@ async def create(
     done = await things.create(
         given.database,
         given.environments,
+        given.looks,
         operator_of(request),
         serial,
         group_id=group_id,

@@ -68,7 +68,7 @@ async def owner_guard(
     if credentials is None or not 0 < len(credentials.password) <= _MAX_KEY_CHARS:
         raise _refused("owner_key_missing")
     request.state.operator = await things.owner(
-        given.database, credentials.username, credentials.password.encode(), now=given.clock()
+        given.database, credentials.username, credentials.password.encode(), given.looks
     )
 
 

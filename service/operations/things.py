@@ -27,7 +27,7 @@ from service.domain.thing import Thing
 from service.errors import Secret, ServiceError
 from service.operations import looks, registration
 from service.operations.accounts import AccountKind, Operator
-from service.operations.looks import Look
+from service.operations.looks import Look, Looks
 from service.operations.picture import difference
 from service.operations.placing import placed
 from service.operations.registration import Registration
@@ -111,7 +111,7 @@ async def caller(database: Database, thing_id: str, api_key: bytes) -> Caller:
     return found
 
 
-async def owner(database: Database, name: str, key: bytes, *, now: datetime) -> Operator:
+async def owner(database: Database, name: str, key: bytes, noted: Looks) -> Operator:
     """The account of this name and key. Raises ServiceError REFUSED, or FORBIDDEN: it may only look."""
     async with database.read() as connection:
         row = (await connection.execute(select(account).where(account.c.name == name))).first()
@@ -120,7 +120,7 @@ async def owner(database: Database, name: str, key: bytes, *, now: datetime) -> 
         raise ServiceError(codes.REFUSED, "refused", cause="owner_key_wrong")
     if not Role(row.role).may(Role.OPERATOR):
         refused = ServiceError(codes.FORBIDDEN, "this account may only look", cause="owner_role")
-        await _note(database, Look(name, VERB, {}, {}, outcome="refused", cause=refused.cause), now)
+        await noted.note(Look(name, VERB, {}, {}, outcome="refused", cause=refused.cause))
         raise refused
     return Operator(name, Role(row.role), row.ou)
 
@@ -128,6 +128,7 @@ async def owner(database: Database, name: str, key: bytes, *, now: datetime) -> 
 async def create(
     database: Database,
     environments: Mapping[str, Environment],
+    noted: Looks,
     operator: Operator,
     serial: str,
     *,
@@ -145,11 +146,14 @@ async def create(
     """
     asked = _Asked(serial, group_id, key, now, random_bytes, trace_id)
     try:
-        return await _create(database, environments, operator, asked)
+        done = await _create(database, environments, operator, asked)
     except ServiceError as error:
         if error.code != codes.UNAVAILABLE:
-            await _note(database, asked.look(operator, group_id, outcome="refused", cause=error.cause), now)
+            await noted.note(asked.look(operator, group_id, outcome="refused", cause=error.cause))
         raise
+    if not done.is_new:
+        await noted.note(asked.look(operator, done.thing.group_id, outcome="unchanged"))
+    return done
 
 
 async def _create(
@@ -171,7 +175,6 @@ async def _create(
         # 2. State of the device, and its place.
         activation.check_state(device)
         if device.thing is not None:
-            await looks.add(batch.connection, asked.look(operator, name[0], outcome="unchanged"), now)
             return Created(device.thing, is_new=False)
         number = loaded.next_numbers.get(group.product_id, 1)
         new = _new_thing(catalogue, group, device, number, asked)
@@ -243,8 +246,3 @@ def _registered(
         code = codes.CONFLICT if outcome.cause == "serial_conflict" else codes.BAD_REQUEST
         raise ServiceError(code, outcome.reason or "", cause=outcome.cause or "")
     return (before or new[0]), outcome.new_key
-
-
-async def _note(database: Database, look: Look, now: datetime) -> None:
-    async with database.write(audit=False) as transaction:
-        await looks.add(transaction.connection, look, now)

@@ -73,6 +73,7 @@ def a_bundle(database: Database, clock: Clock, folder: Path) -> Services:
         keys=cast("Any", None),
         images=cast("Any", None),
         pipeline=cast("Any", None),
+        looks=cast("Any", None),
         clock=clock,
         random_bytes=os.urandom,
     )

@@ -77,6 +77,7 @@ async def partner_site(folder: Path, *, allowed: str = "127.0.0.1", **web: Any) 
             keys=cast("Any", None),
             images=cast("Any", None),
             pipeline=cast("Any", None),
+            looks=cast("Any", None),
             clock=lambda: datetime.now(UTC),
             random_bytes=os.urandom,
         )

@@ -19,6 +19,7 @@ from service.domain.credential import CredentialKind
 from service.errors import ServiceError
 from service.operations import accounts, bare_serials, devices, registration, things
 from service.operations.accounts import THIS_MACHINE, AccountKind, Operator
+from service.operations.looks import Looks
 from service.operations.registration import Registration
 from service.operations.verbs.verb import Role
 from service.storage.operator_tables import audit
@@ -45,9 +46,13 @@ async def register(database, serial="sn-1", group_id=GROUP.group_id, **fields):
     await registration.register(database, Registration(group_id, serial, **fields), now=NOW, random_bytes=os.urandom)
 
 
+def noting(database):
+    return Looks(database, clock=lambda: NOW)
+
+
 def create(database, serial="sn-1", operator=THIS_MACHINE, group_id=None, key=None):
     return things.create(
-        database, ENVIRONMENTS, operator, serial,
+        database, ENVIRONMENTS, noting(database), operator, serial,
         group_id=group_id, key=key, now=NOW, random_bytes=os.urandom, trace_id="0" * 16,
     )  # fmt: skip
 
@@ -69,8 +74,8 @@ async def test_what_an_account_asks_over_http_is_audited(database):
     key = await accounts.create(
         database, "looks", AccountKind.OPERATOR, role=Role.VIEWER, now=NOW, random_bytes=os.urandom
     )
-    await refused(things.owner(database, "looks", key.reveal(), now=NOW))
-    await refused(things.owner(database, "looks", b"wrong", now=NOW))
+    await refused(things.owner(database, "looks", key.reveal(), noting(database)))
+    await refused(things.owner(database, "looks", b"wrong", noting(database)))
     assert await audited(database) == [
         ("line", "sn-1", "changed", None, True),
         ("line", "sn-1", "unchanged", None, False),
@@ -157,14 +162,14 @@ async def test_only_an_enabled_operator_with_its_key_is_an_owner(database):
 
     key, viewer = await account("line"), await account("looks", role=Role.VIEWER)
     integrator = await account("told", AccountKind.INTEGRATOR)
-    assert (await things.owner(database, "line", key, now=NOW)).name == "line"
+    assert (await things.owner(database, "line", key, noting(database))).name == "line"
     wrong = ("REFUSED", "owner_key_wrong")
-    assert await refused(things.owner(database, "line", viewer, now=NOW)) == wrong
-    assert await refused(things.owner(database, "nobody", key, now=NOW)) == wrong
-    assert await refused(things.owner(database, "told", integrator, now=NOW)) == wrong
-    assert await refused(things.owner(database, "looks", viewer, now=NOW)) == ("FORBIDDEN", "owner_role")
+    assert await refused(things.owner(database, "line", viewer, noting(database))) == wrong
+    assert await refused(things.owner(database, "nobody", key, noting(database))) == wrong
+    assert await refused(things.owner(database, "told", integrator, noting(database))) == wrong
+    assert await refused(things.owner(database, "looks", viewer, noting(database))) == ("FORBIDDEN", "owner_role")
     await accounts.disable(database, "line", now=NOW)
-    assert await refused(things.owner(database, "line", key, now=NOW)) == wrong
+    assert await refused(things.owner(database, "line", key, noting(database))) == wrong
 
 
 async def test_bare_serials_are_off_until_allowed_and_again_when_forbidden(database, tmp_path):
