@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace as changed
 from datetime import datetime, timedelta
 
-from service.domain import event, moves
+from service.domain import event, moves, transfer
 from service.domain.credential import CredentialState
 from service.domain.device import Device, DeviceState
 from service.domain.event import Event
@@ -126,8 +126,9 @@ def take_over(old: Device, new: Device, now: datetime) -> Pair:
     new = changed(new, thing=held, batch=old.batch or new.batch)
     out = moves.enter(without_credentials(old, now, "replaced"), DeviceState.REPLACED)
     out = changed(out, thing=None, replaced_by=new.device_id, ou=thing.ou, environment=thing.environment, batch=None)
+    out, failed = transfer.abandon(out, now, "replaced")
     told = event.of(new, "replaced", now, command_id=command_id, old_serial=old.serial, new_serial=new.serial)
-    return out, new, (told,)
+    return out, new, (told, *failed)
 
 
 def is_successor(device: Device) -> bool:

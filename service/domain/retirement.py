@@ -46,17 +46,18 @@ def retire(
     told: tuple[Event, ...] = ()
     if thing is not None:
         device, told = placement.abandon(device, now, "retired")
+    device, failed = transfer.abandon(device, now, "retired")
     kept = tuple(
         moves.drop(one, now, "retired") if one.state is CredentialState.PENDING else one for one in device.credentials
     )
     speaks = moves.confirmed_of(kept) is not None
     device = replace(
-        transfer.end(device),
+        device,
         credentials=kept,
         retired_reason=reason,
         retire_deadline_at=now + deadline if speaks else None,
     )
-    return device, (*told, event.of(device, "retired", now, command_id=command_id, reason=reason))
+    return device, (*told, *failed, event.of(device, "retired", now, command_id=command_id, reason=reason))
 
 
 def heard(device: Device, credential: Credential, now: datetime) -> Device:

@@ -50,6 +50,14 @@ def end(device: Device) -> Device:
     return replace(device, rekey=False, rekey_deadline_at=None, rekey_command_id=None)
 
 
+def abandon(device: Device, now: datetime, why: str) -> Changed:
+    """The device with its old key for good, because it will not come any more; the same object with none open."""
+    if not device.rekey:
+        return device, ()
+    told = event.of(device, "transfer_failed", now, command_id=device.rekey_command_id, cause=why)
+    return end(device), (told,)
+
+
 def lapse(device: Device, now: datetime) -> Changed:
     """The device with its old key for good once the time of its transfer is over; the same object before.
 
@@ -57,8 +65,7 @@ def lapse(device: Device, now: datetime) -> Changed:
     """
     if device.rekey_deadline_at is None or now < device.rekey_deadline_at:
         return device, ()
-    told = event.of(device, "transfer_failed", now, command_id=device.rekey_command_id, cause="deadline")
-    return end(device), (told,)
+    return abandon(device, now, "deadline")
 
 
 def _reaches(until: datetime | None, wanted: datetime | None) -> bool:

@@ -12,6 +12,7 @@ from pydantic import Field
 from service.domain.device import Device
 from service.domain.thing import Scalar
 from service.operations.requests import bad_request
+from service.operations.verbs.set_settings import same
 from service.operations.verbs.verb import Applied, Role, Told, World
 from service.operations.verbs.verb import Arguments as Arguments_
 
@@ -34,7 +35,7 @@ def apply(device: Device, arguments: Arguments, _world: World) -> Applied:
     thing = device.thing
     before: Mapping[str, Scalar] = device.attributes if thing is None else thing.attributes
     after = merged({} if arguments.replace else before, arguments.attributes)
-    if after == dict(before):
+    if same(after, before):
         return Applied(device)
     if thing is None:
         changed = replace(device, attributes=after)

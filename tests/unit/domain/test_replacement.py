@@ -154,3 +154,13 @@ def test_what_may_not_be_is_refused_with_the_documented_code(old, new, code, cau
     with pytest.raises(ServiceError) as refused:
         replacement.replace(old, new, NOW)
     assert (refused.value.code, refused.value.cause, refused.value.enos_code) == (code, cause, enos_code)
+
+
+def test_a_transfer_of_the_old_device_is_told_to_have_failed_when_it_is_out():
+    before, new = named()
+    out, _, events = replacement.take_over(replace(before, rekey=True, rekey_command_id="c0"), new, NOW)
+    assert not out.rekey
+    assert [(one.kind, one.serial, one.command_id) for one in events] == [
+        ("replaced", "new", "c1"),
+        ("transfer_failed", "old", "c0"),
+    ]

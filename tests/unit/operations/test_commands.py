@@ -160,6 +160,15 @@ async def test_settings_and_attributes_are_merged_and_taken_away(database, comma
     assert thing.rev == 4
 
 
+async def test_an_attribute_that_is_one_may_become_true(database, commands):
+    await seed(database, "sn-1")
+    for number, value in enumerate((1, True, True)):
+        asked = ask(str(number), selector=named("sn-1"), arguments={"attributes": {"a": value}})
+        status = await commands.submit(THIS_MACHINE, "set-attributes", asked)
+        assert status.command.changed == (number < 2)
+    assert (await devices.show(database, "sn-1")).thing.attributes["a"] is True
+
+
 async def test_a_registration_makes_devices_and_shows_new_keys(database, commands):
     arguments = {"group": GROUP.group_id, "devices": [{"serial": "n-1", "ou": "acme/eu"}, {"serial": "bad serial"}]}
     request = ask(arguments=arguments)

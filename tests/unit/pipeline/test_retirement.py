@@ -102,3 +102,11 @@ def test_who_never_spoke_has_nothing_to_wait_for_and_a_second_word_changes_nothi
     assert retirement.retire(after, before.registered_at, reason="another") == (after, ())
     with pytest.raises(ServiceError, match="replaced cannot become retired"):
         retirement.retire(replace(before, state=DeviceState.REPLACED), before.registered_at)
+
+
+def test_a_transfer_that_was_open_is_told_to_have_failed():
+    before = replace(registered(), rekey=True, rekey_command_id="c0")
+    after, events = retirement.retire(before, before.registered_at, command_id="c1")
+    assert (after.rekey, after.rekey_command_id) == (False, None)
+    assert [(one.kind, one.command_id) for one in events] == [("transfer_failed", "c0"), ("retired", "c1")]
+    assert events[0].data == {"cause": "retired"}
