@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from device_sdk.wire import codes, ids
+from device_sdk.wire import codes, ids, limits
 from service.domain.catalogue import Catalogue
 from service.domain.device import Device
 from service.domain.thing import Scalar
@@ -107,6 +107,7 @@ def _attributes(given: object) -> dict[str, Scalar]:
         raise HookError(f"attributes are a map of at most {MAX_ATTRIBUTES}")
     for name, value in given.items():
         legal = isinstance(value, (str, int, float, bool)) and len(str(value)) <= 2 * MAX_TEXT_CHARS
+        legal = legal and (isinstance(value, str) or abs(value) <= limits.MAX_INT)  # nor is NaN
         if not isinstance(name, str) or not 0 < len(name) <= MAX_TEXT_CHARS or not legal:
             raise HookError("attributes are short texts, numbers, true and false")
     return given

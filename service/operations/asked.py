@@ -32,11 +32,13 @@ def check_role(operator: Operator, verb: Verb | Making) -> None:
 
 
 def arguments_of(model: type[Arguments], asked: Mapping[str, Any]) -> Arguments:
-    """Raises ServiceError BAD_REQUEST, also for text that nothing could store or send: half of a surrogate pair."""
+    """Raises ServiceError BAD_REQUEST, also for what nothing could store or send: half of a surrogate pair, NaN."""
     try:
-        json.dumps(asked, ensure_ascii=False).encode()
+        json.dumps(asked, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise bad_request("bad_argument", "the arguments hold text that is not valid Unicode") from None
+    except ValueError:
+        raise bad_request("bad_argument", "the arguments hold a number that is none") from None
     try:
         return model.model_validate(dict(asked))
     except ValidationError as error:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from device_sdk.wire import limits
 from service.domain.device import Device
 from service.domain.thing import Scalar
 from service.operations.requests import bad_request
@@ -49,6 +50,8 @@ def merged(before: Mapping[str, Scalar], given: Mapping[str, Scalar]) -> dict[st
     for name, value in given.items():
         if isinstance(value, str) and (len(value) > MAX_VALUE_CHARS or (value and not value.isprintable())):
             raise bad_request("attribute_illegal", f"{name} must be at most {MAX_VALUE_CHARS} printable characters")
+        if isinstance(value, int) and abs(value) > limits.MAX_INT:
+            raise bad_request("attribute_illegal", f"{name} must be at most 2^53-1")
     after: dict[str, Scalar] = {name: value for name, value in {**before, **given}.items() if value is not None}
     if len(after) > MAX_ATTRIBUTES:
         raise bad_request("attribute_illegal", f"a device has at most {MAX_ATTRIBUTES} attributes")

@@ -59,6 +59,10 @@ BAD = {
         THIS_MACHINE, "rename", {"selector": {"group": "line-1"}, "arguments": {"name": "x"}},
         ("BAD_REQUEST", "one_device_only"),
     ),
+    "an argument that is no number": (
+        THIS_MACHINE, "set-attributes",
+        {"selector": named("sn-1"), "arguments": {"attributes": {"a": float("nan")}}}, ("BAD_REQUEST", "bad_argument"),
+    ),
     "a registration with a selector": (
         THIS_MACHINE, "register",
         {"selector": named("sn-1"), "arguments": {"group": "line-1", "devices": [{"serial": "s"}]}},
@@ -100,6 +104,7 @@ REFUSED = {
     "a fraction in the settings": ("set-settings", {"settings": {"a": 1.5}}, ("BAD_REQUEST", "settings_illegal")),
     "settings too deep": ("set-settings", {"settings": {"a": {"b": {"c": [{"d": 1}]}}}}, ("BAD_REQUEST", "settings_illegal")),
     "settings too large": ("set-settings", {"settings": {"a": "x" * 5000}}, ("BAD_REQUEST", "settings_illegal")),
+    "an attribute that no message carries": ("set-attributes", {"attributes": {"a": 2**53}}, ("BAD_REQUEST", "attribute_illegal")),
     "an attribute too long": ("set-attributes", {"attributes": {"a": "x" * 257}}, ("BAD_REQUEST", "attribute_illegal")),
 }  # fmt: skip
 

@@ -197,7 +197,8 @@ async def test_a_group_whose_hook_stays_silent_gets_one_question_at_a_time(tmp_p
         {"decision": "allow", "ou": "acme//x"}, {"decision": "allow", "ou": 7}, {"decision": "allow", "name": ""},
         {"decision": "allow", "name": "a\nb"}, {"decision": "allow", "environment": "a/b"},
         {"decision": "allow", "attributes": []}, {"decision": "allow", "attributes": {"a": [1]}},
-        {"decision": "allow", "attributes": {"a": "x" * 257}},
+        {"decision": "allow", "attributes": {"a": "x" * 257}}, {"decision": "allow", "attributes": {"a": float("nan")}},
+        {"decision": "allow", "attributes": {"a": 2**53}},
     ],
 )  # fmt: skip
 def test_an_answer_of_another_form_is_no_answer(document):
