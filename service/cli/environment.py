@@ -26,7 +26,7 @@ from service.brokers.trials import Check
 from service.cli import authorities, bootstrap, config_text, context
 from service.cli.broker import show
 from service.cli.doctor import patient_of
-from service.cli.init import Broker, check_words, make_authority, mosquitto_user
+from service.cli.init import Broker, check_words, flush_folder, make_authority, mosquitto_user, write_flushed
 from service.errors import Secret
 from service.installation import broker_plan
 from service.operations import audits
@@ -218,6 +218,7 @@ def _line(name: str, one: EnvironmentSettings) -> dict[str, str | None]:
 def _replace(path: Path, text: str) -> None:
     """Atomically, with the mode that it has."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    write_flushed(temporary, text)
     temporary.chmod(path.stat().st_mode & 0o777)
     temporary.replace(path)
+    flush_folder(path.parent)

@@ -144,13 +144,30 @@ def _write_new(path: Path, text: str) -> None:
     """Write a file that must not exist yet, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    write_flushed(temporary, text)
     try:
         os.link(temporary, path)
     except FileExistsError:
         fail(f"{path} exists already; it was not replaced")
     finally:
         temporary.unlink()
+    flush_folder(path.parent)
+
+
+def write_flushed(path: Path, text: str) -> None:
+    """On the disk before it gets its name: power lost later leaves no empty configuration."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def flush_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_words(host: str, environment: str) -> None:

@@ -8,6 +8,9 @@ import shlex
 import stat
 from pathlib import Path
 
+import pytest
+
+from service.cli import environment, init
 from service.cli.init import make_authority, shut_to
 from service.cli.main import app
 from service.settings import load_settings
@@ -61,6 +64,23 @@ def test_an_init_that_was_cut_off_before_the_authority_s_certificate_is_finished
     assert make_authority(tmp_path, "plant") == f"{tmp_path}: the certificate authority of plant"
     assert make_authority(tmp_path, "plant") == f"{tmp_path}: kept"
     assert (tmp_path / "ca.key").read_bytes() == key
+
+
+@pytest.mark.parametrize("write", [init._write_new, environment._replace], ids=["init", "environment add"])
+def test_the_configuration_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch, write) -> None:
+    path = tmp_path / "firstlight.toml"
+    if write is environment._replace:
+        path.write_text("old")
+    flushed: list[tuple[bool, str]] = []
+
+    def fsync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        flushed.append((is_folder, path.read_text() if path.exists() else ""))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    write(path, "new")
+    assert flushed == [(False, "old" if write is environment._replace else ""), (True, "new")]
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_folder_that_the_broker_s_user_cannot_reach_is_named(tmp_path: Path) -> None:
