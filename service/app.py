@@ -179,7 +179,8 @@ class Application:
         commands = Commands(self.database, environments, random_bytes=os.urandom, guard=mass_guard(settings))
         every = [*links.values()]
         root = settings.topic_root
-        self.commander = Commander(self.database, commands, every, root=root, count=self.pipeline.record.count)
+        count = self.pipeline.record.count
+        self.commander = Commander(self.database, commands, every, root=root, count=count, noted=commands.looks)
         self.accounts = AccountsKeeper(self.database, {one.name: one.gate for one in self.deployments})
         self.publisher = Publisher(self.database, links, self.commander.push, root=root)
         self.table = Table(self.database, settings.data_dir / "enrolment", ask, clock=utc_now, random_bytes=os.urandom)

@@ -102,6 +102,7 @@ class Commander:
         root: str = topics.ROOT,
         count: Callable[[str], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
+        noted: Looks | None = None,
     ) -> None:
         self._database = database
         self._commands = commands
@@ -109,7 +110,7 @@ class Commander:
         self._root = root
         self._count = count
         self._monotonic = monotonic
-        self.looks = Looks(database, clock=self._now, monotonic=monotonic)  # settled here, whoever notes
+        self.looks = noted or Looks(database, clock=self._now, monotonic=monotonic)  # settled here, whoever notes
         self._waiting = Turns()
         self._arrived = asyncio.Event()
         self._stored = asyncio.Event()  # a command with pages left may be there

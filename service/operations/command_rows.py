@@ -222,7 +222,7 @@ def _audit(one: Command, now: datetime, outcome: str, cause: str | None, *, whol
     return {
         "at": to_ms(now),
         "account": one.account,
-        "command_id": one.command_id or None,
+        "command_id": one.command_id,
         "verb": one.verb,
         "selector": _json(one.selector) if whole else "{}",
         "arguments": _json(one.arguments) if whole else "{}",

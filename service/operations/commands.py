@@ -22,10 +22,21 @@ from device_sdk.wire import codes, ids
 from device_sdk.wire.canon import canon
 from service.domain.changes import Changes
 from service.errors import ServiceError
-from service.operations import accounts, aftermath, asked, command_page, command_rows, looking, made_keys, selectors
+from service.operations import (
+    accounts,
+    aftermath,
+    asked,
+    command_page,
+    command_rows,
+    looking,
+    looks,
+    made_keys,
+    selectors,
+)
 from service.operations.accounts import Operator
 from service.operations.command_page import PageDone, Setting
 from service.operations.command_rows import OPEN, Command, CommandState, Status, ended
+from service.operations.looks import Look, Looks
 from service.operations.mass_guard import MassGuard, check_running
 from service.operations.outcomes import Outcome, Result, in_order
 from service.operations.placing import placed
@@ -77,6 +88,7 @@ class Commands:
         self._random_bytes = random_bytes
         self._clock = clock
         self._worker = random_bytes(8).hex()
+        self.looks = Looks(database, clock=clock)
 
     def now(self) -> datetime:
         return self._clock()
@@ -91,7 +103,7 @@ class Commands:
             return await self._with_states(operator, await self._submit(operator, verb, request, digest))
         except ServiceError as error:
             if error.code != codes.UNAVAILABLE:
-                await self._note_refused(operator, verb, request, digest, error)
+                await self._note_refused(operator, verb, request, error)
             raise
 
     async def _submit(self, operator: Operator, name: str, request: Request, digest: bytes) -> Status:
@@ -352,18 +364,14 @@ class Commands:
             raise not_found("command_unknown", f"no command {command_id[:32]!r} of yours")
         return found
 
-    async def _note_refused(
-        self, operator: Operator, verb: str, request: Request, digest: bytes, error: ServiceError
-    ) -> None:
+    async def _note_refused(self, operator: Operator, verb: str, request: Request, error: ServiceError) -> None:
         """A command that was refused as a whole leaves its trace, without its arguments: they may be anything."""
-        command_id = _command_id(operator.name, request.id) if error.cause != "command_id_taken" else ""
-        command = Command(
-            command_id, operator.name, request.id, digest, verb[:32],
-            request.selector.document() if request.selector is not None else {}, {}, request.dry_run,
-            CommandState.FAILED, self._clock(),
-        )  # fmt: skip
-        async with self._database.write(audit=False) as transaction:
-            await command_rows.add_audit(transaction.connection, command, command.created_at, "refused", error.cause)
+        command_id = _command_id(operator.name, request.id) if error.cause != "command_id_taken" else None
+        outcome = "dry run, refused" if request.dry_run else "refused"
+        asked_for = looks.short(request.selector)
+        await self.looks.note(
+            Look(operator.name, verb[:32], asked_for, {}, outcome=outcome, cause=error.cause, command_id=command_id)
+        )
 
 
 def _shown(outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:

@@ -1,9 +1,9 @@
-"""The audit of what changes nothing: who has looked at what, and what was refused before it was a command.
+"""The audit of what changes nothing: who has looked at what, and what was refused as a whole.
 
 Owns these rows and their number. A question has its row before it is answered. The same one again within ten minutes is
 counted, and a second row at their end says how often; of one account's different ones in that time the first 600 have
 rows of their own, the rest are counted by verb. So whoever polls leaves a few rows an hour. What is counted is in memory
-for that long. Commands over devices write rows of their own (command_rows.py).
+for that long. Commands that are done write rows of their own (command_rows.py).
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Look:
     cause: str | None = None
     before: Mapping[str, Any] | None = None
     after: Mapping[str, Any] | None = None
+    command_id: str | None = None  # of a command that was refused as a whole
 
 
 @dataclass(slots=True)
@@ -130,7 +131,7 @@ async def add(connection: AsyncConnection, look: Look, at: datetime) -> None:
     row = {
         "at": to_ms(at),
         "account": look.account,
-        "command_id": None,
+        "command_id": look.command_id,
         "verb": look.verb,
         "selector": _json(look.selector),
         "arguments": _json(look.arguments),
@@ -164,13 +165,18 @@ def _device(name: object) -> tuple[str, str] | None:
 
 
 def _selector(asked: object) -> dict[str, Any]:
-    """As it is stored of a command, but for long lists of names."""
     if asked is None:
         return {}
     try:
-        found = Selector.model_validate(asked).document()
+        found = Selector.model_validate(asked)
     except ValidationError:
         return {}
+    return short(found)
+
+
+def short(selector: Selector | None) -> dict[str, Any]:
+    """As it is stored of a command, but for long lists of names."""
+    found = selector.document() if selector is not None else {}
     for names in ("devices", "things"):
         if len(every := found.get(names, [])) > NAMES:
             found[names] = [*every[:NAMES], f"and {len(every) - NAMES} more"]
@@ -182,7 +188,16 @@ def _is_word(value: object) -> bool:
 
 
 def _key(look: Look) -> str:
-    asked = (look.account, look.verb, look.selector, look.arguments, look.device, look.outcome, look.cause)
+    asked = (
+        look.account,
+        look.verb,
+        look.selector,
+        look.arguments,
+        look.device,
+        look.outcome,
+        look.cause,
+        look.command_id,
+    )
     return json.dumps(asked, sort_keys=True)
 
 

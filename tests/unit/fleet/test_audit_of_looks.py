@@ -8,12 +8,14 @@ from datetime import timedelta
 
 import pytest
 
+from service.errors import ServiceError
 from service.operations import accounts, looks
-from service.operations.accounts import AccountKind
+from service.operations.accounts import AccountKind, Operator
+from service.operations.commands import Commands
 from service.operations.looks import Look, Looks
 from service.operations.verbs.verb import Role
 from service.storage.operator_tables import audit
-from tests.support.commands import Clock, Row, named, rows_of, seed
+from tests.support.commands import ENVIRONMENTS, Clock, Row, ask, named, rows_of, seed
 from tests.support.storage import NOW, new_database
 from tests.unit.fleet.test_operator_requests import listening
 
@@ -103,6 +105,24 @@ async def test_an_id_that_stands_for_another_command_is_audited_and_not_as_that_
     assert (row.command_id, *short(row)) == (
         None, "alice", "unblock", named("sn-1"), {}, "refused", "command_id_taken",
     )  # fmt: skip
+
+
+async def test_a_refused_command_that_is_repeated_has_one_row(database):
+    commands = Commands(database, ENVIRONMENTS, random_bytes=os.urandom, clock=Clock())
+    alice = Operator("alice", Role.OPERATOR, "acme/eu")
+    many = {"devices": [f"line-1/sn-{number}" for number in range(12)]}
+    for number in (1, 1, 1, 2):
+        with pytest.raises(ServiceError):
+            await commands.submit(alice, "block", ask(str(number), selector=many, dry_run=number == 2))
+    await commands.looks.settle(everything=True)
+    found = await rows(database)
+    assert [(one.outcome, one.cause, json.loads(one.arguments).get("again")) for one in found] == [
+        ("refused", "device_unknown", None),
+        ("dry run, refused", "device_unknown", None),
+        ("refused", "device_unknown", 2),
+    ]
+    assert len({one.command_id for one in found}) == 2
+    assert json.loads(found[0].selector)["devices"][-1] == "and 2 more"
 
 
 async def test_whoever_steers_a_command_is_audited_by_his_own_name(database):
