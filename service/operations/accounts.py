@@ -57,11 +57,6 @@ class Operator:
     name: str
     role: Role
     scope: str | None = None
-    since: datetime | None = None  # when the account was made; None: always there
-
-    def has_asked(self, account: str, at: datetime) -> bool:
-        """Whether what this account asked then is its own: one of this name may have been removed before it was made."""
-        return account == self.name and (self.since is None or at >= self.since)
 
     def may_see(self, ou: str | None) -> bool:
         return is_within(ou, self.scope)
@@ -130,11 +125,16 @@ async def enable(database: Database, name: str) -> None:
 
 
 async def remove(database: Database, name: str) -> None:
-    """Raises ServiceError NOT_FOUND."""
+    """What it commanded is nobody's from now on, also if an account is made again under its name.
+
+    Raises ServiceError NOT_FOUND.
+    """
     async with database.write() as transaction:
         done = await transaction.connection.execute(delete(account).where(account.c.name == name))
         if not done.rowcount:
             raise not_found("account_unknown", f"no account {name}")
+        theirs = update(command).where(command.c.account == name)
+        await transaction.connection.execute(theirs.values(account=f"{name} (removed)"))
 
 
 async def list_all(database: Database) -> list[Account]:
@@ -156,8 +156,7 @@ async def live(database: Database, environment: str) -> list[tuple[Account, Secr
 
 async def account_of_command(database: Database, command_id: str) -> Account | None:
     """Who has asked for it; None for a command of this machine, or an account that is gone."""
-    asked = (command.c.account == account.c.name) & (command.c.created_at >= account.c.created_at)
-    query = select(account).join(command, asked).where(command.c.command_id == command_id)
+    query = select(account).join(command, command.c.account == account.c.name).where(command.c.command_id == command_id)
     async with database.read() as connection:
         row = (await connection.execute(query)).first()
     return None if row is None else account_of_row(row)
@@ -170,7 +169,7 @@ async def operator(connection: AsyncConnection, name: str) -> Operator:
     row = await _row_of(connection, name)
     if row is None or row.disabled_at is not None or row.kind != AccountKind.OPERATOR.value:
         raise ServiceError("FORBIDDEN", "no such operator", cause="account_unknown", detail=name[:64])
-    return Operator(name, Role(row.role), row.ou, from_ms(row.created_at))
+    return Operator(name, Role(row.role), row.ou)
 
 
 async def operator_of_command(connection: AsyncConnection, name: str) -> Operator:
