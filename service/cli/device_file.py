@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from service.errors import Secret
 from service.operations import groups, products, releases
 from service.settings import Settings
 from service.storage.database import Database
+from service.whole_files import create_whole
 
 WITH_FILE = frozenset({KeyKind.INDIVIDUAL, KeyKind.DERIVED})  # the others burn no key of one device
 
@@ -63,17 +63,8 @@ async def group_of(database: Database, group_id: str) -> Group:
 def write(path: Path, content: dict[str, Any]) -> None:
     """Write a new file of mode 0600, on the disk when this returns. Raises CommandError where none can be made."""
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create_whole(path, json.dumps(content, indent=2).encode() + b"\n")
     except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        path.unlink()
         raise CommandError(f"{path}: {error.strerror}") from error
 
 

@@ -26,11 +26,12 @@ from service.brokers.trials import Check
 from service.cli import authorities, bootstrap, config_text, context
 from service.cli.broker import show
 from service.cli.doctor import patient_of
-from service.cli.init import Broker, check_words, flush_folder, make_authority, mosquitto_user, write_flushed
+from service.cli.init import Broker, check_words, make_authority, mosquitto_user
 from service.errors import Secret
 from service.installation import broker_plan
 from service.operations import audits
 from service.settings import EnvironmentSettings, Settings, SettingsError, make_settings
+from service.whole_files import write_whole
 
 app = typer.Typer(help="Environments: deployments with brokers of their own.", no_args_is_help=True)
 app.add_typer(bootstrap.app, name="bootstrap")
@@ -216,9 +217,5 @@ def _line(name: str, one: EnvironmentSettings) -> dict[str, str | None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Atomically, with the mode that it has."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write_flushed(temporary, text)
-    temporary.chmod(path.stat().st_mode & 0o777)
-    temporary.replace(path)
-    flush_folder(path.parent)
+    """With the mode that it has."""
+    write_whole(path, text.encode(), prepare=lambda file: os.fchmod(file, path.stat().st_mode & 0o777))

@@ -29,6 +29,7 @@ from service.installation import broker_plan
 from service.operations import releases
 from service.settings import CONFIG_NAME, Settings, make_settings
 from service.storage.schema import migrate
+from service.whole_files import AS_UMASK, create_whole
 
 Broker = Literal["embedded", "mosquitto"]
 KEEPS_RELEASE_KEY = "The release key lies on this machine: good for trials, but whoever has it can sign firmware."
@@ -141,33 +142,12 @@ def mosquitto_user() -> str | None:
 
 
 def _write_new(path: Path, text: str) -> None:
-    """Write a file that must not exist yet, whole or not at all."""
+    """Write a file that must not exist yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write_flushed(temporary, text)
     try:
-        os.link(temporary, path)
+        create_whole(path, text.encode(), mode=AS_UMASK)
     except FileExistsError:
         fail(f"{path} exists already; it was not replaced")
-    finally:
-        temporary.unlink()
-    flush_folder(path.parent)
-
-
-def write_flushed(path: Path, text: str) -> None:
-    """On the disk before it gets its name: power lost later leaves no empty configuration."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def flush_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def check_words(host: str, environment: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import stat
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from service.errors import Secret
+from service.whole_files import write_whole
 
 BACKDATE = timedelta(minutes=5)  # a device's clock may be behind
 DEVICE_LIFE = timedelta(days=365)
@@ -136,7 +136,7 @@ class Authority:
             raise AuthorityError(f"there is a CA for {environment} already; it is not replaced")
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not key_path.exists():
-            _write(key_path, _key_pem(ec.generate_private_key(ec.SECP256R1())), 0o600)
+            write_whole(key_path, _key_pem(ec.generate_private_key(ec.SECP256R1())))
         key = _load_key(key_path)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Firstlight CA {environment}"[:64])])
         certificate = (
@@ -146,7 +146,7 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        _write(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        write_whole(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
         return cls(key, certificate)
 
     @classmethod
@@ -264,23 +264,3 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise AuthorityError("ca.key is not an EC key")
     return key
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """A new file, whole or not at all, on the disk when this returns."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -12,10 +12,10 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from device_sdk.wire import codes
 from service.errors import Secret, ServiceError
+from service.whole_files import write_whole
 
 KEY_BYTES = 32
 KID_CHARS = 8
@@ -186,23 +187,8 @@ class KeyFile:
     def write(self, path: Path) -> None:
         """Replace the file atomically, mode 0600 and the owner that it had, flushed to disk with its directory."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp makes it 0600
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                json.dump(self._to_json(), file, indent=2)
-                file.write("\n")
-                _give_to_owner(file.fileno(), path)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        data = json.dumps(self._to_json(), indent=2).encode("ascii") + b"\n"
+        write_whole(path, data, prepare=partial(_give_to_owner, path=path))
 
     def rotate_seal(self, *, random_bytes: RandomBytes = os.urandom) -> KeyFile:
         """With a new current sealing key; the old ones still open what they sealed. Call write() with the result."""

@@ -13,7 +13,6 @@ Each step writes whole files and renames them; cut off anywhere, `load` finds a 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import stat
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from service.credentials.cms import CmsError, Keyholder, load_certificate
+from service.whole_files import flush_folder, write_whole
 
 RSA_BITS = 3072
 LIFE = timedelta(days=365 * 10)
@@ -75,8 +75,8 @@ def rotate(folder: Path, name: str, now: datetime) -> tuple[str, str]:
     make_next(folder, name, now)
     before = _pair(folder, OWN)
     kept = f"{OWN}.{key_id_of(before.certificate)}"
-    _write(folder, f"{kept}.pem", _pem(before.certificate), 0o644)
-    _write(folder, f"{kept}.key", before.key_path.read_bytes(), 0o600)
+    write_whole(folder / f"{kept}.pem", _pem(before.certificate), mode=0o644)
+    write_whole(folder / f"{kept}.key", before.key_path.read_bytes())
     after = key_id_of(_pair(folder, NEXT).certificate)
     _key_path(folder, NEXT).rename(_key_path(folder, OWN))
     # Cut off here, the key in use belongs to the next certificate: `load` says so, and the next step goes on.
@@ -90,7 +90,7 @@ def retire(folder: Path, key_id: str) -> None:
         raise CmsError("keyholder_unknown", f"no key of before {key_id[:32]!r}")
     _key_path(folder, f"{OWN}.{key_id}").unlink()
     (folder / f"{OWN}.{key_id}.pem").unlink(missing_ok=True)
-    _sync(folder)
+    flush_folder(folder)
 
 
 def pairs(folder: Path) -> list[Pair]:
@@ -147,7 +147,7 @@ def _finish(folder: Path) -> None:
     if following.exists() and not _key_path(folder, NEXT).exists():
         if _pair(folder, OWN).certificate == _certificate(folder, NEXT):
             following.rename(folder / f"{OWN}.pem")
-        _sync(folder)
+        flush_folder(folder)
 
 
 def _make(folder: Path, place: str, name: str, now: datetime) -> Keyholder:
@@ -164,29 +164,9 @@ def _make(folder: Path, place: str, name: str, now: datetime) -> Keyholder:
         .sign(key, hashes.SHA256())
     )
     # The certificate first: a key without one would stand in the way of a second try.
-    _write(folder, f"{place}.pem", _pem(certificate), 0o644)
-    _write(folder, f"{place}.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    write_whole(folder / f"{place}.pem", _pem(certificate), mode=0o644)
+    write_whole(folder / f"{place}.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return Keyholder(certificate, key, _key_path(folder, place))
-
-
-def _write(folder: Path, name: str, data: bytes, mode: int) -> None:
-    """Whole or not at all, and never open to others for a moment."""
-    temporary = folder / f".{name}.part"
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(folder / name)
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

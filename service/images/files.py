@@ -19,6 +19,7 @@ from typing import Self
 
 from device_sdk.wire import ids
 from service.errors import ServiceError
+from service.whole_files import flush_folder
 
 PAGE_BYTES = 1024 * 1024
 PREFIX_CHARS = 16  # a chunk names its image by the first 8 bytes of the digest
@@ -162,11 +163,7 @@ class ImageFiles:
         incoming.chmod(0o640)
         incoming.replace(path)  # the same name is the same bytes
         for folder in (path.parent, self._folder):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            flush_folder(folder)
 
 
 def pages_of(path: Path) -> Iterator[bytes]:

@@ -34,6 +34,7 @@ from service.operations.selectors import Selection, Selector
 from service.storage.database import Database
 from service.storage.rows import to_ms
 from service.storage.tables import credential, device
+from service.whole_files import write_whole
 
 KEY, CERTIFICATE = "ca.key", "ca.pem"
 EXCHANGED = "exchanged"  # a file that says so, for good
@@ -222,11 +223,5 @@ def _fingerprint(certificate: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file whole or not at all; everything but certificates is for nobody else to read."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644 if path.name == CERTIFICATE else 0o600)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Everything but certificates is for nobody else to read."""
+    write_whole(path, text.encode("ascii"), mode=0o644 if path.name == CERTIFICATE else 0o600)

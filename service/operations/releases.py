@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,6 +47,7 @@ from service.storage import manifest_queries
 from service.storage.database import Database
 from service.storage.rows import from_ms, to_ms
 from service.storage.tables import ou, product, registration_group, release_key, thing, version
+from service.whole_files import create_whole
 
 FORMAT = "firstlight release signature 1"
 MAX_FILE_BYTES = 64 * 1024
@@ -375,11 +375,7 @@ def read_file(path: Path, cause: str) -> bytes:
 def write_new(path: Path, data: bytes, mode: int) -> None:
     """A file that was not there before, flushed. Raises ServiceError CONFLICT, UNAVAILABLE."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        create_whole(path, data, mode=mode)
     except FileExistsError as error:
         raise conflict("release_key_file_exists", f"{path} is there already; keys are not overwritten") from error
     except OSError as error:

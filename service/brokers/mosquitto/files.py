@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
+
+from service.whole_files import write_whole
 
 LOCKED_S = 10.0  # how long one writer waits for another
 _LOOK_S = 0.02
@@ -39,37 +41,24 @@ async def alone_soon(directory: Path, owner: str | None = None) -> AsyncIterator
         os.close(lock)
 
 
-def write_whole(path: Path, data: bytes, *, mode: int = 0o600, owner: str | None = None) -> None:
-    """Replace `path` by `data`: temporary file, fsync, rename, fsync of the folder. Raises OSError.
+def write_for(owner: str | None, path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, whole or not at all, mode 0600. Raises OSError.
 
     `owner` is given the file when this process is root and such a user exists.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if owner is not None and os.geteuid() == 0:
-            shutil.chown(temporary, owner)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, data, prepare=partial(_give, owner))
+
+
+def _give(owner: str | None, file: int | Path) -> None:
+    if owner is not None and os.geteuid() == 0:
+        shutil.chown(file, owner)
 
 
 def _lock(directory: Path, owner: str | None) -> int:
     path = directory / ".lock"
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-    if owner is not None and os.geteuid() == 0:
-        shutil.chown(path, owner)
+    _give(owner, path)
     return descriptor
 
 

@@ -18,7 +18,7 @@ from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.acl import parse_acl, render_acl
 from service.brokers.mosquitto.certificates import Issuer
 from service.brokers.mosquitto.dynsec import render_dynsec
-from service.brokers.mosquitto.files import alone, write_whole
+from service.brokers.mosquitto.files import alone, write_for
 from service.brokers.mosquitto.plan import BrokerPlan, Listener
 from service.errors import Secret
 from service.mqtt.port import MOUNT, Role
@@ -66,7 +66,7 @@ def _write_all(
     written: list[Path] = []
 
     def write(path: Path, data: bytes, *, for_broker: bool = True) -> None:
-        write_whole(path, data, owner=plan.run_as if for_broker else None)
+        write_for(plan.run_as if for_broker else None, path, data)
         written.append(path)
 
     # 1. Passwords: random, made once, readable by the service only.

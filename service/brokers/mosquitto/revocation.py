@@ -15,7 +15,7 @@ from typing import Protocol
 
 from service.brokers.gate import GateError
 from service.brokers.mosquitto import certificates
-from service.brokers.mosquitto.files import alone_soon, write_whole
+from service.brokers.mosquitto.files import alone_soon, write_for
 
 RENEWED = timedelta(days=365)  # before the list runs out; then OpenSSL refuses every certificate
 Reload = Callable[[], Awaitable[None]]
@@ -89,7 +89,7 @@ class RevocationList:
                 if also:
                     wanted |= known
                 crl = await asyncio.to_thread(certificates.revocation_list, self._issuer, wanted, now)
-                await asyncio.to_thread(write_whole, self._path, crl, owner=self._owner)
+                await asyncio.to_thread(write_for, self._owner, self._path, crl)
                 return True, problem
         except (OSError, TimeoutError) as error:
             raise GateError(f"the revocation list cannot be written: {error}") from error

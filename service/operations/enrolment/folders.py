@@ -26,6 +26,7 @@ from datetime import datetime
 from pathlib import Path
 
 from service.credentials.cms import MAX_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE_SUFFIXES, CmsError, Signature
+from service.whole_files import AS_UMASK, write_whole
 
 SUFFIX = ".p7m"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.p7m\Z")
@@ -99,17 +100,7 @@ def put(root: Path, target: str, provider_id: str, name: str, envelope: bytes, s
     folder = root / target / provider_id
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for final, data in ((f"{name}.p7s", signature), (name, envelope)):  # the file is there last
-        temporary = folder / f".{final}.part"
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(folder / final)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        write_whole(folder / final, data, mode=AS_UMASK)
 
 
 def lay_aside(root: Path, taken: Taken, *, done: bool, interface: str, report: Mapping[str, object]) -> None:

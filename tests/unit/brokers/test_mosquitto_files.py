@@ -18,7 +18,6 @@ from service.brokers.gate import Login
 from service.brokers.mosquitto import certificates
 from service.brokers.mosquitto.acl import AclError, parse_acl, render_acl, too_wide
 from service.brokers.mosquitto.dynsec import password_hash, render_dynsec
-from service.brokers.mosquitto.files import write_whole
 from service.brokers.mosquitto.plan import BrokerPlan, Listener
 from service.brokers.mosquitto.render import configuration, render
 from service.brokers.policy import Principal, may_publish, may_receive, may_subscribe
@@ -221,16 +220,6 @@ def test_an_environment_without_a_warehouse_has_no_files_of_one(tmp_path) -> Non
     assert {one.name for one in (tmp_path / "warehouse").iterdir()} == {"mosquitto.conf", "acl", "dynsec.json"}
     assert LOGIN.credential_id not in (tmp_path / "warehouse" / "dynsec.json").read_text()
     assert (tmp_path / "passwords" / "service-warehouse").exists()
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "acl"
-    write_whole(path, b"old")
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["acl"]
-    assert path.read_bytes() == b"old"
 
 
 topics = st.lists(

@@ -110,7 +110,9 @@ def test_a_rotation_that_is_cut_off_anywhere_leaves_a_pair_and_is_done_again(
         made = iter(keys[1:])
         monkeypatch.setattr(rsa, "generate_private_key", lambda made=made, **_: next(made))
         with monkeypatch.context() as patched:
-            patched.setattr(Path, "rename", cut_off(step))
+            renamed = cut_off(step)
+            patched.setattr(Path, "rename", renamed)
+            patched.setattr(Path, "replace", renamed)
             try:
                 keyholder.rotate(cut, "firstlight", NOW)
                 break
