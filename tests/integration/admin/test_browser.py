@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.ui import WebDriverWait
 
 from service.operations import configuration, jobs
@@ -53,7 +57,16 @@ class Person:
         wait.until(lambda browser: text in browser.find_element(By.TAG_NAME, "body").text, f"no {text!r}")
 
     def presses(self, selector: str) -> None:
-        self.at(selector).click()
+        """Each press here leads to another page, or to the same anew: what follows is not done on the old one."""
+        wait = WebDriverWait(self.browser, PATIENCE_S, ignored_exceptions=[StaleElementReferenceException])
+        pressed = wait.until(partial(self._pressed, selector))
+        wait.until(staleness_of(pressed), f"{selector} leads nowhere")
+
+    @staticmethod
+    def _pressed(selector: str, browser: Chrome) -> WebElement:
+        found = browser.find_element(By.CSS_SELECTOR, selector)
+        found.click()
+        return found
 
     def writes(self, selector: str, text: str) -> None:
         field = self.at(selector)
