@@ -92,8 +92,8 @@ def onboard(
 ) -> Onboarded:
     """The device tagged, placed and described; its state, key and credentials stay as they are.
 
-    `left`: the OU where it belonged, whose integrators are told that it leaves. Raises ServiceError CONFLICT: a device that is blocked, retired, replaced or frozen, one that is in service
-    elsewhere, a used label with other wishes.
+    `left`: the OU where it belonged, whose integrators are told that it leaves. Raises ServiceError CONFLICT: a device
+    that is blocked, retired, replaced or frozen, one that is in service elsewhere, a used label with other wishes.
     """
     if device.state in _REFUSED_STATES:
         raise conflict(f"onboard_{device.state.value}", f"this device is {device.state.value}")
